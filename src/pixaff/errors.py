@@ -1,0 +1,64 @@
+"""Errors that a person can act on: one line saying what was found, and a hint saying what to do.
+
+Every error that pixaff raises on purpose for bad input, a full disk and the like is a `PixaffError`. The command line
+prints ``str(error)`` and exits with ``error.exit_code``; a batch prints it and goes on with the next image. Mistakes
+of the calling code (a tensor of the wrong shape) stay plain `ValueError`.
+"""
+
+from __future__ import annotations
+
+
+class PixaffError(Exception):
+    """Something outside the program is wrong.
+
+    Args:
+        message: What was found, against what was expected, with the file's name. White space is folded to one line,
+            because messages may quote what another library said.
+        hint: What to do about it; may be empty.
+
+    Attributes:
+        message: The message on one line.
+        hint: The hint on one line.
+        exit_code: Status with which the command line ends.
+    """
+
+    exit_code = 1
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        self.message = " ".join(message.split())
+        self.hint = " ".join(hint.split())
+        # Both go into args, so that the error survives pickling between worker processes.
+        super().__init__(self.message, self.hint)
+
+    def __str__(self) -> str:
+        return f"{self.message} ({self.hint})" if self.hint else self.message
+
+
+class UsageError(PixaffError):
+    """The command or call cannot be carried out as asked: contradicting options, no input at all."""
+
+    exit_code = 2
+
+
+class ImageError(PixaffError):
+    """A photo is missing, damaged, no image at all, animated or too large."""
+
+
+class LabelsError(PixaffError):
+    """A classes file, label file, VOC XML folder or image list is wrong."""
+
+
+class FormatError(PixaffError):
+    """A CAM, mask or score file does not hold what it should."""
+
+
+class CheckpointError(PixaffError):
+    """Network weights or training state cannot be read safely, or do not fit."""
+
+
+class OutputError(PixaffError):
+    """A result cannot be written: disk full, no permission."""
+
+
+class DeviceError(PixaffError):
+    """The requested device does not exist or ran out of memory."""
