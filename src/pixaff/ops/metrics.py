@@ -1,0 +1,107 @@
+"""Intersection over union from a streaming confusion matrix.
+
+Plain NumPy, so that scoring masks does not have to import torch; tensors are accepted all the same.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    IntArray = np.ndarray[Any, Any] | Tensor
+
+
+class ConfusionMatrix:
+    """Counts of (true class, predicted class) over any number of label maps.
+
+    Args:
+        num_classes: number of *all* classes, background included (21 for Pascal VOC); valid values are
+            0..num_classes-1.
+        ignore_index: value of `gt` that marks void; such pixels count nowhere, whatever was predicted there.
+            It must lie outside the valid values.
+
+    Attributes:
+        matrix: int64 (num_classes, num_classes); rows are true classes, columns predicted ones.
+
+    >>> cm = ConfusionMatrix(2)
+    >>> cm.update(np.array([0, 1, 1]), np.array([0, 1, 255]))
+    >>> cm.miou()
+    1.0
+    """
+
+    def __init__(self, num_classes: int, ignore_index: int = 255) -> None:
+        if num_classes < 1:
+            raise ValueError(f"num_classes: found {num_classes}, expected at least 1 (background counts)")
+        if 0 <= ignore_index < num_classes:
+            raise ValueError(f"ignore_index: found {ignore_index}, expected a value outside 0..{num_classes - 1}")
+        self.num_classes = num_classes
+        self.ignore_index = ignore_index
+        self.matrix = np.zeros((num_classes, num_classes), dtype=np.int64)
+
+    def update(self, pred: IntArray, gt: IntArray) -> None:
+        """Count one prediction.
+
+        Args:
+            pred, gt: integer NumPy arrays or tensors of one shape, any number of dimensions.
+
+        Raises:
+            ValueError: for shapes that differ, for arrays that are not integers, and for values outside
+                0..num_classes-1 (in `pred` only where `gt` is not void). Nothing is counted then.
+        """
+        pred, gt = _integers(pred, "pred"), _integers(gt, "gt")
+        if pred.shape != gt.shape:
+            raise ValueError(f"pred and gt: found shapes {pred.shape} and {gt.shape}, expected equal ones")
+        valid = gt != self.ignore_index
+        columns = self._in_range(pred[valid], "pred")
+        rows = self._in_range(gt[valid], "gt")
+        counts = np.bincount(rows * self.num_classes + columns, minlength=self.matrix.size)
+        self.matrix += counts.reshape(self.matrix.shape)
+
+    def merge(self, other: ConfusionMatrix) -> ConfusionMatrix:
+        """Add the counts of `other`, say another process's, to this one, and return this one.
+
+        Raises:
+            ValueError: if the two disagree on the classes or the void value.
+        """
+        mine, theirs = (self.num_classes, self.ignore_index), (other.num_classes, other.ignore_index)
+        if mine != theirs:
+            raise ValueError(f"(num_classes, ignore_index) to merge: found {theirs}, expected {mine}")
+        self.matrix += other.matrix
+        return self
+
+    def iou(self) -> np.ndarray[Any, Any]:
+        """Intersection over union of each class: float64 (num_classes,), NaN for classes seen in neither map."""
+        intersection = np.diag(self.matrix)
+        union = self.matrix.sum(0) + self.matrix.sum(1) - intersection
+        return np.divide(intersection, union, out=np.full(self.num_classes, np.nan), where=union > 0)
+
+    def miou(self) -> float:
+        """Mean of `iou()` over the classes that occur; NaN when none does."""
+        iou = self.iou()
+        present = ~np.isnan(iou)
+        return float(iou[present].mean()) if present.any() else float("nan")
+
+    def _in_range(self, values: np.ndarray[Any, Any], name: str) -> np.ndarray[Any, Any]:
+        """`values` as int64 (8-bit ones would overflow in the product above), their range checked."""
+        if values.size:
+            low, high = int(values.min()), int(values.max())
+            if low < 0 or high >= self.num_classes:
+                worst = low if low < 0 else high
+                raise ValueError(
+                    f"{name}: found the value {worst}, expected 0..{self.num_classes - 1}"
+                    + (f" or {self.ignore_index} (void)" if name == "gt" else "")
+                )
+        return values.astype(np.int64)
+
+
+def _integers(values: IntArray, name: str) -> np.ndarray[Any, Any]:
+    """`values` as an integer NumPy array."""
+    on_host: Any = values if isinstance(values, np.ndarray) else values.detach().cpu()
+    array = np.asarray(on_host)
+    if array.dtype.kind not in "iu":
+        raise ValueError(f"{name}: found dtype {array.dtype}, expected integers")
+    return array
