@@ -1,0 +1,147 @@
+"""Two ways to keep a machine busy with a list of photos."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pixaff.errors import PixaffError
+from pixaff.stages.runner import Outcome
+
+Loaded = TypeVar("Loaded")
+Result = TypeVar("Result")
+Queue = deque[tuple[Path, "Future[Any]"]]
+
+
+def default_workers() -> int:
+    """Processors this process may use, at least one."""
+    if hasattr(os, "sched_getaffinity"):
+        return max(1, len(os.sched_getaffinity(0)))
+    return max(1, os.cpu_count() or 1)
+
+
+def in_batches(
+    photos: Sequence[Path],
+    *,
+    load: Callable[[Path], Loaded],
+    compute: Callable[[list[Loaded]], list[Result]],
+    save: Callable[[Path, Result], Outcome],
+    batch_size: int,
+    workers: int,
+) -> Generator[tuple[Path, Outcome], None, None]:
+    """Read ahead and write behind in threads while the calling thread computes one batch after the other.
+
+    A photo that cannot be read leaves its batch; a batch that cannot be computed is tried again photo by photo, so
+    that one bad photo takes no other with it. At most three batches are in memory, whatever the length of the list.
+
+    Yields:
+        A photo and the facts that ``save`` returned, or the exception; in the order of completion.
+    """
+    waiting = deque(photos)
+    loading: Queue = deque()
+    saving: Queue = deque()
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="pixaff")
+    try:
+        while waiting or loading:
+            batch: list[tuple[Path, Loaded]] = []
+            while len(batch) < batch_size and (waiting or loading):
+                while waiting and len(loading) < 2 * batch_size:
+                    loading.append((waiting[0], pool.submit(load, waiting.popleft())))
+                photo, future = loading.popleft()
+                try:
+                    batch.append((photo, future.result()))
+                except Exception as error:
+                    yield photo, error
+            for photo, outcome in _computed(batch, compute):
+                if isinstance(outcome, Exception):
+                    yield photo, outcome
+                else:
+                    saving.append((photo, pool.submit(save, photo, outcome)))
+            while saving and (len(saving) > batch_size or saving[0][1].done()):
+                yield _finished(saving)
+        while saving:
+            yield _finished(saving)
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _computed(
+    batch: list[tuple[Path, Loaded]], compute: Callable[[list[Loaded]], list[Result]]
+) -> Iterator[tuple[Path, Result | Exception]]:
+    if not batch:
+        return
+    try:
+        results = compute([loaded for _, loaded in batch])
+    except Exception as error:
+        if len(batch) == 1:
+            yield batch[0][0], error
+            return
+        results = []
+    if results:
+        yield from zip((photo for photo, _ in batch), results, strict=True)
+        return
+    for single in batch:
+        yield from _computed([single], compute)
+
+
+def _finished(saving: Queue) -> tuple[Path, Outcome]:
+    photo, future = saving.popleft()
+    try:
+        return photo, future.result()
+    except Exception as error:
+        return photo, error
+
+
+def in_processes(
+    photos: Sequence[Path], function: Callable[[Path], Outcome], *, workers: int
+) -> Generator[tuple[Path, Outcome], None, None]:
+    """Call a picklable function for each photo in worker processes that share the processors between them.
+
+    Processes are spawned, not forked: a fork after the first parallel region of OpenMP hangs. A script that calls
+    this needs the usual ``if __name__ == "__main__":``.
+
+    Yields:
+        A photo and what the function returned, or the exception; in the order of the photos.
+    """
+    threads = max(1, default_workers() // workers)
+    pool = ProcessPoolExecutor(
+        workers, mp_context=multiprocessing.get_context("spawn"), initializer=_settle, initargs=(threads,)
+    )
+    try:
+        futures = [(photo, pool.submit(function, photo)) for photo in photos]
+        for photo, future in futures:
+            try:
+                yield photo, future.result()
+            except BrokenProcessPool:
+                raise PixaffError(
+                    f"a worker process died at {photo.name} or near it",
+                    "out of memory? try fewer workers (-j); a script of your own needs if __name__ == '__main__':",
+                ) from None
+            except Exception as error:
+                yield photo, error
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _settle(threads: int) -> None:
+    """Make a worker leave Ctrl-C to its parent, end with it, and keep to its share of the processors."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_leave_with_parent, daemon=True).start()
+    import torch
+
+    torch.set_num_threads(threads)
+
+
+def _leave_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
