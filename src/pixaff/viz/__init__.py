@@ -1,0 +1,1 @@
+"""Pictures of results: overlays, heat maps, contact sheets, loss curves."""

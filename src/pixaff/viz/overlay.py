@@ -1,0 +1,90 @@
+"""A mask or a class activation map laid over its photo."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pixaff.io.masks import VOID, voc_palette
+
+# Dark blue, blue, cyan, yellow, red, dark red at these map values: the colours that CAM papers use.
+_STOPS = np.array([0.0, 0.125, 0.375, 0.625, 0.875, 1.0])
+_COLOURS = np.array([[0, 0, 128], [0, 0, 255], [0, 255, 255], [255, 255, 0], [255, 0, 0], [128, 0, 0]], dtype=float)
+
+
+def overlay(image: NDArray[np.uint8], mask: NDArray[np.uint8], opacity: float = 0.55) -> NDArray[np.uint8]:
+    """Tint a photo with its mask in VOC colours and outline every region in white.
+
+    Background keeps the photo's own colours; void (255) is outlined but not tinted.
+
+    Args:
+        image: uint8 (H, W, 3), RGB.
+        mask: uint8 (H, W), class numbers.
+        opacity: Share of the class colour, 0..1.
+
+    Returns:
+        uint8 (H, W, 3).
+
+    Raises:
+        ValueError: Shapes or dtypes do not fit, or the opacity is out of range.
+    """
+    _check_image(image)
+    if mask.dtype != np.uint8 or mask.shape != image.shape[:2]:
+        raise ValueError(f"mask: found {mask.dtype} {mask.shape}, expected uint8 {image.shape[:2]}")
+    if not 0 <= opacity <= 1:
+        raise ValueError(f"opacity: found {opacity}, expected 0..1")
+    tinted = (mask != 0) & (mask != VOID)
+    result = image.copy()
+    result[tinted] = _blend(image[tinted], voc_palette()[mask[tinted]], opacity)
+    result[_outline(mask)] = 255
+    return result
+
+
+def heatmap(image: NDArray[np.uint8], cam: NDArray[np.floating]) -> NDArray[np.uint8]:
+    """Lay a class activation map over its photo, from blue (0) over yellow to red (1).
+
+    Args:
+        image: uint8 (H, W, 3), RGB.
+        cam: Floats (H, W) in 0..1; values outside are clipped.
+
+    Returns:
+        uint8 (H, W, 3), half photo (in grey, so that its colours do not mix with the map's), half map.
+
+    Raises:
+        ValueError: Shapes or dtypes do not fit.
+    """
+    _check_image(image)
+    if cam.shape != image.shape[:2] or cam.dtype.kind != "f":
+        raise ValueError(f"cam: found {cam.dtype} {cam.shape}, expected floats {image.shape[:2]}")
+    steps = np.linspace(0, 1, 256)
+    table = np.stack([np.interp(steps, _STOPS, channel) for channel in _COLOURS.T], axis=1).round().astype(np.uint8)
+    colours = table[(np.nan_to_num(cam.astype(np.float32)).clip(0, 1) * 255).round().astype(np.uint8)]
+    grey = (image @ np.array([0.299, 0.587, 0.114], dtype=np.float32)).round().astype(np.uint8)
+    return _blend(np.repeat(grey[..., None], 3, axis=2), colours, 0.5)
+
+
+def _blend(below: NDArray[np.uint8], above: NDArray[np.uint8], opacity: float) -> NDArray[np.uint8]:
+    mixed = below * np.float32(1 - opacity) + above * np.float32(opacity)
+    rounded: NDArray[np.uint8] = mixed.round().astype(np.uint8)
+    return rounded
+
+
+def _outline(mask: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """True along both sides of every change of class; wider on large photos, to stay visible when they are shrunk."""
+    edge = np.zeros(mask.shape, dtype=bool)
+    across, down = mask[:, 1:] != mask[:, :-1], mask[1:] != mask[:-1]
+    edge[:, 1:] |= across
+    edge[1:] |= down
+    for _ in range(max(mask.shape) // 700):
+        wider = edge.copy()
+        wider[:, 1:] |= edge[:, :-1]
+        wider[:, :-1] |= edge[:, 1:]
+        wider[1:] |= edge[:-1]
+        wider[:-1] |= edge[1:]
+        edge = wider
+    return edge
+
+
+def _check_image(image: NDArray[np.uint8]) -> None:
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        raise ValueError(f"image: found {image.dtype} {image.shape}, expected uint8 (H, W, 3)")
