@@ -15,7 +15,8 @@ _COLOURS = np.array([[0, 0, 128], [0, 0, 255], [0, 255, 255], [255, 255, 0], [25
 def overlay(image: NDArray[np.uint8], mask: NDArray[np.uint8], opacity: float = 0.55) -> NDArray[np.uint8]:
     """Tint a photo with its mask in VOC colours and outline every region in white.
 
-    Background keeps the photo's own colours; void (255) is outlined but not tinted.
+    Background keeps the photo's own colours; void (255), a band along the outlines of VOC's ground truth, is tinted
+    cream and needs no outline.
 
     Args:
         image: uint8 (H, W, 3), RGB.
@@ -33,7 +34,7 @@ def overlay(image: NDArray[np.uint8], mask: NDArray[np.uint8], opacity: float = 
         raise ValueError(f"mask: found {mask.dtype} {mask.shape}, expected uint8 {image.shape[:2]}")
     if not 0 <= opacity <= 1:
         raise ValueError(f"opacity: found {opacity}, expected 0..1")
-    tinted = (mask != 0) & (mask != VOID)
+    tinted = mask != 0
     result = image.copy()
     result[tinted] = _blend(image[tinted], voc_palette()[mask[tinted]], opacity)
     result[_outline(mask)] = 255
@@ -70,11 +71,13 @@ def _blend(below: NDArray[np.uint8], above: NDArray[np.uint8], opacity: float) -
 
 
 def _outline(mask: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    """True along both sides of every change of class; wider on large photos, to stay visible when they are shrunk."""
+    """True where the class changes, but for void; wider on large photos, to stay visible when they are shrunk."""
     edge = np.zeros(mask.shape, dtype=bool)
-    across, down = mask[:, 1:] != mask[:, :-1], mask[1:] != mask[:-1]
-    edge[:, 1:] |= across
-    edge[1:] |= down
+    edge[:, 1:] |= mask[:, 1:] != mask[:, :-1]
+    edge[1:] |= mask[1:] != mask[:-1]
+    void = mask == VOID
+    edge[:, 1:] &= ~(void[:, 1:] | void[:, :-1])
+    edge[1:] &= ~(void[1:] | void[:-1])
     for _ in range(max(mask.shape) // 700):
         wider = edge.copy()
         wider[:, 1:] |= edge[:, :-1]

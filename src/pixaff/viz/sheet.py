@@ -52,9 +52,9 @@ def contact_sheet(
         centre = margin + column * (cell + _GAP) + cell // 2
         draw.text((centre, _HEADER // 2), _cut(header, font, cell), "black", font, anchor="mm")
     top = _HEADER
-    for name, row, height in zip(row_names, grid, heights, strict=True):
+    for name, cells, height in zip(row_names, grid, heights, strict=True):
         draw.text((_GAP, top + height // 2), _cut(name, font, margin - 2 * _GAP), "black", font, anchor="lm")
-        for column, picture in enumerate(row):
+        for column, picture in enumerate(cells):
             left = margin + column * (cell + _GAP) + (cell - picture.width) // 2
             sheet.paste(picture, (left, top + (height - picture.height) // 2))
         top += height + _GAP
