@@ -1,0 +1,128 @@
+"""Train the AffinityNet: photos and their CRF posteriors in, weights out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from pixaff.errors import PixaffError
+from pixaff.models import create_model
+from pixaff.ops.affinity import pair_affinity
+from pixaff.ops.labels import pair_labels
+from pixaff.ops.losses import affinity_loss
+from pixaff.stages.inputs import find_images
+from pixaff.stages.pools import default_workers
+from pixaff.stages.runner import Callback, Event, silent
+from pixaff.stages.training.datasets import IGNORE, AffinityPhotos
+from pixaff.stages.training.folder import Trained, check_sizes, digest, finish, is_trained, leave_out
+from pixaff.stages.training.loop import LossFn, train
+from pixaff.stages.training.posteriors import read_label_maps
+from pixaff.stages.training.recipe import AFFINITY_RECIPE, Recipe, TrainingError
+from pixaff.stages.training.starting import seeded, start_weights
+
+COMMAND = "train-affinity"
+WEIGHTS = "affinity.safetensors"
+
+
+def train_affinity(
+    photos: str | Path | Sequence[str | Path],
+    crf_low: str | Path,
+    crf_high: str | Path,
+    out: str | Path,
+    *,
+    model: str = "lite_affinity",
+    init: str | Path | None = None,
+    listing: str | Path | None = None,
+    size: int = 512,
+    crop: int = 448,
+    radius: int = 5,
+    recipe: Recipe = AFFINITY_RECIPE,
+    device: str = "auto",
+    workers: int | None = None,
+    save_every: float = 300.0,
+    resume: bool = False,
+    overwrite: bool = False,
+    report: Callback = silent,
+) -> Trained:
+    """Train an AffinityNet on pairs of cells of which two CRF posteriors are sure (section 3.2 of the paper).
+
+    Args:
+        photos: A folder, files, or "-"; see `find_images`.
+        crf_low: Folder of posteriors with much background, as `pixaff.crf` writes them.
+        crf_high: The same with little background.
+        out: Folder of the weights ``affinity.safetensors``, ``metrics.jsonl``, ``loss.png`` and ``run.json``.
+        model: Registry name of the network.
+        init: See `pixaff.train_cam`.
+        listing: List of the photos to train on.
+        size: Long side in pixels to which larger photos are shrunk; 0 means never.
+        crop: Side in pixels of the random crop, a multiple of 8.
+        radius: Pairs lie closer than this many cells of 8 pixels.
+        recipe: Epochs, learning rate, seed and the like.
+        device, workers, save_every, resume, overwrite, report: See `pixaff.train_cam`.
+
+    Returns:
+        The path of the weights, the photos trained on and those left out with the reason. Finished weights in
+        ``out`` are returned as they are.
+
+    Raises:
+        UsageError: An option is out of range, or ``out`` holds an unfinished training and neither ``resume`` nor
+            ``overwrite`` is given.
+        TrainingError: No photo or no pair is left, the loss is not finite, or the checkpoint belongs to another
+            training.
+        CheckpointError: ``init`` cannot be read or does not fit.
+    """
+    weights = Path(out) / WEIGHTS
+    check_sizes(crop)
+    result = Trained(path=weights)
+    if is_trained(weights, resume, overwrite, COMMAND, report):
+        return result
+    found = find_images(photos, None if listing is None else Path(listing))
+    report(Event("note", COMMAND, f"reading the posteriors of {len(found)} photos"))
+    labelled = read_label_maps(found, Path(crf_low), Path(crf_high), size, workers or default_workers())
+    kept, sizes, maps = [], [], []
+    for photo, labels in zip(found, labelled, strict=True):
+        if isinstance(labels, PixaffError):
+            leave_out(photo, str(labels), result, COMMAND, report)
+        else:
+            kept.append(photo)
+            sizes.append(labels[0])
+            maps.append(labels[1])
+    if not any(bool((cells != IGNORE).any()) for cells in maps):
+        raise TrainingError("no photo with labels is left to train on", "the messages above say why")
+
+    with seeded(recipe.seed):
+        network = create_model(model)
+        start = start_weights(network, model, init, COMMAND, report)
+    dataset = AffinityPhotos(kept, sizes, maps, mean=network.mean, std=network.std, crop=crop, seed=recipe.seed)
+    data = digest(part for photo, cells in zip(kept, maps, strict=True) for part in (photo.stem, cells.tobytes()))
+    config = {"model": model, "init": start, "size": size, "crop": crop, "radius": radius, "data": data}
+    train(
+        network,
+        dataset,
+        pair_loss(radius),
+        result,
+        recipe,
+        config=config,
+        device=device,
+        workers=workers,
+        save_every=save_every,
+        resume=resume,
+        command=COMMAND,
+        report=report,
+    )
+    finish(network, result, {"network": model})
+    return result
+
+
+def pair_loss(radius: int) -> LossFn:
+    """The affinity loss over the pairs within a radius, and its three terms."""
+
+    def loss_fn(model: nn.Module, batch: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        affinity = pair_affinity(model.features(batch["image"]).float(), radius)  # type: ignore[operator]
+        loss = affinity_loss(affinity, *pair_labels(batch["labels"], radius))
+        return {"loss": loss.total, "bg": loss.bg, "fg": loss.fg, "neg": loss.neg}
+
+    return loss_fn

@@ -1,0 +1,146 @@
+"""Train the network whose class activation maps are the seeds: photos and image-level labels in, weights out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from pixaff.errors import LabelsError
+from pixaff.io.labels import read_classes
+from pixaff.models import create_model
+from pixaff.stages.inputs import find_images
+from pixaff.stages.labelling import labels_of, read_given_labels
+from pixaff.stages.runner import Callback, Event, silent
+from pixaff.stages.training.datasets import CamPhotos
+from pixaff.stages.training.folder import (
+    Trained,
+    check_sizes,
+    digest,
+    finish,
+    is_trained,
+    leave_out,
+    leave_out_unreadable,
+)
+from pixaff.stages.training.loop import train
+from pixaff.stages.training.recipe import CAM_RECIPE, Recipe, TrainingError
+from pixaff.stages.training.starting import seeded, start_weights
+
+COMMAND = "train-cam"
+WEIGHTS = "cam.safetensors"
+
+
+def train_cam(
+    photos: str | Path | Sequence[str | Path],
+    labels: str | Path,
+    classes: str | Path | Sequence[str],
+    out: str | Path,
+    *,
+    model: str = "lite_cam",
+    init: str | Path | None = None,
+    listing: str | Path | None = None,
+    size: tuple[int, int] = (256, 512),
+    crop: int = 448,
+    recipe: Recipe = CAM_RECIPE,
+    device: str = "auto",
+    workers: int | None = None,
+    save_every: float = 300.0,
+    resume: bool = False,
+    overwrite: bool = False,
+    report: Callback = silent,
+) -> Trained:
+    """Train a classifier with the multi-label soft margin loss (section 4.2) on photos with image-level labels.
+
+    Args:
+        photos: A folder, files, or "-"; see `find_images`.
+        labels: labels.csv or a folder of VOC XML files.
+        classes: classes.txt, or the names themselves, in the order of the mask values 1, 2, ...
+        out: Folder of the weights ``cam.safetensors``, ``metrics.jsonl``, ``loss.png`` and ``run.json``.
+        model: Registry name of the network.
+        init: Weights to start from, a file or "random"; tensors that do not fit, such as the rows of other classes,
+            start anew. None takes the weights shipped with pixaff where the network has some.
+        listing: List of the photos to train on.
+        size: Range of the long side in pixels to which a photo is randomly resized.
+        crop: Side in pixels of the random crop.
+        recipe: Epochs, learning rate, seed and the like.
+        device: "auto", "cpu", "cuda" or "cuda:n".
+        workers: Processes that read photos; None chooses.
+        save_every: Seconds between two checkpoints.
+        resume: Go on from the checkpoint in ``out`` when there is one.
+        overwrite: Train anew although ``out`` holds a training.
+        report: Receives an `Event` for each step and each photo that is left out.
+
+    Returns:
+        The path of the weights, the photos trained on and those left out with the reason. Finished weights in
+        ``out`` are returned as they are.
+
+    Raises:
+        UsageError: An option is out of range, or ``out`` holds an unfinished training and neither ``resume`` nor
+            ``overwrite`` is given.
+        LabelsError: Labels or classes cannot be read, or no photo has a label.
+        TrainingError: No photo is left, the loss is not finite, or the checkpoint belongs to another training.
+        CheckpointError: ``init`` cannot be read or does not fit.
+    """
+    weights = Path(out) / WEIGHTS
+    check_sizes(crop, *size)
+    result = Trained(path=weights)
+    if is_trained(weights, resume, overwrite, COMMAND, report):
+        return result
+    names = read_classes(classes) if isinstance(classes, (str, Path)) else tuple(classes)
+    found = find_images(photos, None if listing is None else Path(listing))
+    given = read_given_labels(labels, names, found, command=COMMAND, listed=listing is not None, report=report)
+    labelled: dict[Path, tuple[int, ...]] = {}
+    for photo in found:
+        try:
+            labelled[photo] = labels_of(photo, given, labels) or ()
+        except LabelsError as error:
+            leave_out(photo, str(error), result, COMMAND, report)
+    kept = leave_out_unreadable(list(labelled), result, COMMAND, report)
+    present = [labelled[photo] for photo in kept]
+    _name_missing_classes(names, present, report)
+
+    with seeded(recipe.seed):
+        network = create_model(model, len(names))
+        start = start_weights(network, model, init, COMMAND, report)
+    dataset = CamPhotos(
+        kept, present, len(names), mean=network.mean, std=network.std, size=size, crop=crop, seed=recipe.seed
+    )
+    data = digest(f"{photo.stem} {shown}" for photo, shown in zip(kept, present, strict=True))
+    config = {"model": model, "init": start, "classes": list(names), "size": list(size), "crop": crop, "data": data}
+    train(
+        network,
+        dataset,
+        cam_loss,
+        result,
+        recipe,
+        config=config,
+        device=device,
+        workers=workers,
+        save_every=save_every,
+        resume=resume,
+        command=COMMAND,
+        report=report,
+    )
+    finish(network, result, {"network": model, "classes": names})
+    return result
+
+
+def cam_loss(model: nn.Module, batch: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The loss of a batch, and how well the classes present are told from the others (F1, logit 0 and above)."""
+    logits, target = model(batch["image"]).float(), batch["target"]
+    loss = F.multilabel_soft_margin_loss(logits, target)
+    predicted = logits.detach() >= 0
+    hits = (predicted * target).sum()
+    return {"loss": loss, "f1": 2 * hits / (predicted.sum() + target.sum()).clamp(min=1)}
+
+
+def _name_missing_classes(names: Sequence[str], present: Sequence[Sequence[int]], report: Callback) -> None:
+    seen = {index for labels in present for index in labels}
+    missing = [name for index, name in enumerate(names) if index not in seen]
+    if len(missing) == len(names):
+        raise TrainingError("no photo is left to train on", "the messages above name what is wrong with each")
+    if missing:
+        report(Event("warning", COMMAND, f"no photo shows {', '.join(missing)}, so the network cannot learn it"))

@@ -1,0 +1,119 @@
+"""Random resize, crop, mirror and colour jitter of a photo, as plain functions of a NumPy generator.
+
+The paper (section 4.2) trains on random resizes, random crops, mirror images and jittered colours. Nothing here
+touches a global random state: the same generator state gives the same picture in any process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torchvision.transforms.v2 import functional as F  # type: ignore[import-untyped]
+
+JITTER = (0.3, 0.3, 0.3, 0.1)
+"""Brightness, contrast, saturation (factors 1 - s to 1 + s) and hue (turns -s to s)."""
+
+
+@dataclass(frozen=True)
+class Crop:
+    """Which window of a picture is copied to which place of a square canvas; sizes are (height, width) in pixels."""
+
+    size: tuple[int, int]
+    """Size of the whole picture, after resizing."""
+    side: int
+    """Side of the square canvas."""
+    source: tuple[int, int]
+    """Top left corner of the window in the picture."""
+    target: tuple[int, int]
+    """Top left corner of the window on the canvas."""
+    extent: tuple[int, int]
+    """Size of the window."""
+    mirror: bool
+    """Whether the canvas is mirrored after the window has been copied."""
+
+
+def random_size(rng: np.random.Generator, size: tuple[int, int], long_side: tuple[int, int]) -> tuple[int, int]:
+    """A size of the same shape whose longer side is drawn from ``long_side`` (both ends included)."""
+    scale = int(rng.integers(long_side[0], long_side[1] + 1)) / max(size)
+    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
+
+
+def random_crop(rng: np.random.Generator, size: tuple[int, int], side: int, grid: int = 1) -> Crop:
+    """Draw a square crop of a picture and whether to mirror it.
+
+    A picture longer than ``side`` is cut at a random place, a shorter one lies at a random place of the canvas. Both
+    places are multiples of ``grid``, so that with ``grid=8`` a map of 8 x 8 cells can be cut along with its picture.
+
+    Raises:
+        ValueError: ``side`` is not a multiple of ``grid``.
+    """
+    if side % grid:
+        raise ValueError(f"crop side must be a multiple of {grid}, found {side}")
+    corners = []
+    for length in size:
+        spare = length - side
+        if spare > 0:
+            # Rounded up: the last place may reach past the edge, else the last few pixels were never seen.
+            corners.append((grid * int(rng.integers(-(-spare // grid) + 1)), 0))
+        else:
+            corners.append((0, grid * int(rng.integers(-spare // grid + 1))))
+    (top, to_top), (left, to_left) = corners
+    extent = min(side, size[0] - top), min(side, size[1] - left)
+    return Crop(size, side, (top, left), (to_top, to_left), extent, bool(rng.integers(2)))
+
+
+def cut_picture(image: NDArray[np.uint8], crop: Crop) -> Image.Image:
+    """The crop's window of ``image`` (H,W,3), resized as if the whole picture had been resized to ``crop.size``."""
+    picture = Image.fromarray(image)
+    (top, left), (height, width) = crop.source, crop.extent
+    if image.shape[:2] == crop.size:
+        return picture.crop((left, top, left + width, top + height))
+    down, across = image.shape[0] / crop.size[0], image.shape[1] / crop.size[1]
+    # Rounding may put the far corner a hair outside, which Pillow refuses.
+    right, bottom = min((left + width) * across, image.shape[1]), min((top + height) * down, image.shape[0])
+    return picture.resize((width, height), Image.Resampling.BICUBIC, box=(left * across, top * down, right, bottom))
+
+
+def jitter_colours(
+    rng: np.random.Generator, picture: Image.Image, strengths: tuple[float, float, float, float] = JITTER
+) -> Image.Image:
+    """Change brightness, contrast, saturation and hue by random amounts, in random order."""
+    adjust: tuple[Callable[[Image.Image, float], Image.Image], ...] = (
+        F.adjust_brightness,
+        F.adjust_contrast,
+        F.adjust_saturation,
+        F.adjust_hue,
+    )
+    amounts = [float(rng.uniform(max(0.0, 1 - s), 1 + s)) for s in strengths[:3]]
+    amounts.append(float(rng.uniform(-strengths[3], strengths[3])))
+    for which in rng.permutation(4):
+        picture = adjust[which](picture, amounts[which])
+    return picture
+
+
+def place_picture(picture: Image.Image, crop: Crop, mean: tuple[float, ...], std: tuple[float, ...]) -> torch.Tensor:
+    """Normalise the crop's window and put it on the canvas: float32 (3, side, side), zeros around it."""
+    pixels = F.normalize(F.to_dtype(F.pil_to_tensor(picture), torch.float32, scale=True), list(mean), list(std))
+    canvas = torch.zeros(3, crop.side, crop.side)
+    (top, left), (height, width) = crop.target, crop.extent
+    canvas[:, top : top + height, left : left + width] = pixels
+    return canvas.flip(-1) if crop.mirror else canvas
+
+
+def cut_cells(cells: NDArray[np.uint8], crop: Crop, grid: int, outside: int) -> torch.Tensor:
+    """Cut a map of ``grid`` x ``grid`` pixel cells (h,w) along with its picture; ``outside`` where there is none.
+
+    Returns int64 (side / grid, side / grid). The crop must have been drawn with the same ``grid``.
+    """
+    side = crop.side // grid
+    canvas = torch.full((side, side), outside, dtype=torch.int64)
+    (top, left), (to_top, to_left) = (tuple(c // grid for c in corner) for corner in (crop.source, crop.target))
+    height, width = (-(-length // grid) for length in crop.extent)
+    window = torch.from_numpy(cells[top : top + height, left : left + width].astype(np.int64))
+    canvas[to_top : to_top + height, to_left : to_left + width] = window
+    return canvas.flip(-1) if crop.mirror else canvas

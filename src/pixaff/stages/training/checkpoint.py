@@ -1,0 +1,78 @@
+"""The checkpoint of a training: all that its next step depends on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from pixaff.errors import CheckpointError
+from pixaff.io.checkpoints import load_training, save_training
+from pixaff.stages.training.metrics import Mean
+from pixaff.stages.training.recipe import TrainingError
+
+CHECKPOINT = "training.pt"
+
+
+@dataclass
+class Position:
+    """How far a training has come.
+
+    Attributes:
+        step: Steps done.
+        precision: "fp32" or "bf16", settled at the first step.
+        window: The loss and its terms since the last record of metrics.jsonl.
+        epoch: The same since the epoch began.
+    """
+
+    step: int = 0
+    precision: str = ""
+    window: Mean = field(default_factory=Mean)
+    epoch: Mean = field(default_factory=Mean)
+
+
+def save_checkpoint(
+    folder: Path,
+    position: Position,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    config: Mapping[str, Any],
+) -> None:
+    """Write the checkpoint, atomically: a kill while it is written leaves the one before.
+
+    Raises:
+        OutputError: It cannot be written.
+    """
+    state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "config": dict(config)}
+    save_training(folder / CHECKPOINT, {**state, "position": asdict(position)})
+
+
+def load_checkpoint(
+    folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, config: Mapping[str, Any]
+) -> Position:
+    """Bring model and optimizer to the state of the checkpoint.
+
+    Raises:
+        CheckpointError: It is damaged.
+        TrainingError: It was written by a training with other numbers or photos.
+    """
+    path = folder / CHECKPOINT
+    state = load_training(path)
+    try:
+        saved, position = state["config"], state["position"]
+        changed = [f"{name} {saved.get(name)} -> {now}" for name, now in config.items() if saved.get(name) != now]
+        if changed:
+            raise TrainingError(
+                f"{path} belongs to another training: {', '.join(changed)}",
+                "resume with the options and photos of that one, or overwrite it",
+            )
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        window, epoch = Mean(**position.pop("window")), Mean(**position.pop("epoch"))
+        return Position(**position, window=window, epoch=epoch)
+    except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+        raise CheckpointError(f"{path}: no checkpoint of this training: {error}", "overwrite it") from error

@@ -1,0 +1,195 @@
+"""Photos as training batches, every random choice a function of (seed, epoch, index).
+
+That makes a resumed training exact: whichever process asks for a photo of an epoch, and however many worker
+processes there are, gets the same crop of it in the same colours.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.utils.data import DataLoader, Dataset
+
+from pixaff.errors import ImageError
+from pixaff.io.images import image_size, load_image
+from pixaff.stages.training.augment import (
+    cut_cells,
+    cut_picture,
+    jitter_colours,
+    place_picture,
+    random_crop,
+    random_size,
+)
+from pixaff.stages.training.recipe import TrainingError
+
+Failure = tuple[Path, str]
+"""A photo and what is wrong with it."""
+Key = tuple[int, int]
+"""Epoch (from 0) and index of a photo."""
+Sample = tuple[dict[str, torch.Tensor], list[Failure]]
+"""One photo, or a batch: tensors by name, and the photos that had to be replaced by another one."""
+
+CELL = 8
+"""Side in pixels of a cell of the affinity labels, which is the stride of the AffinityNet."""
+IGNORE = 255
+
+
+def readable_photos(paths: Sequence[Path]) -> tuple[list[Path], list[Failure]]:
+    """Split photos into those whose header can be read and the others, with what is wrong with each."""
+
+    def problem(path: Path) -> str:
+        try:
+            image_size(path)
+        except ImageError as error:
+            return str(error)
+        return ""
+
+    with ThreadPoolExecutor() as pool:
+        problems = list(pool.map(problem, paths))
+    good = [path for path, wrong in zip(paths, problems, strict=True) if not wrong]
+    return good, [(path, wrong) for path, wrong in zip(paths, problems, strict=True) if wrong]
+
+
+def draw_batches(count: int, batch_size: int, epochs: int, seed: int) -> list[list[Key]]:
+    """The photos of every step of a training, in a new random order each epoch.
+
+    All batches are of one size, as in the published training: the last few photos of an epoch's order that do not
+    fill a batch are left out of that epoch. Fewer photos than ``batch_size`` make one batch of all of them.
+    """
+    size = min(batch_size, count)
+    batches: list[list[Key]] = []
+    for epoch in range(epochs):
+        order = np.random.default_rng((seed, epoch)).permutation(count).tolist()
+        batches.extend([(epoch, i) for i in order[at : at + size]] for at in range(0, count - size + 1, size))
+    return batches
+
+
+def load_batches(dataset: Dataset[Sample], batches: list[list[Key]], workers: int, pin: bool) -> Iterable[Sample]:
+    """Batches in order; ``workers`` processes read ahead, none reads in this process."""
+    return DataLoader(
+        dataset,
+        batch_sampler=batches,
+        num_workers=workers,
+        collate_fn=_stack,
+        worker_init_fn=_leave_interrupts,
+        pin_memory=pin,
+    )
+
+
+class CamPhotos(Dataset[Sample]):
+    """Photos with their classes, randomly resized, cropped, mirrored and coloured.
+
+    Sample: ``image`` float32 (3, crop, crop) and ``target`` float32 (K,), 1 for each present class.
+
+    Args:
+        paths: The photos.
+        classes: Of each photo, the present classes (0-based).
+        num_classes: K.
+        mean, std: Normalisation of the network, of values 0 to 1.
+        size: Range of the long side in pixels.
+        crop: Side of the crop in pixels.
+        seed: Decides all augmentation.
+    """
+
+    def __init__(
+        self,
+        paths: Sequence[Path],
+        classes: Sequence[Sequence[int]],
+        num_classes: int,
+        *,
+        mean: tuple[float, ...],
+        std: tuple[float, ...],
+        size: tuple[int, int],
+        crop: int,
+        seed: int,
+    ) -> None:
+        self.paths, self.mean, self.std = list(paths), mean, std
+        self.size, self.crop, self.seed = size, crop, seed
+        self.targets = torch.zeros(len(paths), num_classes)
+        for row, present in zip(self.targets, classes, strict=True):
+            row[list(present)] = 1.0
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, key: Key) -> Sample:
+        epoch, index = key
+        rng = np.random.default_rng((self.seed, epoch, index))
+        # Smaller than the largest size would be enlarged again; larger is decoded for nothing.
+        index, image, failed = _first_readable(self.paths, index, self.size[1])
+        crop = random_crop(rng, random_size(rng, image.shape[:2], self.size), self.crop)
+        picture = jitter_colours(rng, cut_picture(image, crop))
+        return {"image": place_picture(picture, crop, self.mean, self.std), "target": self.targets[index]}, failed
+
+
+class AffinityPhotos(Dataset[Sample]):
+    """Photos with their affinity label maps, randomly cropped, mirrored and coloured.
+
+    Sample: ``image`` float32 (3, crop, crop) and ``labels`` int64 (crop / 8, crop / 8), 255 where there is no image.
+
+    Args:
+        paths: The photos.
+        sizes: Of each photo, (height, width) in pixels to which it is brought.
+        label_maps: Of each photo, uint8 (ceil(height / 8), ceil(width / 8)); see `pixaff.ops.labels`.
+        mean, std, crop, seed: As for `CamPhotos`; the crop is a multiple of 8.
+    """
+
+    def __init__(
+        self,
+        paths: Sequence[Path],
+        sizes: Sequence[tuple[int, int]],
+        label_maps: Sequence[NDArray[np.uint8]],
+        *,
+        mean: tuple[float, ...],
+        std: tuple[float, ...],
+        crop: int,
+        seed: int,
+    ) -> None:
+        self.paths, self.sizes, self.label_maps = list(paths), list(sizes), list(label_maps)
+        self.mean, self.std, self.crop, self.seed = mean, std, crop, seed
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, key: Key) -> Sample:
+        epoch, index = key
+        rng = np.random.default_rng((self.seed, epoch, index))
+        # At the size of the labels, or a little above it where that rounds differently.
+        index, image, failed = _first_readable(self.paths, index, lambda i: max(self.sizes[i]))
+        crop = random_crop(rng, self.sizes[index], self.crop, grid=CELL)
+        picture = jitter_colours(rng, cut_picture(image, crop))
+        labels = cut_cells(self.label_maps[index], crop, CELL, outside=IGNORE)
+        return {"image": place_picture(picture, crop, self.mean, self.std), "labels": labels}, failed
+
+
+def _first_readable(
+    paths: Sequence[Path], index: int, max_side: int | Callable[[int], int]
+) -> tuple[int, NDArray[np.uint8], list[Failure]]:
+    """The photo at ``index`` or, when it cannot be decoded, the next one that can."""
+    failed: list[Failure] = []
+    for offset in range(len(paths)):
+        at = (index + offset) % len(paths)
+        try:
+            image, _ = load_image(paths[at], max_side if isinstance(max_side, int) else max_side(at))
+        except ImageError as error:
+            failed.append((paths[at], str(error)))
+            continue
+        return at, image, failed
+    raise TrainingError(f"none of the {len(paths)} photos can be decoded", failed[0][1])
+
+
+def _stack(samples: list[Sample]) -> Sample:
+    tensors = {name: torch.stack([sample[0][name] for sample in samples]) for name in samples[0][0]}
+    return tensors, [failure for sample in samples for failure in sample[1]]
+
+
+def _leave_interrupts(_: Any) -> None:
+    """Ctrl-C reaches the workers too, but the training process decides when they end: after it has saved."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

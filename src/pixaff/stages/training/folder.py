@@ -1,0 +1,91 @@
+"""The folder that a training writes: what it returns, whether it is done, and its last step."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from pixaff.errors import UsageError
+from pixaff.io.checkpoints import write_state_dict
+from pixaff.stages.runner import Callback, Event, Report
+from pixaff.stages.training.checkpoint import CHECKPOINT
+from pixaff.stages.training.datasets import readable_photos
+
+
+@dataclass
+class Trained(Report):
+    """What a training leaves, besides what became of its photos.
+
+    Attributes:
+        path: The weights file, or the run's folder.
+    """
+
+    path: Path = field(default_factory=Path)
+
+
+def is_trained(weights: Path, resume: bool, overwrite: bool, command: str, report: Callback) -> bool:
+    """Whether the weights are there already. With ``overwrite`` they and the checkpoint are removed.
+
+    Raises:
+        UsageError: An unfinished training is there, and nobody said what should become of it.
+    """
+    checkpoint = weights.with_name(CHECKPOINT)
+    if overwrite and resume:
+        raise UsageError("resume and overwrite contradict each other", "give one of them")
+    if overwrite:
+        weights.unlink(missing_ok=True)
+        checkpoint.unlink(missing_ok=True)
+    if weights.is_file():
+        report(Event("note", command, f"{weights} is there already; overwrite trains it anew"))
+        return True
+    if checkpoint.is_file() and not resume:
+        raise UsageError(f"{weights.parent} holds an unfinished training", "resume it, or overwrite it")
+    return False
+
+
+def leave_out(photo: Path, problem: str, result: Report, command: str, report: Callback) -> None:
+    """Count a photo as failed and name it."""
+    result.failed.append((photo.name, problem))
+    report(Event("failed", command, problem, photo=photo))
+
+
+def leave_out_unreadable(photos: Sequence[Path], result: Report, command: str, report: Callback) -> list[Path]:
+    """The photos whose header can be read; the others are named and left out before the training begins."""
+    kept, failures = readable_photos(photos)
+    for photo, problem in failures:
+        leave_out(photo, problem, result, command, report)
+    return kept
+
+
+def finish(model: nn.Module, result: Trained, metadata: Mapping[str, Any]) -> None:
+    """Write the weights, with who they are for, and remove the checkpoint, which is several times larger."""
+    texts = {name: value if isinstance(value, str) else json.dumps(value) for name, value in metadata.items()}
+    write_state_dict(result.path, model.state_dict(), metadata=texts)
+    result.path.with_name(CHECKPOINT).unlink(missing_ok=True)
+
+
+def digest(parts: Iterable[str | bytes]) -> str:
+    """Short fingerprint of the training data, by which a checkpoint knows its own."""
+    whole = hashlib.sha256()
+    for part in parts:
+        data = part.encode() if isinstance(part, str) else part
+        whole.update(len(data).to_bytes(8, "little") + data)
+    return whole.hexdigest()[:16]
+
+
+def check_sizes(crop: int, *long_side: int) -> None:
+    """Refuse sizes that no network can work with.
+
+    Raises:
+        UsageError: ``crop`` is no positive multiple of 8, or the range of the long side is empty.
+    """
+    if crop < 32 or crop % 8:
+        raise UsageError(f"crop is {crop}, expected a multiple of 8 from 32 on")
+    if list(long_side) != sorted(long_side) or min(long_side, default=1) < 1:
+        raise UsageError(f"the long side ranges from {' to '.join(map(str, long_side))}, expected smallest to largest")

@@ -1,0 +1,175 @@
+"""The training loop that both trainings share: seeded, logged, and resumed exactly after a kill.
+
+A training's folder holds ``training.pt`` (the checkpoint, until the training is done), ``metrics.jsonl``,
+``loss.png`` and ``run.json``. Every random number is drawn from a generator seeded by the recipe's seed and the epoch
+and photo (see `datasets`) or the step (dropout and the like), so a checkpoint needs no generator states: on the CPU,
+with the same number of threads, a resumed run ends with the same bits as one that was never stopped.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from pixaff.stages.device import device_words, pick_device
+from pixaff.stages.pools import default_workers
+from pixaff.stages.record import write_record
+from pixaff.stages.runner import Callback, Event, silent
+from pixaff.stages.training.checkpoint import CHECKPOINT, Position, load_checkpoint, save_checkpoint
+from pixaff.stages.training.datasets import AffinityPhotos, CamPhotos, draw_batches, load_batches
+from pixaff.stages.training.folder import Trained, leave_out
+from pixaff.stages.training.interrupts import deferred_interrupts
+from pixaff.stages.training.metrics import Mean, append_record, draw_curve, keep_records
+from pixaff.stages.training.optimizer import build_optimizer, parameter_groups, set_lr
+from pixaff.stages.training.precision import autocast, settle_precision
+from pixaff.stages.training.recipe import Recipe, TrainingError
+
+LOG_EVERY = 10
+"""Steps that a record of metrics.jsonl sums up."""
+
+LossFn = Callable[[nn.Module, Mapping[str, torch.Tensor]], Mapping[str, torch.Tensor]]
+"""(model, batch) -> scalars by name: ``loss``, which is minimised, and whatever else is to be logged."""
+
+
+def train(
+    model: nn.Module,
+    dataset: CamPhotos | AffinityPhotos,
+    loss_fn: LossFn,
+    result: Trained,
+    recipe: Recipe,
+    *,
+    config: Mapping[str, Any],
+    device: str = "auto",
+    workers: int | None = None,
+    save_every: float = 300.0,
+    resume: bool = False,
+    command: str = "train",
+    report: Callback = silent,
+) -> None:
+    """Train a model in place.
+
+    Args:
+        model: Has ``parameter_groups() -> {"backbone": [...], "head": [...]}``.
+        dataset: Photos, indexed by (epoch, index).
+        loss_fn: Called with the model and a batch on the device, in autocast when the precision is bf16.
+        result: Names the weights file, in whose folder the training keeps its files. Photos that cannot be decoded
+            are added to its failures, each once; another photo is taken in their place.
+        recipe: The numbers of the training.
+        config: What else decides the result (the network's name, the crop, a digest of the data), in plain values.
+            A checkpoint is only resumed with the recipe and configuration that it was written with.
+        device: "auto", "cpu", "cuda" or "cuda:n".
+        workers: Processes that read photos; None chooses.
+        save_every: Seconds between two checkpoints; 0 writes one after every step.
+        resume: Go on from the folder's checkpoint when there is one.
+        command: Name of the stage, for its events.
+        report: Receives a ``settings`` event, notes, and after every step a ``progress`` event. Its ``data`` are
+            ``step``, ``steps``, ``epoch``, ``epochs``, ``lr``, ``images_per_second``, ``seconds_left`` and the terms
+            of the loss, averaged since the epoch began; its ``text`` says that in words.
+
+    Raises:
+        TrainingError: The loss is not finite, or the checkpoint belongs to another training.
+        KeyboardInterrupt: After Ctrl-C, when the checkpoint has been written.
+    """
+    out, where = result.path.parent, pick_device(device)
+    workers = (default_workers() if where.type == "cuda" else 1) if workers is None else workers
+    model.to(where).train()
+    groups = parameter_groups(model, recipe.weight_decay, recipe.backbone_lr_scale, recipe.head_lr_scale)
+    optimizer = build_optimizer(recipe.optimizer, groups, recipe.lr)
+    batches = draw_batches(len(dataset), recipe.batch_size, recipe.epochs, recipe.seed)
+    config = {**recipe.to_dict(), **config, "photos": len(dataset)}
+    at = Position()
+    if resume and (out / CHECKPOINT).is_file():
+        at = load_checkpoint(out, model, optimizer, config)
+        report(Event("note", command, f"going on after step {at.step} of {len(batches)}"))
+    began = at.step
+    keep_records(out, began)
+    write_record(out, command, config, device=device_words(where))
+    report(Event("settings", command, data=config))
+    report(Event("begin", command, total=len(batches) - began))
+
+    failed: set[Path] = set()
+    seen, started, saved = 0, time.monotonic(), time.monotonic()
+    with deferred_interrupts() as interrupted, _own_random_numbers(where):
+        for batch, failures in load_batches(dataset, batches[began:], workers, where.type == "cuda"):
+            for photo, problem in failures:
+                if photo not in failed:
+                    failed.add(photo)
+                    leave_out(photo, f"{problem}; another photo is taken in its place", result, command, report)
+            batch = {name: tensor.to(where, non_blocking=True) for name, tensor in batch.items()}
+            if not at.precision:
+                at.precision, why = settle_precision(recipe.precision, model, loss_fn, batch, where)
+                report(Event("note", command, f"training in {at.precision}: {why}"))
+            lr = set_lr(optimizer, recipe.lr, at.step, len(batches))
+            seed_step(recipe.seed, at.step)
+            with autocast(at.precision, where):
+                terms = loss_fn(model, batch)
+            values = {name: float(term.detach()) for name, term in terms.items()}
+            if not math.isfinite(values["loss"]):
+                raise TrainingError(
+                    f"the loss is {values['loss']} at step {at.step + 1} of {len(batches)}",
+                    f"train with a smaller learning rate than {recipe.lr:g}, or bound the gradients with clip_norm",
+                )
+            optimizer.zero_grad(set_to_none=True)
+            terms["loss"].backward()
+            if recipe.clip_norm:
+                nn.utils.clip_grad_norm_([p for group in groups for p in group["params"]], recipe.clip_norm)
+            optimizer.step()
+
+            epoch, seen = batches[at.step][0][0], seen + len(batches[at.step])
+            speed = seen / max(time.monotonic() - started, 1e-9)
+            at.step += 1
+            at.window.add(values)
+            at.epoch.add(values)
+            last = at.step == len(batches)
+            left = (len(batches) - at.step) * len(batches[0]) / speed
+            facts = {"step": at.step, "epoch": epoch + 1, "lr": lr, "images_per_second": round(speed, 2)}
+            whole = {"steps": len(batches), "epochs": recipe.epochs, "seconds_left": left}
+            _report_step(report, command, {**facts, **whole}, at.epoch.values(), len(batches) - began)
+            if last or at.step % LOG_EVERY == 0:
+                append_record(out, {"kind": "steps", **facts, **at.window.values()})
+                at.window = Mean()
+            if last or batches[at.step][0][0] > epoch:
+                append_record(out, {"kind": "epoch", **facts, **at.epoch.values()})
+                at.epoch = Mean()
+            stop = interrupted()
+            if stop or time.monotonic() - saved >= save_every:
+                save_checkpoint(out, at, model, optimizer, config)
+                draw_curve(out)
+                saved = time.monotonic()
+            if stop:
+                report(Event("note", command, f"stopped after step {at.step} of {len(batches)}; resume to go on"))
+                raise KeyboardInterrupt
+    draw_curve(out)
+    result.seconds = time.monotonic() - started
+    result.done = [path.name for path in dataset.paths if path not in failed]
+    report(Event("end", command, data=result.counts()))
+
+
+def seed_step(seed: int, step: int) -> None:
+    """Seed PyTorch's generators for one step, so that dropout does not depend on what came before it."""
+    torch.manual_seed(int(np.random.SeedSequence((seed, step)).generate_state(1, np.uint64)[0]))
+
+
+@contextmanager
+def _own_random_numbers(device: torch.device) -> Iterator[None]:
+    """Leave the caller's random numbers as they were."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        yield
+
+
+def _report_step(
+    report: Callback, command: str, facts: Mapping[str, Any], terms: Mapping[str, float], total: int
+) -> None:
+    losses = ", ".join(f"{name} {value:.4f}" for name, value in terms.items())
+    left = timedelta(seconds=round(facts["seconds_left"]))
+    words = f"epoch {facts['epoch']}/{facts['epochs']}, {losses}, {facts['images_per_second']} images/s, {left} left"
+    report(Event("progress", command, words, total=total, data={**facts, **terms}))

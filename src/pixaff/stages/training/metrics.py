@@ -1,0 +1,77 @@
+"""metrics.jsonl: one JSON object a line, appended while training, cut back when a run resumes; and its picture."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pixaff.errors import OutputError
+from pixaff.io.atomic import write_text
+from pixaff.viz.curve import loss_curve
+
+METRICS = "metrics.jsonl"
+CURVE = "loss.png"
+POSITION = ("kind", "step", "epoch", "lr", "images_per_second")
+"""What every record holds besides the terms of the loss; the kind is "steps" or "epoch"."""
+
+
+@dataclass
+class Mean:
+    """Running mean of named values, in plain values that a checkpoint can hold."""
+
+    count: int = 0
+    sums: dict[str, float] = field(default_factory=dict)
+
+    def add(self, values: Mapping[str, float]) -> None:
+        """Count the values of one step."""
+        self.count += 1
+        for name, value in values.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value
+
+    def values(self) -> dict[str, float]:
+        """The means by name."""
+        return {name: total / self.count for name, total in self.sums.items()}
+
+
+def append_record(folder: Path, record: Mapping[str, Any]) -> None:
+    """Append one record and hand it to the operating system.
+
+    Raises:
+        OutputError: The file cannot be written.
+    """
+    path = folder / METRICS
+    try:
+        with path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written: {error.strerror}", "what was saved before is kept") from error
+
+
+def read_records(folder: Path) -> list[dict[str, Any]]:
+    """All whole records; a last line that a kill cut off is left out; no file, no records."""
+    path = folder / METRICS
+    if not path.is_file():
+        return []
+    records = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            records.append(json.loads(line))
+        except ValueError:
+            continue
+    return records
+
+
+def keep_records(folder: Path, step: int) -> None:
+    """Drop the records after ``step``: a resumed run does those steps again."""
+    kept = [record for record in read_records(folder) if record["step"] <= step]
+    write_text(folder / METRICS, "".join(json.dumps(record) + "\n" for record in kept))
+
+
+def draw_curve(folder: Path) -> None:
+    """Draw the terms of the loss over the steps."""
+    records = [record for record in read_records(folder) if record["kind"] == "steps"]
+    if records:
+        loss_curve(folder / CURVE, records, [name for name in records[0] if name not in POSITION])

@@ -1,0 +1,59 @@
+"""The paper's optimizer settings: parameter groups with their own learning rates, and the polynomial schedule."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+POWER = 0.9
+MOMENTUM = 0.9
+BIAS_LR_SCALE = 2.0
+
+
+def parameter_groups(
+    model: nn.Module, weight_decay: float, backbone_lr_scale: float = 1.0, head_lr_scale: float = 10.0
+) -> list[dict[str, Any]]:
+    """Optimizer groups of a model: backbone and head, weights and biases.
+
+    Weights of the backbone learn at 1 (``backbone_lr_scale``) times the learning rate and those of the head at 10
+    (``head_lr_scale``); biases at twice that of their weights, and without weight decay. Every group carries its
+    ``lr_scale``. With ``backbone_lr_scale=0`` the backbone is frozen: its parameters ask for no gradient, so that the
+    backward pass stops at the head.
+
+    Raises:
+        ValueError: nothing is left to train.
+    """
+    biases = {id(p) for name, p in model.named_parameters() if name.rpartition(".")[2] == "bias"}
+    scales = {"backbone": backbone_lr_scale, "head": head_lr_scale}
+    groups: list[dict[str, Any]] = []
+    for part, parameters in model.parameter_groups().items():  # type: ignore[operator]
+        if scales[part] == 0:
+            for parameter in parameters:
+                parameter.requires_grad_(False)
+            continue
+        weights = [p for p in parameters if id(p) not in biases]
+        rest = [p for p in parameters if id(p) in biases]
+        if weights:
+            groups.append({"params": weights, "lr_scale": scales[part], "weight_decay": weight_decay})
+        if rest:
+            groups.append({"params": rest, "lr_scale": scales[part] * BIAS_LR_SCALE, "weight_decay": 0.0})
+    if not groups:
+        raise ValueError("the model has no parameter to train")
+    return groups
+
+
+def build_optimizer(name: str, groups: list[dict[str, Any]], lr: float) -> torch.optim.Optimizer:
+    """``sgd`` (momentum 0.9) or ``adamw`` over groups that carry ``lr_scale``; see `set_lr`."""
+    if name == "adamw":
+        return torch.optim.AdamW(groups, lr=lr)
+    return torch.optim.SGD(groups, lr=lr, momentum=MOMENTUM)
+
+
+def set_lr(optimizer: torch.optim.Optimizer, lr: float, step: int, steps: int) -> float:
+    """Set every group to ``lr * lr_scale * (1 - step / steps)^0.9``; returns the rate of scale 1."""
+    now = lr * (1 - step / steps) ** POWER
+    for group in optimizer.param_groups:
+        group["lr"] = now * group["lr_scale"]
+    return now

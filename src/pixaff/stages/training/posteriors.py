@@ -1,0 +1,78 @@
+"""Affinity labels of a whole set of photos from the files of the CRF stage."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+
+from pixaff.errors import FormatError, PixaffError
+from pixaff.io.cams import CamFile, read_cams
+from pixaff.io.images import image_size
+from pixaff.ops.labels import affinity_label_map
+from pixaff.stages.training.datasets import CELL
+
+Labelled = tuple[tuple[int, int], NDArray[np.uint8]]
+"""(height, width) at which a photo is looked at, and its label map, uint8 (ceil(height / 8), ceil(width / 8))."""
+
+
+def read_label_maps(
+    photos: list[Path], low: Path, high: Path, max_side: int, workers: int
+) -> list[Labelled | PixaffError]:
+    """Reduce the posteriors of every photo to its label map, once: a few kilobytes a photo, cut along with each crop.
+
+    Args:
+        photos: The photos, whose stems name the posteriors.
+        low: Folder of the posteriors with much background.
+        high: Folder of those with little background.
+        max_side: Long side in pixels to which larger photos are shrunk; 0 means never.
+        workers: Threads; most of the time goes into decompression, which runs beside Python.
+
+    Returns:
+        For each photo its labels, or what is wrong.
+    """
+
+    def one(photo: Path) -> Labelled | PixaffError:
+        try:
+            size = image_size(photo)
+            pair = read_cams(low / f"{photo.stem}.npz"), read_cams(high / f"{photo.stem}.npz")
+            return label_photo(photo, size, *pair, max_side)
+        except PixaffError as error:
+            return error
+
+    with ThreadPoolExecutor(workers) as pool:
+        return list(pool.map(one, photos))
+
+
+def label_photo(photo: Path, size: tuple[int, int], low: CamFile, high: CamFile, max_side: int) -> Labelled:
+    """The label map of one photo of ``size`` (H, W); see `pixaff.ops.labels.affinity_label_map`.
+
+    Raises:
+        FormatError: The posteriors belong to a photo of another size, have no background, or do not go together.
+    """
+    for side in (low, high):
+        if side.size != size:
+            raise FormatError(
+                f"{photo}: {size[0]} x {size[1]} pixels, its posteriors are of {side.size[0]} x {side.size[1]}",
+                "make them again from this photo: pixaff crf --overwrite",
+            )
+    if low.classes[0] != 0 or not np.array_equal(low.classes, high.classes):
+        raise FormatError(
+            f"{photo}: posteriors of classes {low.classes.tolist()} and {high.classes.tolist()}, "
+            "expected the same ones, beginning with background, 0",
+            "make them again: pixaff crf --overwrite",
+        )
+    shrink = min(1.0, max_side / max(size)) if max_side else 1.0
+    height, width = (max(1, round(length * shrink)) for length in size)
+    padding = (0, -width % CELL, 0, -height % CELL)
+    cells = []
+    for side in (low, high):
+        scores = torch.from_numpy(side.cams)
+        if scores.shape[1:] != (height, width):
+            scores = F.interpolate(scores[None], (height, width), mode="bilinear", align_corners=False)[0]
+        cells.append(F.pad(scores, padding))
+    return (height, width), affinity_label_map(cells[0], cells[1], stride=CELL).numpy()

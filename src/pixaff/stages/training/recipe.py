@@ -1,0 +1,68 @@
+"""The numbers of one training, and the error that ends it."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from pixaff.errors import PixaffError, UsageError
+
+OPTIMIZERS = ("sgd", "adamw")
+PRECISIONS = ("auto", "fp32", "bf16")
+
+
+class TrainingError(PixaffError):
+    """A training cannot begin, go on or be resumed."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a network is trained; everything here decides the resulting weights.
+
+    Attributes:
+        epochs: Times that every photo is seen.
+        batch_size: Photos a step; fewer when there are fewer photos.
+        lr: Learning rate of the backbone's weights at the first step; it falls to 0 as (1 - step / steps)^0.9.
+        optimizer: ``sgd`` (momentum 0.9) or ``adamw``.
+        weight_decay: Of the weights; biases have none.
+        backbone_lr_scale: Factor on the backbone's learning rate; 0 freezes it and saves its backward pass.
+        head_lr_scale: Factor on the learning rate of the new layers.
+        clip_norm: Bound on the norm of all gradients together; 0 means none.
+        precision: ``fp32``, ``bf16`` (autocast) or ``auto`` (whichever the device gains from).
+        seed: Of the new layers, the order of the photos, their augmentation and dropout.
+
+    Raises:
+        UsageError: A value is out of range.
+    """
+
+    epochs: int
+    batch_size: int
+    lr: float
+    optimizer: str = "sgd"
+    weight_decay: float = 5e-4
+    backbone_lr_scale: float = 1.0
+    head_lr_scale: float = 10.0
+    clip_norm: float = 0.0
+    precision: str = "auto"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, least in (("epochs", 1), ("batch_size", 1), ("seed", 0)):
+            if getattr(self, name) < least:
+                raise UsageError(f"{name} is {getattr(self, name)}, expected at least {least}")
+        for name in ("weight_decay", "backbone_lr_scale", "head_lr_scale", "clip_norm"):
+            if not getattr(self, name) >= 0:
+                raise UsageError(f"{name} is {getattr(self, name)}, expected 0 or more")
+        if not self.lr > 0:
+            raise UsageError(f"lr is {self.lr}, expected a number above 0")
+        for name, choices in (("optimizer", OPTIMIZERS), ("precision", PRECISIONS)):
+            if getattr(self, name) not in choices:
+                raise UsageError(f"{name} is {getattr(self, name)!r}, expected one of {', '.join(choices)}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, as they are kept in a checkpoint."""
+        return asdict(self)
+
+
+CAM_RECIPE = Recipe(epochs=15, batch_size=16, lr=0.1)
+AFFINITY_RECIPE = Recipe(epochs=8, batch_size=8, lr=0.1)
