@@ -1,3 +1,87 @@
-"""pixaff: from image-level labels to pixel masks (CAM, dense CRF, AffinityNet, random walk)."""
+"""pixaff: from image-level labels to pixel masks (CAM, dense CRF, AffinityNet, random walk).
+
+The verbs below are those of the command line, with the same names and the same arguments. They are imported when
+they are first used, so that ``import pixaff`` stays fast.
+
+>>> import pixaff
+>>> report = pixaff.propagate("photos", "photos-masks")  # doctest: +SKIP
+>>> report.failed  # doctest: +SKIP
+[]
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from pixaff.errors import PixaffError as PixaffError
+    from pixaff.models import create_model as create_model
+    from pixaff.models import load_checkpoint as load_checkpoint
+    from pixaff.settings import PRESETS as PRESETS
+    from pixaff.settings import Settings as Settings
+    from pixaff.stages.cam import cam as cam
+    from pixaff.stages.crf import crf as crf
+    from pixaff.stages.evaluate import evaluate as evaluate
+    from pixaff.stages.fit import fit as fit
+    from pixaff.stages.info import info as info
+    from pixaff.stages.propagate import propagate as propagate
+    from pixaff.stages.train_affinity import train_affinity as train_affinity
+    from pixaff.stages.train_cam import train_cam as train_cam
+
+_HOMES = {
+    "PRESETS": "pixaff.settings",
+    "PixaffError": "pixaff.errors",
+    "Settings": "pixaff.settings",
+    "cam": "pixaff.stages.cam",
+    "create_model": "pixaff.models",
+    "crf": "pixaff.stages.crf",
+    "evaluate": "pixaff.stages.evaluate",
+    "fit": "pixaff.stages.fit",
+    "info": "pixaff.stages.info",
+    "load_checkpoint": "pixaff.models",
+    "propagate": "pixaff.stages.propagate",
+    "train_affinity": "pixaff.stages.train_affinity",
+    "train_cam": "pixaff.stages.train_cam",
+}
+_PACKAGES = ("errors", "io", "models", "ops", "settings", "stages", "viz", "weights")
+
+__all__ = [*_HOMES, "__version__"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _PACKAGES:
+        return importlib.import_module(f"pixaff.{name}")
+    if name not in _HOMES:
+        raise AttributeError(f"module 'pixaff' has no attribute {name!r}")
+    try:
+        return getattr(importlib.import_module(_HOMES[name]), name)
+    except (ImportError, RuntimeError, OSError, AttributeError) as error:
+        # torchvision's compiled part fits one build of torch only; what it raises then, such as "operator
+        # torchvision::nms does not exist", does not say so.
+        if "torchvision" in str(error):
+            raise _mismatched_builds(error) from error
+        raise
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES, *_PACKAGES})
+
+
+def _mismatched_builds(error: BaseException) -> PixaffError:
+    from importlib import metadata
+
+    from pixaff.errors import PixaffError
+
+    def version(package: str) -> str:
+        try:
+            return metadata.version(package)
+        except metadata.PackageNotFoundError:
+            return "(not installed)"
+
+    return PixaffError(
+        f"torch {version('torch')} and torchvision {version('torchvision')} come from different builds: {error}",
+        "install both from one source: pip install --force-reinstall torch torchvision",
+    )

@@ -7,7 +7,7 @@ single values, and every run prints and records the ones that took effect.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
@@ -92,6 +92,11 @@ class Settings:
         other = PRESETS[preset]
         return self.replace(preset=preset, **{name: getattr(other, name) for name in NUMBERS})
 
+    def pick(self, names: Iterable[str]) -> dict[str, Any]:
+        """Some of the values, plain for JSON."""
+        values = self.to_dict()
+        return {name: values[name] for name in names}
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
         return {**asdict(self), "scales": list(self.scales)}
@@ -100,6 +105,15 @@ class Settings:
     def from_dict(cls, values: Mapping[str, Any]) -> Settings:
         """Settings from JSON; values left out take the defaults, unknown names raise `UsageError`."""
         return cls().replace(**values)
+
+
+def value_words(value: Any) -> str:
+    """A value as it is typed: 3 instead of 3.0, yes instead of True."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, (list, tuple)):
+        return " ".join(value_words(item) for item in value)
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _expect(holds: bool, name: str, value: object, expected: str) -> None:

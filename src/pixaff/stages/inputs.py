@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from pixaff.errors import LabelsError, UsageError
+from pixaff.errors import FormatError, LabelsError, UsageError
 from pixaff.io.images import IMAGE_SUFFIXES
 from pixaff.io.labels import read_list
 
@@ -66,6 +66,30 @@ def default_out(inputs: Sequence[str | Path], ending: str) -> Path:
     if not path.name or path.name == "..":
         path = path.resolve()
     return path.parent / f"{path.name if path.is_dir() else path.stem}-{ending}"
+
+
+def existing_folder(path: str | Path, hint: str = "") -> Path:
+    """A folder that a command reads.
+
+    Raises:
+        UsageError: There is none.
+    """
+    if not Path(path).is_dir():
+        raise UsageError(f"{path}: no such folder", hint)
+    return Path(path)
+
+
+def find_cams(folder: Path, stem: str) -> Path:
+    """The file of a photo's activation maps.
+
+    Raises:
+        FormatError: There is none.
+    """
+    for suffix in (".npz", ".npy"):
+        path = folder / f"{stem}{suffix}"
+        if path.is_file():
+            return path
+    raise FormatError(f"{folder}: no activation maps of {stem} ({stem}.npz)")
 
 
 def _folder(folder: Path) -> Iterable[Path]:

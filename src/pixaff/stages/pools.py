@@ -1,4 +1,4 @@
-"""Two ways to keep a machine busy with a list of photos."""
+"""Ways to keep a machine busy with a list of photos."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import signal
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any, TypeVar
@@ -100,6 +100,17 @@ def _finished(saving: Queue) -> tuple[Path, Outcome]:
         return photo, error
 
 
+def in_threads(
+    photos: Sequence[Path], function: Callable[[Path], Outcome], *, workers: int
+) -> Generator[tuple[Path, Outcome], None, None]:
+    """Call a function for each photo in threads: for work that spends its time in NumPy, Pillow or torch.
+
+    Yields:
+        A photo and what the function returned, or the exception; in the order of the photos.
+    """
+    yield from _in_pool(ThreadPoolExecutor(workers, thread_name_prefix="pixaff"), photos, function)
+
+
 def in_processes(
     photos: Sequence[Path], function: Callable[[Path], Outcome], *, workers: int
 ) -> Generator[tuple[Path, Outcome], None, None]:
@@ -109,15 +120,22 @@ def in_processes(
     this needs the usual ``if __name__ == "__main__":``.
 
     Yields:
-        A photo and what the function returned, or the exception; in the order of the photos.
+        As `in_threads`.
+
+    Raises:
+        PixaffError: A worker process died.
     """
     threads = max(1, default_workers() // workers)
-    pool = ProcessPoolExecutor(
-        workers, mp_context=multiprocessing.get_context("spawn"), initializer=_settle, initargs=(threads,)
-    )
+    spawn = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(workers, mp_context=spawn, initializer=_settle, initargs=(threads,))
+    yield from _in_pool(pool, photos, function)
+
+
+def _in_pool(
+    pool: Executor, photos: Sequence[Path], function: Callable[[Path], Outcome]
+) -> Generator[tuple[Path, Outcome], None, None]:
     try:
-        futures = [(photo, pool.submit(function, photo)) for photo in photos]
-        for photo, future in futures:
+        for photo, future in [(photo, pool.submit(function, photo)) for photo in photos]:
             try:
                 yield photo, future.result()
             except BrokenProcessPool:

@@ -12,6 +12,8 @@ from typing import Any
 
 from pixaff import __version__
 from pixaff.io.atomic import write_text
+from pixaff.settings import value_words
+from pixaff.stages.runner import Callback, Event
 
 NAME = "run.json"
 
@@ -52,21 +54,21 @@ def read_record(folder: Path) -> dict[str, Any] | None:
     return record if isinstance(record, dict) else None
 
 
-def changed_settings(out: Path, settings: Mapping[str, Any]) -> list[str]:
-    """Names of the settings that differ from those of an earlier run into the same folder, as "alpha 3 -> 16"."""
-    record = read_record(out)
+def announce(
+    out: Path, command: str, settings: Mapping[str, Any], *, device: str, overwrite: bool, report: Callback
+) -> None:
+    """Report the effective settings, and warn when outputs that will be skipped were made with others."""
+    report(Event("settings", command, data={**settings, "device": device}))
+    record = None if overwrite else read_record(out)
     before = record.get("settings") if record else None
     if not isinstance(before, dict):
-        return []
+        return
     now = json.loads(json.dumps(dict(settings), default=str))
-    return [
-        f"{name} {_words(before[name])} -> {_words(value)}"
+    changed = [
+        f"{name} {value_words(before[name])} -> {value_words(value)}"
         for name, value in now.items()
         if before.get(name, value) != value
     ]
-
-
-def _words(value: Any) -> str:
-    if isinstance(value, list):
-        return " ".join(_words(item) for item in value)
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    if changed:
+        text = f"{out} holds outputs made with other settings ({', '.join(changed)}); they stay without --overwrite"
+        report(Event("warning", command, text))

@@ -1,0 +1,74 @@
+"""The command line: commands gathered, errors turned into one line and an exit code."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from pixaff import __version__
+from pixaff.cli import cam, crf, evaluate, info, propagate
+from pixaff.errors import PixaffError
+
+
+class Commands(TyperGroup):
+    """Runs a command; an error becomes one line on standard error and an exit code.
+
+    0 all went well, 1 something failed (each photo named), 2 the call was wrong, 130 Ctrl-C.
+    """
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except Exception as error:
+            # What typer raises itself (wrong options, --help's exit), and a closed pipe (`| head`), it handles.
+            its_own = type(error).__module__.startswith("typer") or isinstance(error, BrokenPipeError)
+            if its_own or os.environ.get("PIXAFF_DEBUG"):
+                raise
+            if not isinstance(error, PixaffError):
+                error = PixaffError(f"{type(error).__name__}: {error}", "PIXAFF_DEBUG=1 shows where")
+            print(f"Error: {error}", file=sys.stderr)
+            raise typer.Exit(error.exit_code) from None
+
+
+app = typer.Typer(
+    name="pixaff",
+    cls=Commands,
+    no_args_is_help=True,
+    add_completion=False,
+    # Plain help and errors: quick to import, easy to search, and the same in a file as on a terminal.
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+    epilog="PIXAFF_DEBUG=1 shows tracebacks. Data goes to standard output, words and progress to standard error.",
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"pixaff {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def pixaff(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """From image-level labels to pixel masks: activation maps, dense CRF, AffinityNet, random walk."""
+
+
+app.command("propagate")(propagate.propagate)
+app.command("cam")(cam.cam)
+app.command("crf")(crf.crf)
+app.command("evaluate")(evaluate.evaluate)
+app.command("info")(info.info)
+
+
+def main() -> None:
+    """Entry point of the `pixaff` script."""
+    app()

@@ -1,0 +1,47 @@
+"""`pixaff cam`."""
+
+from __future__ import annotations
+
+import pixaff
+from pixaff.cli import options
+from pixaff.cli.console import Console, end
+from pixaff.cli.numbers import optional_numbers
+
+
+def cam(
+    photos: options.Photos,
+    out: options.Out,
+    model: options.Model = "lite",
+    labels: options.Labels = "predict",
+    classes: options.Classes = None,
+    listing: options.List = None,
+    scales: options.Scales = None,
+    flip: options.Flip = None,
+    size: options.Size = None,
+    label_threshold: options.LabelThreshold = None,
+    device: options.Device = "auto",
+    batch_size: options.BatchSize = None,
+    workers: options.Workers = None,
+    overwrite: options.Overwrite = False,
+    as_json: options.Json = False,
+) -> None:
+    """Class activation maps: where in each photo the classifier sees its classes. Writes DIR/NAME.npz."""
+    with Console(as_json) as console:
+        report = pixaff.cam(
+            photos,
+            out,
+            model=model,
+            labels=labels,
+            classes=classes,
+            listing=listing,
+            scales=optional_numbers(scales, "--scales"),
+            flip=flip,
+            size=size,
+            label_threshold=label_threshold,
+            device=device,
+            batch_size=batch_size,
+            workers=workers,
+            overwrite=overwrite,
+            report=console,
+        )
+    end(console, "cam", report, out)

@@ -1,0 +1,158 @@
+"""What a command says: data on standard output, words and progress on standard error."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from pixaff.settings import value_words
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
+    from pixaff.stages.runner import Event, Report
+
+EVERY = 15.0
+"""Seconds between two lines of progress where there is no terminal to draw a bar on."""
+
+
+class Console:
+    """Shows the events of one stage as they come.
+
+    A bar is drawn only on a terminal; elsewhere a line now and then says how far the run is. Standard output gets a
+    JSON object for each photo, or the paths of the outputs when it is a pipe or a file, or nothing on a terminal.
+
+    Args:
+        as_json: Write JSON objects.
+        photos: Whether photos and their outputs are data at all; the data of `evaluate` are scores.
+    """
+
+    def __init__(self, as_json: bool = False, photos: bool = True) -> None:
+        self.as_json = as_json
+        self.paths = photos and not as_json and not sys.stdout.isatty()
+        self.bar: Progress | None = None
+        self.task: TaskID | None = None
+        self.total = self.count = 0
+        self.spoke = self.began = time.monotonic()
+
+    def __enter__(self) -> Console:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop_bar()
+
+    def __call__(self, event: Event) -> None:
+        """The callback that stages report to."""
+        if event.kind == "settings":
+            self.say(f"{event.command}: {settings_words(event.data)}")
+        elif event.kind in ("note", "warning"):
+            self.say(f"warning: {event.text}" if event.kind == "warning" else event.text)
+        elif event.kind == "begin":
+            self._begin(event)
+        elif event.kind == "end":
+            self._stop_bar()
+        elif event.kind == "progress":
+            self._progress(event)
+        else:
+            self._photo(event)
+
+    def say(self, words: str) -> None:
+        """A line on standard error, above the bar if there is one."""
+        if self.bar is not None:
+            self.bar.console.print(words, markup=False, highlight=False, soft_wrap=True)
+        else:
+            print(words, file=sys.stderr, flush=True)
+
+    def data(self, facts: dict[str, Any]) -> None:
+        """A JSON object on standard output."""
+        print(json.dumps(facts, default=str), flush=True)
+
+    def _begin(self, event: Event) -> None:
+        self._stop_bar()
+        self.total, self.count = event.total, 0
+        self.began = self.spoke = time.monotonic()
+        if sys.stderr.isatty():
+            from rich.console import Console as RichConsole
+            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+            columns = TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn()
+            self.bar = Progress(*columns, TimeRemainingColumn(), console=RichConsole(stderr=True), transient=True)
+            self.task = self.bar.add_task(event.command, total=event.total)
+            self.bar.start()
+
+    def _photo(self, event: Event) -> None:
+        self.count += 1
+        if event.kind == "failed":
+            self.say(f"failed: {event.text}")
+        if self.as_json:
+            facts: dict[str, Any] = {"photo": event.photo, "status": event.kind}
+            if event.kind == "failed":
+                facts["error"] = event.text
+            else:
+                facts["outputs"] = [str(path) for path in event.outputs]
+            self.data({**facts, **event.data})
+        elif self.paths:
+            for path in event.outputs:
+                print(path, flush=True)
+        self._advance(event.command)
+
+    def _progress(self, event: Event) -> None:
+        self.count += 1
+        self.total = event.total or self.total
+        if self.as_json:
+            self.data(dict(event.data))
+        if self.bar is not None and self.task is not None:
+            self.bar.update(self.task, description=event.text, completed=self.count, total=self.total)
+        elif self._due():
+            self.say(event.text)
+
+    def _advance(self, command: str) -> None:
+        if self.bar is not None and self.task is not None:
+            self.bar.update(self.task, completed=self.count)
+        elif self._due():
+            rate = self.count / (time.monotonic() - self.began)
+            left = seconds_words((self.total - self.count) / rate)
+            self.say(f"{command}: {self.count} of {self.total}, {left} left")
+
+    def _due(self) -> bool:
+        now = time.monotonic()
+        if now - self.spoke < EVERY or self.count >= self.total:
+            return False
+        self.spoke = now
+        return True
+
+    def _stop_bar(self) -> None:
+        if self.bar is not None:
+            self.bar.stop()
+            self.bar = self.task = None
+
+
+def end(console: Console, command: str, report: Report, out: object) -> None:
+    """Say what became of the photos; exit with 1 when some failed."""
+    parts = [f"{count} {name}" for name, count in report.counts().items() if count or name == "done"]
+    where = f"; outputs in {out}" if out is not None else ""
+    console.say(f"{command}: {', '.join(parts)} in {seconds_words(report.seconds)}{where}")
+    if not report.ok:
+        raise typer.Exit(1)
+
+
+def settings_words(settings: Any) -> str:
+    """Settings on one line: "preset lite, scales 1 0.5 1.5 2, flip yes, ..."."""
+    return ", ".join(f"{name.replace('_', ' ')} {value_words(value)}" for name, value in settings.items())
+
+
+def seconds_words(seconds: float) -> str:
+    """A duration: "0.4 s", "12 s", "3 min 20 s", "2 h 5 min"."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+    return f"{minutes // 60} h {minutes % 60} min"

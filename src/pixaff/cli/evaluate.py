@@ -1,0 +1,92 @@
+"""`pixaff evaluate`."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+import pixaff
+from pixaff.cli import options
+from pixaff.cli.console import Console
+from pixaff.cli.numbers import sweep
+
+if TYPE_CHECKING:
+    from pixaff.stages.evaluate import Evaluation
+
+
+def evaluate(
+    predictions: Annotated[Path, typer.Argument(metavar="MASKS", help="Folder of masks; of maps with --cams.")],
+    ground_truth: Annotated[Path, typer.Argument(metavar="GT", help="Folder of ground truth masks.")],
+    cams: Annotated[bool, typer.Option("--cams", help="MASKS holds activation maps or CRF posteriors.")] = False,
+    threshold: Annotated[
+        str | None, typer.Option("--threshold", metavar="T|FROM:TO:STEP", help="Background score of maps.")
+    ] = None,
+    alpha: Annotated[
+        str | None, typer.Option("--alpha", metavar="A|FROM:TO:STEP", help="Background power of maps.")
+    ] = None,
+    listing: options.List = None,
+    classes: options.Classes = None,
+    workers: options.Workers = None,
+    as_json: options.Json = False,
+) -> None:
+    """Intersection over union of masks with ground truth, per class and on average. Void (255) is not counted."""
+    with Console(photos=False) as console:
+        found = pixaff.evaluate(
+            predictions,
+            ground_truth,
+            cams=cams,
+            thresholds=sweep(threshold, "--threshold"),
+            alphas=sweep(alpha, "--alpha"),
+            listing=listing,
+            classes=classes,
+            workers=workers,
+            report=console,
+        )
+    if as_json:
+        for score in found.scores:
+            facts = {"list": found.listing, "images": found.images, "failed": len(found.failed)}
+            iou = {name: _plain(value) for name, value in score.iou.items()}
+            console.data({**facts, "setting": score.setting, "miou": _plain(score.miou), "iou": iou})
+    else:
+        _print_tables(found)
+    if found.failed:
+        console.say(
+            f"evaluate: {len(found.failed)} images of the list could not be compared; the score leaves them out"
+        )
+        raise typer.Exit(1)
+
+
+def _plain(value: float) -> float | None:
+    return None if math.isnan(value) else round(value, 6)
+
+
+def _percent(value: float) -> str:
+    return "-" if math.isnan(value) else f"{100 * value:.2f}"
+
+
+def _print_tables(found: Evaluation) -> None:
+    from rich.console import Console as RichConsole
+    from rich.table import Table
+
+    def table(title: str, *columns: str) -> Any:
+        made = Table(title=title, title_justify="left", box=None, pad_edge=False)
+        made.add_column(columns[0])
+        for column in columns[1:]:
+            made.add_column(column, justify="right")
+        return made
+
+    out = RichConsole(highlight=False, markup=False)
+    if len(found.scores) > 1:
+        rows = table("Sweep", "setting", "mIoU")
+        for score in found.scores:
+            rows.add_row(score.setting, _percent(score.miou))
+        out.print(rows, "")
+    best = found.best
+    rows = table(" ".join(["IoU in percent", best.setting and f"at {best.setting}"]).strip(), "class", "IoU")
+    for name, value in best.iou.items():
+        rows.add_row(name, _percent(value))
+    out.print(rows)
+    out.print(f"\nmIoU {_percent(best.miou)} on {found.images} images ({found.listing})")

@@ -1,0 +1,36 @@
+"""`pixaff info`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+import pixaff
+from pixaff.cli import options
+from pixaff.cli.console import Console
+from pixaff.settings import value_words
+
+
+def info(
+    path: Annotated[Path | None, typer.Argument(metavar="PATH", help="A file or folder; none: this machine.")] = None,
+    as_json: options.Json = False,
+) -> None:
+    """What is installed here, or what a file or folder is: photo, mask, maps, weights, model, outputs."""
+    facts = pixaff.info(path)
+    if as_json:
+        Console().data(facts)
+    else:
+        _print(facts)
+
+
+def _print(facts: Mapping[str, Any], indent: str = "") -> None:
+    for name, value in facts.items():
+        words = name.replace("_", " ")
+        if isinstance(value, Mapping):
+            print(f"{indent}{words}:")
+            _print(value, indent + "  ")
+        else:
+            print(f"{indent}{words}: {value_words(value) or '-'}")

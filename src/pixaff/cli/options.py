@@ -1,0 +1,56 @@
+"""Arguments and options that several commands share, so that one word means one thing everywhere."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Photos = Annotated[
+    list[str],
+    typer.Argument(metavar="PHOTOS...", help="Folder of photos, photos, or - for paths on standard input."),
+]
+Out = Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Folder for the outputs.")]
+List = Annotated[
+    Path | None, typer.Option("--list", metavar="FILE", help="Take only the images named there, one a line.")
+]
+Model = Annotated[
+    str, typer.Option("--model", "-m", metavar="lite|RUN", help="The embedded model, or a folder that `fit` made.")
+]
+Labels = Annotated[
+    str,
+    typer.Option(
+        "--labels", "-l", metavar="predict|FILE|DIR", help="Predicted labels, labels.csv, or a folder of VOC XML."
+    ),
+]
+Classes = Annotated[
+    Path | None, typer.Option("--classes", metavar="FILE", help="Class names, one a line, in order of mask value.")
+]
+Preset = Annotated[
+    str | None, typer.Option("--preset", metavar="NAME", help="Take the method's numbers from this preset.")
+]
+Size = Annotated[
+    int | None,
+    typer.Option("--size", metavar="PIXELS", help="Long side to work at; larger photos are shrunk. 0: their own."),
+]
+Device = Annotated[str, typer.Option("--device", metavar="auto|cpu|cuda[:n]", help="Where to compute.")]
+BatchSize = Annotated[
+    int | None, typer.Option("--batch-size", "-b", min=1, metavar="N", help="Photos computed together.")
+]
+Workers = Annotated[
+    int | None, typer.Option("--workers", "-j", min=1, metavar="N", help="Workers; default: all processors.")
+]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Make again what is there; else it is skipped.")]
+Json = Annotated[bool, typer.Option("--json", help="One JSON object a line on standard output.")]
+Engine = Annotated[
+    str, typer.Option("--engine", metavar="auto|torch|pydensecrf", help="Which implementation of the dense CRF.")
+]
+Scales = Annotated[
+    str | None, typer.Option("--scales", metavar="S,S,...", help="Image scales whose activation maps are summed.")
+]
+Flip = Annotated[bool | None, typer.Option("--flip/--no-flip", help="See mirror images as well.")]
+LabelThreshold = Annotated[
+    float | None,
+    typer.Option("--label-threshold", metavar="P", help="Probability from which a predicted class counts."),
+]

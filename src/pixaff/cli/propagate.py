@@ -1,0 +1,81 @@
+"""`pixaff propagate`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+import pixaff
+from pixaff.cli import options
+from pixaff.cli.console import Console, end
+from pixaff.cli.numbers import optional_numbers
+
+
+def propagate(
+    photos: options.Photos,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", metavar="DIR", help="Folder for the masks; default: PHOTOS-masks.")
+    ] = None,
+    overlay: Annotated[bool, typer.Option("--overlay", help="Write DIR/overlays/NAME.jpg too.")] = False,
+    model: options.Model = "lite",
+    labels: options.Labels = "predict",
+    classes: options.Classes = None,
+    cams: Annotated[
+        Path | None, typer.Option("--cams", metavar="DIR", help="Refine these activation maps, not the model's own.")
+    ] = None,
+    listing: options.List = None,
+    preset: options.Preset = None,
+    alpha: Annotated[float | None, typer.Option("--alpha", metavar="A", help="Background power.")] = None,
+    beta: Annotated[float | None, typer.Option("--beta", metavar="B", help="Power of the affinities.")] = None,
+    radius: Annotated[
+        int | None, typer.Option("--radius", metavar="R", help="Reach of an affinity, in cells of 8 pixels.")
+    ] = None,
+    steps: Annotated[int | None, typer.Option("--steps", metavar="T", help="Length of the random walk.")] = None,
+    final_crf: Annotated[
+        bool | None, typer.Option("--final-crf/--no-final-crf", help="A dense CRF after the walk.")
+    ] = None,
+    engine: options.Engine = "auto",
+    scales: options.Scales = None,
+    flip: options.Flip = None,
+    size: options.Size = None,
+    label_threshold: options.LabelThreshold = None,
+    device: options.Device = "auto",
+    batch_size: options.BatchSize = None,
+    workers: options.Workers = None,
+    overwrite: options.Overwrite = False,
+    as_json: options.Json = False,
+) -> None:
+    """Masks for photos: activation maps, random walk, dense CRF. Writes DIR/NAME.png in VOC's colours.
+
+    Numbers that are not given are the model's own.
+    """
+    with Console(as_json) as console:
+        report = pixaff.propagate(
+            photos,
+            out,
+            model=model,
+            labels=labels,
+            classes=classes,
+            cams=cams,
+            listing=listing,
+            preset=preset,
+            scales=optional_numbers(scales, "--scales"),
+            flip=flip,
+            size=size,
+            label_threshold=label_threshold,
+            alpha=alpha,
+            beta=beta,
+            radius=radius,
+            steps=steps,
+            final_crf=final_crf,
+            engine=engine,
+            overlay=overlay,
+            device=device,
+            batch_size=batch_size,
+            workers=workers,
+            overwrite=overwrite,
+            report=console,
+        )
+    end(console, "propagate", report, out)

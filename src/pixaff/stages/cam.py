@@ -1,0 +1,114 @@
+"""Class activation maps of a folder of photos."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from pixaff.io.cams import write_cams
+from pixaff.models.bundle import load_bundle
+from pixaff.stages.device import device_words, pick_device
+from pixaff.stages.inputs import find_images
+from pixaff.stages.labelling import class_names, labels_of, read_given_labels
+from pixaff.stages.maps import Photo, activation_maps, load_photo
+from pixaff.stages.pools import default_workers, in_batches
+from pixaff.stages.record import announce, write_record
+from pixaff.stages.runner import Callback, Report, run, silent
+
+SETTINGS = ("cam", "scales", "flip", "size", "label_threshold")
+"""Those that decide the maps."""
+
+Maps = tuple[tuple[int, ...], NDArray[np.float32], tuple[int, int]]
+"""0-based classes, maps (C, h, w), and (H, W) of the photo."""
+
+
+def cam(
+    inputs: str | Path | Sequence[str | Path],
+    out: str | Path,
+    *,
+    model: str | Path = "lite",
+    labels: str | Path = "predict",
+    classes: str | Path | None = None,
+    listing: str | Path | None = None,
+    scales: Sequence[float] | None = None,
+    flip: bool | None = None,
+    size: int | None = None,
+    label_threshold: float | None = None,
+    device: str = "auto",
+    batch_size: int | None = None,
+    workers: int | None = None,
+    overwrite: bool = False,
+    report: Callback = silent,
+) -> Report:
+    """Write ``out/NAME.npz`` for each photo: the activation maps of its classes (section 3.1 of the paper).
+
+    Args:
+        inputs: Photos: a folder, a file, "-" for paths on standard input, or several of these.
+        out: Folder for the maps.
+        model: "lite", the embedded one, or a folder that `pixaff.fit` made.
+        labels: "predict", a labels.csv, or a folder of VOC XML files.
+        classes: File of class names, to make sure that they are the model's.
+        listing: List of photos to take.
+        scales: Image scales whose maps are summed.
+        flip: Whether mirror images are seen as well.
+        size: Long side in pixels at which the network works; larger photos are shrunk, 0 means never.
+        label_threshold: Probability from which a predicted class counts as present.
+        device: "auto", "cpu", "cuda" or "cuda:n".
+        batch_size: Photos computed together.
+        workers: Threads that read and write.
+        overwrite: Make what exists again.
+        report: Receives an `Event` for each photo.
+
+    Returns:
+        What was done, skipped, and failed with the reason.
+
+    Raises:
+        UsageError: A setting is out of range or there is no photo.
+        LabelsError: The label file or list is wrong.
+        CheckpointError: The model cannot be loaded.
+        OutputError: The output folder cannot be written.
+    """
+    out, where = Path(out), pick_device(device)
+    photos = find_images(inputs, None if listing is None else Path(listing))
+    bundle = load_bundle(model, where)
+    settings = bundle.settings.replace(scales=scales, flip=flip, size=size, label_threshold=label_threshold)
+    names = class_names(classes, bundle.classes)
+    given = read_given_labels(labels, names, photos, command="cam", listed=listing is not None, report=report)
+    shown = {"model": str(model), "labels": str(labels), **settings.pick(SETTINGS)}
+    announce(out, "cam", shown, device=device_words(where), overwrite=overwrite, report=report)
+
+    def load(path: Path) -> Photo:
+        return load_photo(path, labels_of(path, given, labels), settings)
+
+    @torch.inference_mode()
+    def compute(batch: list[Photo]) -> list[Maps]:
+        found = [(activation_maps(bundle.cam, photo, settings), photo.size) for photo in batch]
+        return [(present, maps.cpu().numpy(), size) for (present, maps), size in found]
+
+    def save(path: Path, result: Maps) -> Mapping[str, Any]:
+        present, maps, size = result
+        write_cams(out / f"{path.stem}.npz", np.array(present) + 1, maps, size)
+        return {"classes": [names[index] for index in present]}
+
+    result = run(
+        photos,
+        lambda todo: in_batches(
+            todo,
+            load=load,
+            compute=compute,
+            save=save,
+            batch_size=batch_size or 4,
+            workers=workers or default_workers(),
+        ),
+        command="cam",
+        outputs=lambda path: (out / f"{path.stem}.npz",),
+        overwrite=overwrite,
+        report=report,
+    )
+    write_record(out, "cam", shown, classes=names, listing=listing, counts=result.counts(), failed=result.failed)
+    return result

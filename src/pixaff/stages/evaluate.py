@@ -1,0 +1,203 @@
+"""Masks, or activation maps under a threshold, against ground truth."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from pixaff.errors import FormatError, UsageError
+from pixaff.io.cams import CamFile, read_cams
+from pixaff.io.labels import VOC_CLASSES, read_classes, read_list
+from pixaff.io.masks import read_mask
+from pixaff.ops.metrics import ConfusionMatrix
+from pixaff.stages.inputs import existing_folder, find_cams
+from pixaff.stages.pools import default_workers, in_threads
+from pixaff.stages.record import read_record
+from pixaff.stages.runner import Callback, Event, describe, silent
+
+Mask = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Score:
+    """Intersection over union under one setting.
+
+    Attributes:
+        setting: "" for masks, "threshold 0.2" or "alpha 4" for activation maps.
+        miou: Mean over the classes that occur, background included; 0 to 1, NaN when none does.
+        iou: By class name; NaN for a class seen neither in the ground truth nor in a prediction.
+    """
+
+    setting: str
+    miou: float
+    iou: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What `evaluate` found.
+
+    Attributes:
+        scores: One for masks, one for each value of a sweep.
+        images: Number of images compared.
+        listing: Name of the list that chose them, or "all of FOLDER".
+        failed: Images that could not be compared, each with the reason.
+    """
+
+    scores: tuple[Score, ...]
+    images: int
+    listing: str
+    failed: tuple[tuple[str, str], ...]
+
+    @property
+    def best(self) -> Score:
+        """The score with the highest mIoU."""
+        return max(self.scores, key=lambda score: -1.0 if np.isnan(score.miou) else score.miou)
+
+
+def evaluate(
+    predictions: str | Path,
+    ground_truth: str | Path,
+    *,
+    cams: bool = False,
+    thresholds: Sequence[float] = (),
+    alphas: Sequence[float] = (),
+    listing: str | Path | None = None,
+    classes: str | Path | None = None,
+    workers: int | None = None,
+    report: Callback = silent,
+) -> Evaluation:
+    """Compare a folder of predictions with a folder of ground truth masks, image by image, in constant memory.
+
+    Args:
+        predictions: Folder of palette masks NAME.png, or of activation maps when ``cams`` is set.
+        ground_truth: Folder of masks NAME.png: 0 background, 1..K classes, 255 void, which is not counted.
+        cams: The predictions are activation maps: a pixel belongs to the class with the largest map where that
+            exceeds the background score, given by one of the next two arguments. Files with a background row of
+            their own, as CRF posteriors have, need neither.
+        thresholds: Constant background scores to try.
+        alphas: Background powers to try: the background score is ``(1 - max cam) ** alpha``.
+        listing: List of the images to compare; without it, all that have ground truth.
+        classes: File of class names. Without it, those that the run recorded beside the predictions, else Pascal VOC's.
+        workers: Number of threads; default all processors.
+        report: Receives an `Event` for each image.
+
+    Raises:
+        UsageError: Contradicting arguments, or nothing to compare.
+        LabelsError: The list or the classes file cannot be read.
+    """
+    predictions, ground_truth = Path(predictions), Path(ground_truth)
+    settings = _backgrounds(cams, thresholds, alphas)
+    stems, source = _stems(predictions, ground_truth, listing)
+    names = _class_names(classes, predictions)
+    report(Event("begin", "evaluate", total=len(stems)))
+
+    def counts(stem: Path) -> dict[str, Any]:
+        truth = read_mask(ground_truth / f"{stem}.png", len(names))
+        if cams:
+            masks = _cam_masks(read_cams(find_cams(predictions, stem.name)), truth.shape, [s for _, s in settings])
+        else:
+            masks = [read_mask(predictions / f"{stem}.png", len(names))]
+        matrices = [ConfusionMatrix(len(names) + 1) for _ in masks]
+        for matrix, mask in zip(matrices, masks, strict=True):
+            if mask.shape != truth.shape:
+                found, expected = (f"{w} x {h}" for h, w in (mask.shape, truth.shape))
+                raise FormatError(f"{stem}: found a mask of {found} pixels, expected the ground truth's {expected}")
+            try:
+                matrix.update(mask, truth)
+            except ValueError as error:
+                raise FormatError(f"{stem}: {error}") from None
+        return {"matrices": matrices}
+
+    totals = [ConfusionMatrix(len(names) + 1) for _ in settings]
+    failed: list[tuple[str, str]] = []
+    with closing(in_threads([Path(stem) for stem in stems], counts, workers=workers or default_workers())) as outcomes:
+        for stem, outcome in outcomes:
+            if isinstance(outcome, BaseException):
+                failed.append((str(stem), describe(outcome)))
+                report(Event("failed", "evaluate", failed[-1][1], photo=stem))
+                continue
+            for total, matrix in zip(totals, outcome["matrices"], strict=True):
+                total.merge(matrix)
+            report(Event("done", "evaluate", photo=stem))
+    report(Event("end", "evaluate"))
+    scores = tuple(
+        Score(setting, total.miou(), dict(zip(("background", *names), total.iou().tolist(), strict=True)))
+        for (setting, _), total in zip(settings, totals, strict=True)
+    )
+    return Evaluation(scores, len(stems) - len(failed), source, tuple(failed))
+
+
+BackgroundScore = Callable[[NDArray[np.float32]], "NDArray[np.float32] | float"]
+
+
+def _backgrounds(
+    cams: bool, thresholds: Sequence[float], alphas: Sequence[float]
+) -> list[tuple[str, BackgroundScore | None]]:
+    """The settings to score, each with the background score as a function of the largest map."""
+    if not cams and (thresholds or alphas):
+        raise UsageError("a threshold or alpha needs activation maps, found masks", "add --cams")
+    if thresholds and alphas:
+        raise UsageError("found thresholds and alphas, expected one of them")
+    if not thresholds and not alphas:
+        return [("", None)]
+    return [(f"threshold {value:g}", partial(_constant, value)) for value in thresholds] + [
+        (f"alpha {value:g}", partial(_power, value)) for value in alphas
+    ]
+
+
+def _constant(value: float, top: NDArray[np.float32]) -> float:
+    return value
+
+
+def _power(value: float, top: NDArray[np.float32]) -> NDArray[np.float32]:
+    return np.power(1 - top, np.float32(value))
+
+
+def _cam_masks(file: CamFile, shape: tuple[int, ...], scores: Sequence[BackgroundScore | None]) -> list[Mask]:
+    """One mask of the given (H, W) for each background score."""
+    height, width = shape
+    maps = [
+        np.asarray(Image.fromarray(row).resize((width, height), Image.Resampling.BILINEAR))
+        for row in np.asarray(file.cams, dtype=np.float32)
+    ]
+    if not maps:
+        return [np.zeros(shape, np.uint8) for _ in scores]
+    best = np.argmax(maps, axis=0)
+    found = file.classes.astype(np.uint8)[best]
+    if 0 in file.classes:
+        return [found for _ in scores]
+    top = np.take_along_axis(np.stack(maps), best[None], axis=0)[0].clip(0, 1)
+    masks = []
+    for score in scores:
+        if score is None:
+            raise FormatError("activation maps hold no background row", "give --threshold or --alpha")
+        masks.append(np.where(top > score(top), found, 0).astype(np.uint8))
+    return masks
+
+
+def _class_names(path: str | Path | None, predictions: Path) -> tuple[str, ...]:
+    if path is not None:
+        return read_classes(path)
+    recorded = (read_record(predictions) or {}).get("classes")
+    return tuple(str(name) for name in recorded) if isinstance(recorded, list) else VOC_CLASSES
+
+
+def _stems(predictions: Path, ground_truth: Path, listing: str | Path | None) -> tuple[list[str], str]:
+    """What to compare, and the name of that choice."""
+    for folder in (predictions, ground_truth):
+        existing_folder(folder)
+    if listing is not None:
+        return list(dict.fromkeys(read_list(listing))), Path(listing).name
+    stems = sorted(path.stem for path in ground_truth.glob("*.png") if not path.name.startswith("."))
+    if not stems:
+        raise UsageError(f"{ground_truth}: no masks (.png) in it")
+    return stems, f"all of {ground_truth}"

@@ -1,0 +1,125 @@
+"""What is installed here, and what a file or folder is."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from pixaff.errors import FormatError, PixaffError, UsageError
+from pixaff.io.cams import read_cams
+from pixaff.io.checkpoints import read_metadata, read_state_dict
+from pixaff.io.images import IMAGE_SUFFIXES, image_size
+from pixaff.io.masks import VOID, read_mask, voc_palette
+from pixaff.stages.pools import default_workers
+from pixaff.stages.record import NAME, read_record, versions
+
+
+def info(path: str | Path | None = None) -> dict[str, Any]:
+    """Facts as plain values: about the installation, or about a file or folder.
+
+    Args:
+        path: A photo, mask, file of activation maps, weights, or a folder that pixaff or a person made. None asks
+            about the installation: versions, devices, CRF engine, models.
+
+    Raises:
+        UsageError: No such file or folder.
+        PixaffError: The file is damaged.
+    """
+    if path is None:
+        return _installation()
+    path = Path(path)
+    if path.is_dir():
+        return {"path": str(path), **_folder(path)}
+    if not path.is_file():
+        raise UsageError(f"{path}: no such file or folder")
+    return {"path": str(path), **_file(path)}
+
+
+def _installation() -> dict[str, Any]:
+    import torch
+
+    from pixaff.models import list_models
+    from pixaff.models.bundle import load_bundle
+
+    cuda = (
+        [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
+    )
+    facts: dict[str, Any] = {
+        "versions": versions(),
+        "device": "cuda" if cuda else "cpu",
+        "cuda": cuda,
+        "processors": default_workers(),
+        "threads": torch.get_num_threads(),
+        "crf_engines": ["torch", *(["pydensecrf"] if importlib.util.find_spec("pydensecrf") else [])],
+        "models": list_models(),
+    }
+    try:
+        bundle = load_bundle("lite", torch.device("cpu"))
+    except PixaffError as error:
+        facts["embedded_model"] = {"error": str(error)}
+    else:
+        facts["embedded_model"] = {
+            "path": str(bundle.path),
+            "megabytes": _megabytes(bundle.path),
+            "classes": list(bundle.classes),
+            "settings": bundle.settings.to_dict(),
+        }
+    if os.environ.get("PIXAFF_DEBUG"):
+        facts["debug"] = True
+    return facts
+
+
+def _file(path: Path) -> dict[str, Any]:
+    suffix = path.suffix.lower()
+    if suffix in (".npz", ".npy"):
+        file = read_cams(path)
+        classes = [int(value) for value in file.classes]
+        kind = "CRF posterior" if 0 in classes else "activation maps"
+        return {"kind": kind, "classes": classes, "shape": list(file.cams.shape), "photo_size": list(file.size)}
+    if suffix in (".safetensors", ".pth", ".pt"):
+        state = read_state_dict(path)
+        numbers = sum(tensor.numel() for tensor in state.values())
+        metadata = read_metadata(path) if suffix == ".safetensors" else {}
+        return {"kind": "weights", "tensors": len(state), "parameters": numbers, "metadata": metadata}
+    if suffix in IMAGE_SUFFIXES:
+        height, width = image_size(path)
+        values = _mask_values(path)
+        if values is None:
+            return {"kind": "photo", "size": [height, width]}
+        return {"kind": "mask", "size": [height, width], "values": values, "void": VOID in values}
+    found = f"a {suffix} file" if suffix else "a file without suffix"
+    raise FormatError(f"{path}: found {found}", "expected a photo, mask, activation maps, weights or a folder")
+
+
+def _mask_values(path: Path) -> list[int] | None:
+    """The values of a mask, or None for a picture: masks carry the VOC palette, pictures never do."""
+    with Image.open(path) as picture:
+        palette = picture.getpalette() if picture.mode == "P" else None
+    if palette is None or palette[:63] != voc_palette()[:21].ravel().tolist():
+        return None
+    return [int(value) for value in np.unique(read_mask(path))]
+
+
+def _folder(path: Path) -> dict[str, Any]:
+    counts: dict[str, int] = {}
+    for entry in path.iterdir():
+        if entry.is_file() and not entry.name.startswith("."):
+            counts[entry.suffix.lower()] = counts.get(entry.suffix.lower(), 0) + 1
+    facts: dict[str, Any] = {"kind": "folder", "files": dict(sorted(counts.items()))}
+    record = read_record(path)
+    if record is not None:
+        facts |= {"kind": f"outputs of pixaff {record.get('command')}", NAME: record}
+    model = path / "model.json"
+    if model.is_file():
+        facts |= {"kind": "model", "model.json": json.loads(model.read_text(encoding="utf-8"))}
+    return facts
+
+
+def _megabytes(folder: Path) -> float:
+    return round(sum(file.stat().st_size for file in folder.iterdir() if file.is_file()) / 1e6, 1)

@@ -1,0 +1,77 @@
+"""The first half of the chain for one photo: which classes it shows, and where."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from pixaff.errors import FormatError
+from pixaff.io.cams import CamFile
+from pixaff.io.images import load_image
+from pixaff.ops.cam import normalized_cams
+from pixaff.settings import Settings
+
+
+@dataclass(frozen=True)
+class Photo:
+    """A decoded photo.
+
+    Attributes:
+        image: uint8 (h, w, 3), shrunk to the size at which the networks work.
+        size: (H, W) of the file, upright.
+        labels: 0-based classes that a person gave, or None to have them predicted.
+    """
+
+    image: NDArray[np.uint8]
+    size: tuple[int, int]
+    labels: tuple[int, ...] | None
+
+
+def load_photo(path: Path, labels: tuple[int, ...] | None, settings: Settings) -> Photo:
+    """Decode a photo.
+
+    Raises:
+        ImageError: It cannot be read.
+    """
+    image, size = load_image(path, settings.size)
+    return Photo(image, size, labels)
+
+
+def activation_maps(model: nn.Module, photo: Photo, settings: Settings) -> tuple[tuple[int, ...], Tensor]:
+    """The classes of a photo (0-based, ascending) and their normalised activation maps, float32 (C, h, w)."""
+    classes = photo.labels
+    if classes is None:
+        classes = predict(model, photo.image, settings.label_threshold)
+    return classes, normalized_cams(model, photo.image, classes, scales=settings.scales, flip=settings.flip)
+
+
+def given_maps(file: CamFile, photo: Photo, device: torch.device) -> tuple[tuple[int, ...], Tensor]:
+    """The same from a file of activation maps, brought to the photo's working size; only labelled classes are taken.
+
+    Raises:
+        FormatError: The file holds posteriors, or none of the labelled classes.
+    """
+    if 0 in file.classes:
+        raise FormatError("found a background row, expected activation maps", "these look like CRF posteriors")
+    wanted = None if photo.labels is None else {index + 1 for index in photo.labels}
+    rows = [i for i in np.argsort(file.classes) if wanted is None or file.classes[i] in wanted]
+    if not rows:
+        raise FormatError("none of the photo's labels is among its activation maps")
+    maps = torch.from_numpy(file.cams[rows]).to(device)
+    if maps.shape[1:] != photo.image.shape[:2]:
+        maps = F.interpolate(maps[None], photo.image.shape[:2], mode="bilinear", align_corners=False)[0]
+    return tuple(int(file.classes[i]) - 1 for i in rows), maps
+
+
+def predict(model: nn.Module, image: NDArray[np.uint8], threshold: float) -> tuple[int, ...]:
+    """Classes whose probability reaches the threshold, the most probable one if none does."""
+    x = model.preprocess(image)[None].to(next(model.parameters()).device)
+    probabilities = torch.sigmoid(model(x)[0].float())
+    present = torch.nonzero(probabilities >= threshold).flatten().tolist()
+    return tuple(present) or (int(probabilities.argmax()),)

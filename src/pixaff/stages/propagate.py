@@ -1,0 +1,186 @@
+"""Photos in, masks out: activation maps, random walk over learned affinities, dense CRF."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+
+from pixaff.errors import CheckpointError
+from pixaff.io.atomic import atomic_path
+from pixaff.io.cams import CamFile, read_cams
+from pixaff.io.masks import write_mask
+from pixaff.models.bundle import load_bundle
+from pixaff.stages.device import device_words, pick_device
+from pixaff.stages.inputs import default_out, existing_folder, find_cams, find_images
+from pixaff.stages.labelling import class_names, labels_of, read_given_labels
+from pixaff.stages.maps import Photo, activation_maps, given_maps, load_photo
+from pixaff.stages.pools import default_workers, in_batches
+from pixaff.stages.record import announce, write_record
+from pixaff.stages.refine import mask_at_size, sharpened, walked_scores
+from pixaff.stages.runner import Callback, Report, run, silent
+from pixaff.viz.overlay import overlay as draw_overlay
+
+COMMAND = "propagate"
+SETTINGS = [
+    "preset",
+    "cam",
+    "affinity",
+    "scales",
+    "flip",
+    "size",
+    "label_threshold",
+    "alpha",
+    "beta",
+    "radius",
+    "steps",
+    "final_crf",
+]  # those that decide the masks
+OVERLAYS = "overlays"
+
+Scored = tuple[Photo, tuple[int, ...], torch.Tensor]
+"""A photo, its 0-based classes, and the probabilities (C + 1, h, w) of background and classes."""
+
+
+def propagate(
+    inputs: str | Path | Sequence[str | Path],
+    out: str | Path | None = None,
+    *,
+    model: str | Path = "lite",
+    labels: str | Path = "predict",
+    classes: str | Path | None = None,
+    cams: str | Path | None = None,
+    listing: str | Path | None = None,
+    preset: str | None = None,
+    scales: Sequence[float] | None = None,
+    flip: bool | None = None,
+    size: int | None = None,
+    label_threshold: float | None = None,
+    alpha: float | None = None,
+    beta: float | None = None,
+    radius: int | None = None,
+    steps: int | None = None,
+    final_crf: bool | None = None,
+    engine: str = "auto",
+    overlay: bool = False,
+    device: str = "auto",
+    batch_size: int | None = None,
+    workers: int | None = None,
+    overwrite: bool = False,
+    report: Callback = silent,
+) -> Report:
+    """Write ``out/NAME.png`` for each photo: a palette mask of the photo's own size and orientation.
+
+    Args:
+        inputs: Photos: a folder, a file, "-" for paths on standard input, or several of these.
+        out: Folder for the masks; default ``photos-masks`` for ``photos``.
+        model: "lite", the embedded one, or a folder that `pixaff.fit` made.
+        labels: "predict", a labels.csv, or a folder of VOC XML files.
+        classes: File of class names, to make sure that they are the model's.
+        cams: Folder of activation maps to refine instead of the model's own.
+        listing: List of photos to take.
+        preset: Take the method's numbers from this preset instead of the model's own.
+        scales, flip, label_threshold: See `pixaff.cam`.
+        size: Long side in pixels at which networks and CRF work; larger photos are shrunk, 0 means never. Masks have
+            the photo's own size all the same.
+        alpha: Power of the background score ``(1 - max cam) ** alpha``.
+        beta: Power of the affinities.
+        radius: Radius of the neighbourhood, in cells of 8 pixels.
+        steps: Length of the walk.
+        final_crf: Whether a dense CRF follows the walk.
+        engine: Of that CRF: "torch", "pydensecrf" or "auto".
+        overlay: Write ``out/overlays/NAME.jpg`` too: the mask laid over the photo.
+        device: "auto", "cpu", "cuda" or "cuda:n".
+        batch_size: Photos computed together; their walks are one sparse product.
+        workers: Threads that read and write.
+        overwrite: Make what exists again.
+        report: Receives an `Event` for each photo.
+
+    Returns:
+        What was done, skipped, and failed with the reason.
+
+    Raises:
+        UsageError: A setting is out of range, there is no photo, or the output folder is not clear.
+        LabelsError: The label file or list is wrong.
+        CheckpointError: The model cannot be loaded.
+        OutputError: The output folder cannot be written.
+    """
+    entries = [inputs] if isinstance(inputs, (str, Path)) else list(inputs)
+    out = Path(out) if out is not None else default_out(entries, "masks")
+    where = pick_device(device)
+    photos = find_images(entries, None if listing is None else Path(listing))
+    bundle = load_bundle(model, where)
+    affinity = bundle.affinity
+    if affinity is None:
+        raise CheckpointError(f"{bundle.path} holds no AffinityNet", "train one: pixaff train-affinity, or pixaff fit")
+    settings = bundle.settings if preset is None else bundle.settings.with_numbers_of(preset)
+    settings = settings.replace(
+        scales=scales,
+        flip=flip,
+        size=size,
+        label_threshold=label_threshold,
+        alpha=alpha,
+        beta=beta,
+        radius=radius,
+        steps=steps,
+        final_crf=final_crf,
+    )
+    names = class_names(classes, bundle.classes)
+    given = read_given_labels(labels, names, photos, command=COMMAND, listed=listing is not None, report=report)
+    folder = None if cams is None else existing_folder(cams)
+    shown = {"model": str(model), "labels": str(labels), **({} if cams is None else {"cams": str(cams)})}
+    shown |= settings.pick(SETTINGS)
+    announce(out, COMMAND, shown, device=device_words(where), overwrite=overwrite, report=report)
+
+    def load(path: Path) -> tuple[Photo, CamFile | None]:
+        photo = load_photo(path, labels_of(path, given, labels), settings)
+        return photo, None if folder is None else read_cams(find_cams(folder, path.stem))
+
+    @torch.inference_mode()
+    def compute(batch: list[tuple[Photo, CamFile | None]]) -> list[Scored]:
+        found = [
+            activation_maps(bundle.cam, photo, settings) if file is None else given_maps(file, photo, where)
+            for photo, file in batch
+        ]
+        images = [photo.image for photo, _ in batch]
+        scores = walked_scores(affinity, images, [maps for _, maps in found], settings)
+        if settings.final_crf:
+            scores = [sharpened(image, rows, engine) for image, rows in zip(images, scores, strict=True)]
+        rows = zip(batch, found, scores, strict=True)
+        return [(photo, present, probabilities.cpu()) for (photo, _), (present, _), probabilities in rows]
+
+    def outputs(path: Path) -> tuple[Path, ...]:
+        mask = out / f"{path.stem}.png"
+        return (mask, out / OVERLAYS / f"{path.stem}.jpg") if overlay else (mask,)
+
+    def save(path: Path, scored: Scored) -> Mapping[str, Any]:
+        photo, present, scores = scored
+        values = [0, *(index + 1 for index in present)]
+        mask_file, *overlay_file = outputs(path)
+        write_mask(mask_file, mask_at_size(scores, values, photo.size))
+        for file in overlay_file:
+            picture = draw_overlay(photo.image, mask_at_size(scores, values, photo.image.shape[:2]))
+            with atomic_path(file) as temporary:
+                Image.fromarray(picture).save(temporary, quality=90)
+        return {"classes": [names[index] if index < len(names) else str(index + 1) for index in present]}
+
+    result = run(
+        photos,
+        lambda todo: in_batches(
+            todo,
+            load=load,
+            compute=compute,
+            save=save,
+            batch_size=batch_size or 4,
+            workers=workers or default_workers(),
+        ),
+        command=COMMAND,
+        outputs=outputs,
+        overwrite=overwrite,
+        report=report,
+    )
+    write_record(out, COMMAND, shown, classes=names, listing=listing, counts=result.counts(), failed=result.failed)
+    return result

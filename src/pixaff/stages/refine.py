@@ -1,0 +1,97 @@
+"""The second half of the chain: activation maps walked over learned affinities, sharpened, and made into masks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from pixaff.ops.affinity import pair_affinity
+from pixaff.ops.cam import with_background
+from pixaff.ops.crf import dense_crf
+from pixaff.ops.walk import cell_scores, random_walk, upsample_scores
+from pixaff.settings import Settings
+
+STRIDE = 8
+BAND = 1 << 23
+"""Scores held at once while a mask is enlarged: 32 MB of float32."""
+
+
+def walked_scores(
+    model: nn.Module, images: Sequence[NDArray[np.uint8]], maps: Sequence[Tensor], settings: Settings
+) -> list[Tensor]:
+    """Walk the maps of several photos as one batch (section 3.3 of the paper).
+
+    Args:
+        model: An AffinityNet.
+        images: uint8 (h, w, 3).
+        maps: Normalised activation maps, float32 (C, h, w) at the images' sizes.
+        settings: alpha, beta, radius and steps apply.
+
+    Returns:
+        Probabilities of background and classes, float32 (C + 1, h, w), which sum to 1 at each pixel.
+    """
+    affinities = [image_affinity(model, image, settings.radius) for image in images]
+    scores = [cell_scores(with_background(rows, settings.alpha), STRIDE) for rows in maps]
+    walked = random_walk(scores, affinities, settings.beta, settings.steps, settings.radius)
+    return [
+        _probabilities(upsample_scores(rows, (image.shape[0], image.shape[1]), STRIDE))
+        for rows, image in zip(walked, images, strict=True)
+    ]
+
+
+def image_affinity(model: nn.Module, image: NDArray[np.uint8], radius: int) -> Tensor:
+    """Pair affinities (P, L) of an image (h, w, 3), zero-padded to whole cells at the right and bottom."""
+    x = model.preprocess(image)[None].to(next(model.parameters()).device)
+    x = F.pad(x, (0, -x.shape[3] % STRIDE, 0, -x.shape[2] % STRIDE))
+    return pair_affinity(model.features(x), radius)[0]
+
+
+def sharpened(image: NDArray[np.uint8], scores: Tensor, engine: str) -> Tensor:
+    """The dense CRF's posterior, float32 (C, h, w), of probabilities (C, h, w) over their image (h, w, 3)."""
+    return dense_crf(torch.from_numpy(image).to(scores.device), scores, engine=engine)
+
+
+def _probabilities(scores: Tensor) -> Tensor:
+    scores = scores.float().clamp(min=0)
+    return scores / scores.sum(0).clamp(min=1e-5)
+
+
+def mask_at_size(scores: Tensor, values: Sequence[int], size: tuple[int, int]) -> NDArray[np.uint8]:
+    """The best row's value at each pixel of a larger size.
+
+    The scores are enlarged (bilinear, align_corners false) a band of rows at a time, so that a mask of 100 megapixels
+    takes little more memory than itself.
+
+    Args:
+        scores: float32 (C, h, w).
+        values: Mask value of each of the C rows.
+        size: (H, W) of the mask.
+
+    Returns:
+        uint8 (H, W).
+    """
+    scores = scores.cpu()
+    count, _, width = scores.shape
+    table = torch.tensor(values, dtype=torch.uint8)
+    mask = np.empty(size, np.uint8)
+    top, bottom, weight = _interpolation(scores.shape[1], size[0])
+    left, right, across = _interpolation(width, size[1])
+    rows = max(1, BAND // (count * size[1]))
+    for start in range(0, size[0], rows):
+        band = slice(start, start + rows)
+        part = torch.lerp(scores[:, top[band]], scores[:, bottom[band]], weight[band, None])
+        part = torch.lerp(part[:, :, left], part[:, :, right], across)
+        mask[band] = table[part.argmax(0)].numpy()
+    return mask
+
+
+def _interpolation(before: int, after: int) -> tuple[Tensor, Tensor, Tensor]:
+    """For each of ``after`` positions: its two neighbours among ``before``, and the weight of the second."""
+    place = ((torch.arange(after, dtype=torch.float64) + 0.5) * before / after - 0.5).clamp(0, before - 1)
+    first = place.floor().long()
+    return first, (first + 1).clamp(max=before - 1), (place - first).float()
