@@ -1,0 +1,191 @@
+"""Gaussian filtering of scattered values on the permutohedral lattice.
+
+Adams, Baek & Davis, *Fast High-Dimensional Filtering Using the Permutohedral Lattice*, Eurographics 2010 (sections 3
+and 4). N points with d features each lie in simplices whose d + 1 corners are lattice vertices. A value is spread over
+the corners of its simplex (splat), the vertices are blurred with (1/2, 1, 1/2) along each of the d + 1 lattice
+directions, and every point reads back from its corners (slice): a Gaussian filter of unit variance in O(N d^2).
+
+A vertex is an integer vector of d + 1 coordinates with sum 0, all equal modulo d + 1. Here it is named by one integer
+code, so that a table or a sort takes the place of the usual hash table; splat and slice are sparse matrices.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Lattice:
+    """The filter of one set of N points with M lattice vertices.
+
+    Vertex M is a stand-in, always zero, for neighbours that do not exist. The point weights 1 / sqrt(K 1) are folded
+    into `splat` and `slice`: the whole filter is the symmetrically normalised kernel of DenseCRF implementations.
+    """
+
+    splat: Tensor  # (M + 1, N) float32 CSR, int32 indices
+    neighbours: Tensor  # (d + 1, 2, M) int32: both neighbours of every vertex along every lattice direction
+    slice: Tensor  # (N, M + 1) float32 CSR, int32 indices
+
+    def gather(self, values: Tensor) -> Tensor:
+        """Splat and blur: float32 (N, C) -> (M + 1, C), what the vertices hold before `slice` reads them back."""
+        vertices = self.splat @ values
+        for before, after in self.neighbours:
+            blurred = vertices.index_select(0, before)
+            blurred += vertices.index_select(0, after)
+            vertices[:-1].add_(blurred, alpha=0.5)
+        return vertices
+
+    def filter(self, values: Tensor) -> Tensor:
+        """The normalised filter: float32 (N, C) -> (N, C)."""
+        return self.slice @ self.gather(values)
+
+
+def build_lattice(features: Sequence[Tensor]) -> Lattice:
+    """The normalised lattice filter of points given by their features.
+
+    Args:
+        features: d float32 tensors of one shape and device, each one feature of all N points in units of its standard
+            deviation. Their order matters (slightly) to the result, because the lattice is not rotation invariant.
+
+    Raises:
+        ValueError: the features span so many standard deviations that vertices cannot be numbered in 64 bits.
+    """
+    weights, rank, base = _simplices(features)
+    codes, shifts, box = _codes(rank, base)
+    known, columns = _number(codes.view(-1), box)
+    points, corners = codes.shape
+    vertices = known.numel()
+    device = codes.device
+
+    # Grouping the corners by vertex gives the rows of splat. The row of the stand-in vertex stays empty.
+    order = torch.sort(columns, stable=True).indices.int()
+    rows = torch.zeros(vertices + 2, dtype=torch.int32, device=device)
+    rows[1:] = torch.bincount(columns, minlength=vertices + 1).cumsum(0)
+    owners = torch.div(order, corners, rounding_mode="floor")
+    slice_rows = torch.arange(0, codes.numel() + 1, corners, dtype=torch.int32, device=device)
+    neighbours = _neighbours(known, shifts)
+
+    def assemble(weights: Tensor) -> Lattice:
+        flat = weights.view(-1)
+        splat = _csr(rows, owners, flat.index_select(0, order), (vertices + 1, points))
+        return Lattice(splat, neighbours, _csr(slice_rows, columns, flat, (points, vertices + 1)))
+
+    total = assemble(weights).filter(torch.ones(points, 1, device=device))
+    return assemble(weights.mul_(total.add_(1e-20).rsqrt_()))
+
+
+def _simplices(features: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+    """The simplex of every point and the point's place in it (section 3.1 of the paper).
+
+    Returns:
+        Weights of the corners, float32 (N, d+1): barycentric coordinates times the square root of the filter's constant
+        1 / (1 + 2^-d), half of which belongs to splat and half to slice. Rank of every coordinate, int8 (d+1, N), and
+        the corner of remainder 0 in units of d + 1, float32 (d+1, N), which together name the corners.
+    """
+    d = len(features)
+    elevated = _elevate(features)
+    # The nearest multiple of d + 1 in every coordinate. Ties go to even numbers here and to the lower index below, as
+    # in the SSE code of DenseCRF: on flat images ties decide which vertices exist.
+    base = torch.round(elevated * (1 / (d + 1)))
+    residual = elevated - base * (d + 1)
+    # Rank = number of coordinates with a larger residual.
+    rank = torch.arange(d + 1, dtype=torch.int8, device=base.device)[:, None].repeat(1, base.shape[1])
+    for i in range(d):
+        below = (residual[i] < residual[i + 1 :]).view(torch.int8)
+        rank[i + 1 :] -= below
+        for row in below:
+            rank[i] += row
+    # The rounded point may miss the plane of sum 0: the coordinates furthest off move by one unit.
+    rank += base.sum(0).to(torch.int8)
+    wrap = (rank < 0).view(torch.int8) - (rank > d).view(torch.int8)
+    rank += wrap * (d + 1)
+    base += wrap
+    residual = (elevated - base * (d + 1)) * (1 / (d + 1))
+
+    # Barycentric coordinates are differences of neighbouring residuals in order of rank.
+    by_rank = torch.empty_like(residual).scatter_(0, rank.long(), residual)
+    weights = residual.new_empty(residual.shape[1], d + 1)
+    torch.sub(by_rank[d] + 1, by_rank[0], out=weights[:, 0])
+    for corner in range(1, d + 1):
+        torch.sub(by_rank[d - corner], by_rank[d - corner + 1], out=weights[:, corner])
+    return weights.mul_((1 + 2.0**-d) ** -0.5), rank, base
+
+
+def _elevate(features: Sequence[Tensor]) -> Tensor:
+    """Features -> float32 (d+1, N) positions in the plane of sum 0, scaled so that the blurs have unit variance."""
+    d = len(features)
+    elevated = features[0].new_empty(d + 1, features[0].numel())
+    tail = torch.zeros_like(elevated[0])
+    for i in range(d, 0, -1):
+        scaled = features[i - 1].reshape(-1) * ((d + 1) * math.sqrt(2 / 3 / (i * (i + 1))))
+        torch.sub(tail, scaled, alpha=i, out=elevated[i])
+        tail += scaled
+    elevated[0] = tail
+    return elevated
+
+
+def _codes(rank: Tensor, base: Tensor) -> tuple[Tensor, list[int], int]:
+    """Names of the corners of every simplex: (codes int (N, d+1), shift of a step along each direction, code limit).
+
+    The differences of successive coordinates of a vertex, over d + 1, are whole numbers in a box that is not much
+    larger than the lattice's part in use; the code is the position in this box. It is linear in the coordinates.
+    """
+    d = len(rank) - 1
+    unit = base.int()
+    steps = unit[:-1] - unit[1:]
+    low = steps.amin(1)
+    # Two more on both sides: one for the other corners, one for neighbours that may not exist.
+    sizes = [size + 5 for size in (steps.amax(1) - low).tolist()]
+    box = math.prod(sizes)
+    if box >= 2**63:
+        raise ValueError(f"expected features that span fewer standard deviations, found a lattice of {sizes} steps")
+    strides = [math.prod(sizes[i + 1 :]) for i in range(d)]
+    shifts = [after - before for after, before in zip([*strides, 0], [0, *strides], strict=True)]
+    dtype = torch.int32 if box < 2**31 else torch.int64
+    steps = steps.sub_(low[:, None] - 2).to(dtype)
+    code = torch.zeros_like(steps[0])
+    for step, stride in zip(steps, strides, strict=True):
+        code.add_(step, alpha=stride)
+    # From corner to corner all coordinates grow by 1, but one falls by d: the one of the highest rank left.
+    shift = torch.tensor(shifts, dtype=dtype, device=code.device)[:, None].expand(rank.shape)
+    by_rank = torch.empty_like(shift, memory_format=torch.contiguous_format).scatter_(0, rank.long(), shift)
+    codes = code.new_empty(code.numel(), d + 1)
+    codes[:, 0] = code
+    for corner in range(1, d + 1):
+        code -= by_rank[d - corner + 1]
+        codes[:, corner] = code
+    return codes, shifts, box
+
+
+def _number(codes: Tensor, box: int) -> tuple[Tensor, Tensor]:
+    """Like torch.unique(codes, return_inverse=True), the inverse int32: (known codes (M,), number of each code)."""
+    if box > 8 * codes.numel() + 2**20:
+        known, inverse = torch.unique(codes, return_inverse=True)
+        return known, inverse.int()
+    # A table of the whole box is small enough, and much faster than sorting.
+    table = torch.zeros(box, dtype=torch.bool, device=codes.device).index_fill_(0, codes.long(), True)
+    numbers = torch.cumsum(table, 0, dtype=torch.int32).sub_(1)
+    return table.nonzero().view(-1).to(codes.dtype), numbers.index_select(0, codes)
+
+
+def _neighbours(known: Tensor, shifts: list[int]) -> Tensor:
+    """Both neighbours of every vertex (sorted codes (M,)) along every direction: int32 (d+1, 2, M), M for none."""
+    count = known.numel()
+    shift = torch.tensor(shifts, dtype=known.dtype, device=known.device)[:, None, None]
+    wanted = known + torch.cat([shift, -shift], 1)
+    place = torch.searchsorted(known, wanted, out_int32=True)
+    found = known.index_select(0, place.clamp(max=count - 1).view(-1)).view_as(wanted) == wanted
+    return place.masked_fill_(~found, count)
+
+
+def _csr(rows: Tensor, columns: Tensor, values: Tensor, size: tuple[int, int]) -> Tensor:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
+        # Columns are not sorted within a row, which products do not need.
+        return torch.sparse_csr_tensor(rows, columns, values, size, check_invariants=False)
