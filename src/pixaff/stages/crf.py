@@ -19,6 +19,7 @@ from pixaff.stages.inputs import existing_folder, find_cams, find_images
 from pixaff.stages.maps import given_maps, load_photo
 from pixaff.stages.pools import default_workers, in_processes, in_threads
 from pixaff.stages.record import announce, write_record
+from pixaff.stages.refine import check_engine
 from pixaff.stages.runner import Callback, Outcome, Report, run, silent
 
 COMMAND = "crf"
@@ -72,7 +73,7 @@ def crf(
     settings = Settings().with_numbers_of(preset).replace(crf_low=crf_low, crf_high=crf_high, size=size)
     photos = find_images(inputs, None if listing is None else Path(listing))
     where = pick_device(device)
-    shown = {"cams": str(cams), **settings.pick(SETTINGS), "engine": engine}
+    shown = {"cams": str(cams), **settings.pick(SETTINGS), "engine": check_engine(engine)}
     announce(out, COMMAND, shown, device=device_words(where), overwrite=overwrite, report=report)
     work = partial(_posteriors, cams=folder, out=out, settings=settings, engine=engine, device=str(where))
     count = workers or default_workers()
@@ -106,7 +107,7 @@ def _posteriors(photo: Path, *, cams: Path, out: Path, settings: Settings, engin
     present, maps = given_maps(file, loaded, torch.device(device))
     powers = (settings.crf_low, settings.crf_high)
     unaries = torch.stack([with_background(maps, power) for power in powers])
-    posteriors = dense_crf(torch.from_numpy(loaded.image).to(device), unaries, engine=engine).cpu().numpy()
+    posteriors = dense_crf(loaded.image, unaries, engine=engine).cpu().numpy()
     for path, posterior in zip(_outputs(out, photo), posteriors, strict=True):
         write_cams(path, np.array([0, *(index + 1 for index in present)]), posterior, loaded.size)
     return {}

@@ -18,10 +18,14 @@ from pixaff.io.cams import CamFile, read_cams
 from pixaff.io.labels import VOC_CLASSES, read_classes, read_list
 from pixaff.io.masks import read_mask
 from pixaff.ops.metrics import ConfusionMatrix
-from pixaff.stages.inputs import existing_folder, find_cams
+from pixaff.stages.inputs import CAM_SUFFIXES, existing_folder, find_cams
 from pixaff.stages.pools import default_workers, in_threads
 from pixaff.stages.record import read_record
 from pixaff.stages.runner import Callback, Event, describe, silent
+
+COMMAND = "evaluate"
+NAMED = 20
+"""Missing predictions named in one line."""
 
 Mask = NDArray[np.uint8]
 
@@ -98,7 +102,17 @@ def evaluate(
     settings = _backgrounds(cams, thresholds, alphas)
     stems, source = _stems(predictions, ground_truth, listing)
     names = _class_names(classes, predictions)
-    report(Event("begin", "evaluate", total=len(stems)))
+    missing = [stem for stem in stems if not _has_prediction(predictions, stem, cams)]
+    failed = [(stem, f"no prediction in {predictions}") for stem in missing]
+    if len(missing) == len(stems):
+        raise UsageError(f"none of the {len(stems)} images has a prediction in {predictions}")
+    if missing:
+        named = ", ".join(missing[:NAMED]) + (f" and {len(missing) - NAMED} more" if len(missing) > NAMED else "")
+        hint = "" if listing else "; --list FILE compares a part"
+        text = f"{len(missing)} of {len(stems)} images have no prediction in {predictions}: {named}{hint}"
+        report(Event("warning", COMMAND, text))
+    there = [Path(stem) for stem in stems if stem not in set(missing)]
+    report(Event("begin", COMMAND, total=len(there)))
 
     def counts(stem: Path) -> dict[str, Any]:
         truth = read_mask(ground_truth / f"{stem}.png", len(names))
@@ -118,17 +132,16 @@ def evaluate(
         return {"matrices": matrices}
 
     totals = [ConfusionMatrix(len(names) + 1) for _ in settings]
-    failed: list[tuple[str, str]] = []
-    with closing(in_threads([Path(stem) for stem in stems], counts, workers=workers or default_workers())) as outcomes:
+    with closing(in_threads(there, counts, workers=workers or default_workers())) as outcomes:
         for stem, outcome in outcomes:
             if isinstance(outcome, BaseException):
                 failed.append((str(stem), describe(outcome)))
-                report(Event("failed", "evaluate", failed[-1][1], photo=stem))
+                report(Event("failed", COMMAND, failed[-1][1], photo=stem))
                 continue
             for total, matrix in zip(totals, outcome["matrices"], strict=True):
                 total.merge(matrix)
-            report(Event("done", "evaluate", photo=stem))
-    report(Event("end", "evaluate"))
+            report(Event("done", COMMAND, photo=stem))
+    report(Event("end", COMMAND))
     scores = tuple(
         Score(setting, total.miou(), dict(zip(("background", *names), total.iou().tolist(), strict=True)))
         for (setting, _), total in zip(settings, totals, strict=True)
@@ -182,6 +195,10 @@ def _cam_masks(file: CamFile, shape: tuple[int, ...], scores: Sequence[Backgroun
             raise FormatError("activation maps hold no background row", "give --threshold or --alpha")
         masks.append(np.where(top > score(top), found, 0).astype(np.uint8))
     return masks
+
+
+def _has_prediction(folder: Path, stem: str, cams: bool) -> bool:
+    return any((folder / f"{stem}{suffix}").is_file() for suffix in (CAM_SUFFIXES if cams else (".png",)))
 
 
 def _class_names(path: str | Path | None, predictions: Path) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ from pixaff.io.labels import read_list
 # What pixaff itself reads or writes beside photos: passed over in a folder. Any other file is tried, so that a
 # damaged or foreign one is named instead of being missed in silence.
 OWN_SUFFIXES = frozenset({".csv", ".json", ".jsonl", ".npy", ".npz", ".safetensors", ".xml"})
+CAM_SUFFIXES = (".npz", ".npy")
 OWN_NAMES = frozenset({"classes.txt"})
 
 
@@ -85,7 +86,7 @@ def find_cams(folder: Path, stem: str) -> Path:
     Raises:
         FormatError: There is none.
     """
-    for suffix in (".npz", ".npy"):
+    for suffix in CAM_SUFFIXES:
         path = folder / f"{stem}{suffix}"
         if path.is_file():
             return path

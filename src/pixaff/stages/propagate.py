@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -14,31 +15,20 @@ from pixaff.io.atomic import atomic_path
 from pixaff.io.cams import CamFile, read_cams
 from pixaff.io.masks import write_mask
 from pixaff.models.bundle import load_bundle
+from pixaff.settings import Settings
 from pixaff.stages.device import device_words, pick_device
 from pixaff.stages.inputs import default_out, existing_folder, find_cams, find_images
 from pixaff.stages.labelling import class_names, labels_of, read_given_labels
 from pixaff.stages.maps import Photo, activation_maps, given_maps, load_photo
 from pixaff.stages.pools import default_workers, in_batches
 from pixaff.stages.record import announce, write_record
-from pixaff.stages.refine import mask_at_size, sharpened, walked_scores
+from pixaff.stages.refine import check_engine, mask_at_size, sharpened, walked_scores
 from pixaff.stages.runner import Callback, Report, run, silent
 from pixaff.viz.overlay import overlay as draw_overlay
 
 COMMAND = "propagate"
-SETTINGS = [
-    "preset",
-    "cam",
-    "affinity",
-    "scales",
-    "flip",
-    "size",
-    "label_threshold",
-    "alpha",
-    "beta",
-    "radius",
-    "steps",
-    "final_crf",
-]  # those that decide the masks
+SETTINGS = tuple(field.name for field in fields(Settings) if field.name not in ("crf_low", "crf_high"))
+"""Those that decide the masks."""
 OVERLAYS = "overlays"
 
 Scored = tuple[Photo, tuple[int, ...], torch.Tensor]
@@ -132,7 +122,7 @@ def propagate(
     given = read_given_labels(labels, names, photos, command=COMMAND, listed=listing is not None, report=report)
     folder = None if cams is None else existing_folder(cams)
     shown = {"model": str(model), "labels": str(labels), **({} if cams is None else {"cams": str(cams)})}
-    shown |= settings.pick(SETTINGS)
+    shown |= {**settings.pick(SETTINGS), "engine": check_engine(engine)}
     announce(out, COMMAND, shown, device=device_words(where), overwrite=overwrite, report=report)
 
     def load(path: Path) -> tuple[Photo, CamFile | None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Sequence
 
 import numpy as np
@@ -10,12 +11,14 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from pixaff.errors import UsageError
 from pixaff.ops.affinity import pair_affinity
 from pixaff.ops.cam import with_background
 from pixaff.ops.crf import dense_crf
 from pixaff.ops.walk import cell_scores, random_walk, upsample_scores
 from pixaff.settings import Settings
 
+ENGINES = ("auto", "torch", "pydensecrf")
 STRIDE = 8
 BAND = 1 << 23
 """Scores held at once while a mask is enlarged: 32 MB of float32."""
@@ -51,9 +54,22 @@ def image_affinity(model: nn.Module, image: NDArray[np.uint8], radius: int) -> T
     return pair_affinity(model.features(x), radius)[0]
 
 
+def check_engine(engine: str) -> str:
+    """The name of a CRF engine that is there.
+
+    Raises:
+        UsageError: No engine has that name, or its library is not installed.
+    """
+    if engine not in ENGINES:
+        raise UsageError(f"found the CRF engine {engine!r}, expected {', '.join(ENGINES)}")
+    if engine == "pydensecrf" and importlib.util.find_spec("pydensecrf") is None:
+        raise UsageError("pydensecrf is not installed", "pip install 'pixaff[pydensecrf]', or --engine torch")
+    return engine
+
+
 def sharpened(image: NDArray[np.uint8], scores: Tensor, engine: str) -> Tensor:
     """The dense CRF's posterior, float32 (C, h, w), of probabilities (C, h, w) over their image (h, w, 3)."""
-    return dense_crf(torch.from_numpy(image).to(scores.device), scores, engine=engine)
+    return dense_crf(image, scores, engine=engine)
 
 
 def _probabilities(scores: Tensor) -> Tensor:
