@@ -113,8 +113,12 @@ def _load(path: str | os.PathLike[str]) -> dict[str, NDArray[Any]]:
             raise FormatError(f"{path}: found {found}, {' and '.join(missing)} missing", _HINT)
         if sum(members[f"{name}.npy"] for name in names) > MAX_BYTES:
             raise FormatError(f"{path}: found over {MAX_BYTES >> 30} GiB of arrays", _HINT)
-        with np.load(path, allow_pickle=False) as arrays:
-            return {name: arrays[name] for name in names}
+        with np.load(path, allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in names}
+        for name, array in arrays.items():
+            if not isinstance(array, np.ndarray):  # the raw bytes of a member that is no array
+                raise FormatError(f"{path}: {name}: found no array", _HINT)
+        return arrays
     except FormatError:
         raise
     except FileNotFoundError:

@@ -168,9 +168,11 @@ def _check_still(path: str | os.PathLike[str], picture: Image.Image, error: type
 
 def _orientation(picture: Image.Image) -> int:
     """EXIF orientation still to be applied, 1..8; 1 where there is none."""
-    if picture.format in ("PNG", "TIFF"):
-        picture.load()  # see image_size; here rather than while the lock below is held
+    if picture.format == "PNG":
+        picture.load()  # see image_size
     with _quiet_pillow():
+        if picture.format == "TIFF":
+            picture.load()  # likewise; it may warn of odd tags as it does so
         orientation = picture.getexif().get(_ORIENTATION, 1)
     return orientation if orientation in _TRANSPOSE else 1
 
@@ -212,8 +214,8 @@ def _smoothable(path: str | os.PathLike[str], picture: Image.Image) -> Image.Ima
 
 def _eight_bits(values: NDArray[np.uint16]) -> NDArray[np.uint8]:
     """16-bit grey values (H, W) divided by 257 and rounded, so that 65535 is 255."""
-    # round(v / 257) in 16-bit integers: no array of a wider type, which would quadruple a large photo.
-    return ((values - (values >> 8) + np.uint16(128)) >> 8).astype(np.uint8)
+    # In 16-bit integers, as a wider type would take two to four times the memory; 65407 + 128 is the largest of them.
+    return ((np.minimum(values, np.uint16(65407)) + np.uint16(128)) // np.uint16(257)).astype(np.uint8)
 
 
 def _rgb(picture: Image.Image) -> Image.Image:

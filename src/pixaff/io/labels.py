@@ -154,7 +154,10 @@ def _read_csv(path: Path, classes: Sequence[str]) -> dict[str, tuple[int, ...]]:
 
 def _read_voc(folder: Path, classes: Sequence[str]) -> dict[str, tuple[int, ...]]:
     numbers = {name: index for index, name in enumerate(classes)}
-    files = sorted(file for file in folder.iterdir() if file.suffix.lower() == ".xml" and file.name[0] != ".")
+    try:
+        files = sorted(file for file in folder.iterdir() if file.suffix.lower() == ".xml" and file.name[0] != ".")
+    except OSError as error:
+        raise LabelsError(f"{folder}: cannot be read: {error.strerror}") from None
     if not files:
         inner = folder / "Annotations"
         hint = f"did you mean {inner}?" if inner.is_dir() else "expected PASCAL VOC annotations"

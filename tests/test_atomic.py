@@ -1,0 +1,159 @@
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+from pathlib import Path
+
+import pytest
+
+from pixaff.errors import OutputError
+from pixaff.io.atomic import atomic_path, write_text
+
+posix = pytest.mark.skipif(os.name == "nt", reason="needs POSIX signals and permissions")
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(entry.name for entry in folder.iterdir())
+
+
+def test_the_file_appears_whole_and_only_at_the_end(tmp_path: Path) -> None:
+    target = tmp_path / "new" / "folder" / "mask.png"
+    with atomic_path(target) as temporary:
+        temporary.write_bytes(b"half")
+        assert not target.exists()
+        assert temporary.parent == target.parent
+        assert temporary.name.startswith(".")
+        assert str(os.getpid()) in temporary.name
+        assert temporary.suffix == ".png"
+        temporary.write_bytes(b"whole")
+    assert target.read_bytes() == b"whole"
+    assert names(target.parent) == ["mask.png"]
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, SystemExit])
+def test_an_exception_leaves_the_old_file_and_nothing_else(tmp_path: Path, error: type[BaseException]) -> None:
+    target = tmp_path / "a.txt"
+    write_text(target, "old")
+
+    def interrupted() -> None:
+        with atomic_path(target) as temporary:
+            temporary.write_text("new")
+            raise error
+
+    with pytest.raises(error):
+        interrupted()
+    assert target.read_text() == "old"
+    assert names(tmp_path) == ["a.txt"]
+
+
+@pytest.mark.parametrize("where", ["write", "replace"])
+def test_a_full_disk_is_named_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(*((Path, "write_bytes") if where == "write" else (os, "replace")), full)
+    with pytest.raises(OutputError, match=r"a\.txt: cannot be written: No space left on device \(free some space"):
+        write_text(tmp_path / "a.txt", "text")
+    assert names(tmp_path) == []
+
+
+@posix
+def test_a_real_write_error_half_way_leaves_nothing(tmp_path: Path) -> None:
+    code = """
+        import resource, sys
+        import numpy as np
+        from pixaff.errors import OutputError
+        from pixaff.io.masks import write_mask
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+        try:
+            write_mask(sys.argv[1], np.random.default_rng(0).integers(0, 255, (100, 100)).astype(np.uint8))
+        except OutputError as error:
+            print(error)
+    """
+    run = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code), str(tmp_path / "m.png")], capture_output=True, text=True
+    )
+    assert "m.png: cannot be written: File too large" in run.stdout
+    assert run.stderr == ""
+    assert names(tmp_path) == []
+
+
+@posix
+def test_a_killed_process_leaves_a_hidden_file_that_the_next_one_removes(tmp_path: Path) -> None:
+    code = """
+        import os, signal, sys
+        from pixaff.io.atomic import atomic_path
+        with atomic_path(sys.argv[1]) as temporary:
+            temporary.write_text("half")
+            os.kill(os.getpid(), signal.SIGKILL)
+    """
+    run = subprocess.run([sys.executable, "-c", textwrap.dedent(code), str(tmp_path / "a.npz")])
+    assert run.returncode == -signal.SIGKILL
+    (left,) = names(tmp_path)
+    assert left.startswith(".pixaff-")
+    write_text(tmp_path / "b.txt", "b")
+    assert names(tmp_path) == ["b.txt"]
+
+
+@posix
+def test_temporary_files_of_living_processes_stay(tmp_path: Path) -> None:
+    with atomic_path(tmp_path / "a.txt") as mine:
+        mine.write_text("a")
+    alive = tmp_path / mine.name.replace(f"-{os.getpid()}-", f"-{os.getppid()}-")
+    elsewhere = tmp_path / mine.name.replace(mine.name[8:16], "0" * 8).replace(f"-{os.getpid()}-", "-999999999-")
+    for path in (alive, elsewhere):
+        path.write_text("half")
+    code = "import sys; from pixaff.io.atomic import write_text; write_text(sys.argv[1], 'b')"
+    subprocess.run([sys.executable, "-c", code, str(tmp_path / "b.txt")], check=True)
+    assert set(names(tmp_path)) == {"a.txt", "b.txt", alive.name, elsewhere.name}
+
+
+def test_threads_writing_one_file_do_not_mix(tmp_path: Path) -> None:
+    texts = [str(number) * 10_000 for number in range(8)]
+    threads = [threading.Thread(target=write_text, args=(tmp_path / "a.txt", text)) for text in texts]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert (tmp_path / "a.txt").read_text() in texts
+    assert names(tmp_path) == ["a.txt"]
+
+
+def test_a_file_in_place_of_a_folder_is_named(tmp_path: Path) -> None:
+    write_text(tmp_path / "out", "a file")
+    with pytest.raises(OutputError, match=r"out.b\.txt: cannot be written: .*a part of the path is a file"):
+        write_text(tmp_path / "out" / "b.txt", "b")
+
+
+def test_a_folder_in_place_of_the_file_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").mkdir()
+    with pytest.raises(OutputError, match=r"a\.txt: cannot be written"):
+        write_text(tmp_path / "a.txt", "a")
+    assert names(tmp_path) == ["a.txt"]
+
+
+@posix
+@pytest.mark.skipif(getattr(os, "geteuid", lambda: 0)() == 0, reason="root may write anywhere")
+def test_no_permission_is_named(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    try:
+        with pytest.raises(OutputError, match=r"Permission denied \(choose an output folder"):
+            write_text(tmp_path / "a.txt", "a")
+    finally:
+        tmp_path.chmod(0o700)
+
+
+def test_the_longest_legal_name_works(tmp_path: Path) -> None:
+    target = tmp_path / ("ä" * 125 + ".png")
+    write_text(target, "a")
+    assert target.read_text() == "a"
+
+
+def test_text_is_utf8_with_its_own_line_ends(tmp_path: Path) -> None:
+    write_text(tmp_path / "a.txt", "ä\nb\r\n")
+    assert (tmp_path / "a.txt").read_bytes() == b"\xc3\xa4\nb\r\n"

@@ -1,0 +1,290 @@
+from __future__ import annotations
+
+import io
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pixaff.errors import ImageError
+from pixaff.io.images import IMAGE_SUFFIXES, _eight_bits, image_size, load_image, read_image
+
+RED, GREEN, BLUE, YELLOW = (230, 30, 20), (20, 200, 40), (30, 40, 220), (240, 230, 30)
+
+
+@pytest.fixture
+def picture() -> Image.Image:
+    """64 wide, 48 high: red, green over blue, yellow."""
+    array = np.zeros((48, 64, 3), np.uint8)
+    array[:24, :32], array[:24, 32:], array[24:, :32], array[24:, 32:] = RED, GREEN, BLUE, YELLOW
+    return Image.fromarray(array)
+
+
+def corners(image: np.ndarray) -> list[tuple[int, ...]]:
+    """The colours in the middle of the four quarters, rounded to tens: top left, top right, bottom left, right."""
+    height, width = image.shape[:2]
+    points = [(y, x) for y in (height // 4, 3 * height // 4) for x in (width // 4, 3 * width // 4)]
+    return [tuple(round(int(value) / 10) * 10 for value in image[point]) for point in points]
+
+
+def near(image: np.ndarray, expected: list[tuple[int, int, int]], tolerance: int = 12) -> bool:
+    return bool(np.abs(np.array(corners(image)) - np.array(expected)).max() <= tolerance)
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp", ".bmp", ".tif", ".gif", ".ppm"])
+def test_common_formats_are_read_as_rgb(tmp_path: Path, picture: Image.Image, suffix: str) -> None:
+    assert suffix in IMAGE_SUFFIXES
+    path = tmp_path / f"a{suffix}"
+    (picture.quantize(8) if suffix == ".gif" else picture).save(path)
+    image = read_image(path)
+    assert image.shape == (48, 64, 3)
+    assert image.dtype == np.uint8
+    assert image.flags.writeable
+    assert near(image, [RED, GREEN, BLUE, YELLOW])
+    assert image_size(path) == (48, 64)
+
+
+@pytest.mark.parametrize(("mode", "suffix"), [("CMYK", ".jpg"), ("CMYK", ".tif"), ("P", ".png"), ("RGBA", ".png")])
+def test_modes_keep_their_colours(tmp_path: Path, picture: Image.Image, mode: str, suffix: str) -> None:
+    path = tmp_path / f"a{suffix}"
+    (picture.quantize(8) if mode == "P" else picture.convert(mode)).save(path)
+    with Image.open(path) as check:
+        assert check.mode == mode
+    assert near(read_image(path), [RED, GREEN, BLUE, YELLOW])
+    assert near(load_image(path, max_side=24)[0], [RED, GREEN, BLUE, YELLOW], 20)
+
+
+@pytest.mark.parametrize("mode", ["L", "1", "LA"])
+def test_grey_becomes_three_equal_channels(tmp_path: Path, picture: Image.Image, mode: str) -> None:
+    grey = picture.convert(mode)
+    grey.save(tmp_path / "a.png")
+    image = read_image(tmp_path / "a.png")
+    expected = np.asarray(grey.convert("L"))
+    assert (image == expected[..., None]).all()
+
+
+def test_transparency_is_laid_on_white(tmp_path: Path, picture: Image.Image) -> None:
+    alpha = np.zeros((48, 64), np.uint8)
+    alpha[24:] = 255
+    alpha[:24, :32] = 128
+    picture.putalpha(Image.fromarray(alpha))
+    picture.save(tmp_path / "a.png")
+    half_red = tuple(round(127 / 255 * 255 + 128 / 255 * value) for value in RED)
+    for image in (read_image(tmp_path / "a.png"), load_image(tmp_path / "a.png", 30)[0]):
+        assert near(image, [half_red, (255, 255, 255), BLUE, YELLOW])  # type: ignore[list-item]
+
+
+def test_a_transparent_palette_colour_is_laid_on_white(tmp_path: Path, picture: Image.Image) -> None:
+    palette = picture.quantize(4)
+    palette.save(tmp_path / "a.png", transparency=palette.getpixel((0, 0)))
+    assert near(read_image(tmp_path / "a.png"), [(255, 255, 255), GREEN, BLUE, YELLOW])
+
+
+def test_sixteen_bits_are_scaled_not_clipped(tmp_path: Path) -> None:
+    values = np.linspace(0, 65535, 40 * 30).round().astype(np.uint16).reshape(30, 40)
+    expected = np.round(values / 257).astype(np.uint8)[..., None]
+    for array, name in ((values, "a.png"), (values.astype(np.int32), "b.tif")):
+        Image.fromarray(array).save(tmp_path / name)
+        assert (read_image(tmp_path / name) == expected).all()
+
+
+def test_integer_scaling_equals_rounded_division_for_every_value() -> None:
+    values = np.arange(65536, dtype=np.uint16)
+    assert (_eight_bits(values) == np.round(values / 257)).all()
+
+
+@pytest.mark.parametrize(
+    ("array", "found"),
+    [
+        (np.full((4, 4), 100_000, np.int32), r"pixel values 100000\.\.100000, expected 0\.\.65535"),
+        (np.full((4, 4), -1, np.int32), r"pixel values -1\.\.-1"),
+        (np.full((4, 4), 0.5, np.float32), "floating-point pixels"),
+    ],
+)
+def test_pixels_without_a_known_range_are_an_error(tmp_path: Path, array: np.ndarray, found: str) -> None:
+    Image.fromarray(array).save(tmp_path / "a.tif")
+    with pytest.raises(ImageError, match=rf"a\.tif: found {found}.*\(save it as 8-bit PNG\)"):
+        read_image(tmp_path / "a.tif")
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp", ".tif"])
+@pytest.mark.parametrize(
+    ("orientation", "expected"),
+    [  # EXIF 2.3, tag 0x0112: where the stored first row and first column belong
+        (1, [RED, GREEN, BLUE, YELLOW]),
+        (2, [GREEN, RED, YELLOW, BLUE]),
+        (3, [YELLOW, BLUE, GREEN, RED]),
+        (4, [BLUE, YELLOW, RED, GREEN]),
+        (5, [RED, BLUE, GREEN, YELLOW]),
+        (6, [BLUE, RED, YELLOW, GREEN]),
+        (7, [YELLOW, GREEN, BLUE, RED]),
+        (8, [GREEN, YELLOW, RED, BLUE]),
+    ],
+)
+def test_exif_orientation_is_applied(
+    tmp_path: Path, picture: Image.Image, suffix: str, orientation: int, expected: list[tuple[int, int, int]]
+) -> None:
+    path = tmp_path / f"a{suffix}"
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    picture.save(path, exif=exif)
+    size = (64, 48) if orientation >= 5 else (48, 64)
+    image = read_image(path)
+    assert image.shape[:2] == size
+    assert image_size(path) == size
+    assert near(image, expected)
+    small, original = load_image(path, max_side=32)
+    assert original == size
+    assert small.shape[:2] == (size[0] // 2, size[1] // 2)
+    assert near(small, expected, 20)
+
+
+def test_invalid_orientation_is_ignored(tmp_path: Path, picture: Image.Image) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 99
+    picture.save(tmp_path / "a.jpg", exif=exif)
+    assert near(read_image(tmp_path / "a.jpg"), [RED, GREEN, BLUE, YELLOW])
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp", ".tif", ".gif"])
+@pytest.mark.parametrize("share", [0.05, 0.5, 0.95])
+def test_truncated_files_are_an_error_that_names_them(tmp_path: Path, suffix: str, share: float) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3)).astype(np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(noise).save(buffer, format={".jpg": "JPEG", ".tif": "TIFF"}.get(suffix, suffix[1:]))
+    path = tmp_path / f"holiday{suffix}"
+    path.write_bytes(buffer.getvalue()[: int(len(buffer.getvalue()) * share)])
+    for max_side in (0, 16):
+        with pytest.raises(ImageError, match=rf"holiday\{suffix}: .* \(.+\)$"):
+            load_image(path, max_side)
+
+
+@pytest.mark.parametrize("cut", [1, 2, 40])
+def test_a_jpeg_short_of_a_few_bytes_is_an_error(tmp_path: Path, picture: Image.Image, cut: int) -> None:
+    picture.save(tmp_path / "a.jpg")
+    data = (tmp_path / "a.jpg").read_bytes()
+    (tmp_path / "a.jpg").write_bytes(data[:-cut])
+    with pytest.raises(ImageError, match=r"a\.jpg: damaged image: .*truncated"):
+        read_image(tmp_path / "a.jpg")
+
+
+@pytest.mark.parametrize("suffix", [".gif", ".png", ".webp", ".tif"])
+def test_several_frames_are_an_error(tmp_path: Path, picture: Image.Image, suffix: str) -> None:
+    path = tmp_path / f"a{suffix}"
+    picture.save(path, save_all=True, append_images=[picture.rotate(90)])
+    for read in (read_image, image_size):
+        with pytest.raises(ImageError, match=r"animated .* 2 frames.*\(extract one frame\)"):
+            read(path)
+
+
+def test_a_camera_jpeg_with_a_preview_is_a_photo(tmp_path: Path, picture: Image.Image) -> None:
+    picture.save(tmp_path / "a.mpo", save_all=True, append_images=[picture.resize((16, 12))])
+    (tmp_path / "a.mpo").rename(tmp_path / "a.jpg")
+    assert near(read_image(tmp_path / "a.jpg"), [RED, GREEN, BLUE, YELLOW])
+    assert load_image(tmp_path / "a.jpg", 16)[0].shape == (12, 16, 3)
+
+
+def test_one_pixel(tmp_path: Path) -> None:
+    Image.new("RGB", (1, 1), RED).save(tmp_path / "a.png")
+    image, size = load_image(tmp_path / "a.png", max_side=512)
+    assert size == (1, 1)
+    assert image.tolist() == [[list(RED)]]
+
+
+def test_a_thin_picture_keeps_a_pixel_of_width(tmp_path: Path) -> None:
+    Image.new("RGB", (2000, 1), RED).save(tmp_path / "a.png")
+    assert load_image(tmp_path / "a.png", 10)[0].shape == (1, 10, 3)
+
+
+def test_max_side_never_enlarges(tmp_path: Path, picture: Image.Image) -> None:
+    picture.save(tmp_path / "a.png")
+    assert load_image(tmp_path / "a.png", 64)[0].shape == (48, 64, 3)
+    assert load_image(tmp_path / "a.png", 1000)[0].shape == (48, 64, 3)
+    with pytest.raises(ValueError, match="found -1"):
+        load_image(tmp_path / "a.png", -1)
+
+
+def test_shrinking_a_jpeg_equals_shrinking_its_pixels(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    coarse = Image.fromarray(rng.integers(0, 256, (12, 16, 3)).astype(np.uint8))
+    coarse.resize((1600, 1200), Image.Resampling.BICUBIC).save(tmp_path / "a.jpg", quality=95)
+    small, size = load_image(tmp_path / "a.jpg", 160)
+    assert size == (1200, 1600)
+    whole = Image.fromarray(read_image(tmp_path / "a.jpg")).resize((160, 120), Image.Resampling.LANCZOS)
+    assert np.abs(small.astype(int) - np.asarray(whole)).mean() < 1.5
+
+
+def test_a_108_megapixel_jpeg_is_decoded_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Image.new("L", (12000, 9000), 200).save(tmp_path / "big.jpg")
+    decoded: list[tuple[int, int]] = []
+    resize = Image.Image.resize
+
+    def spy(self: Image.Image, *arguments: object, **options: object) -> Image.Image:
+        decoded.append(self.size)
+        return resize(self, *arguments, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Image.Image, "resize", spy)
+    limit = Image.MAX_IMAGE_PIXELS
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # Pillow's about decompression bombs, above all
+        image, size = load_image(tmp_path / "big.jpg", max_side=512)
+        assert image_size(tmp_path / "big.jpg") == (9000, 12000)
+    assert size == (9000, 12000)
+    assert image.shape == (384, 512, 3)
+    assert (image == 200).all()
+    assert decoded == [(1500, 1125)]
+    assert limit == Image.MAX_IMAGE_PIXELS
+
+
+def test_more_than_300_megapixels_are_refused_from_the_header(tmp_path: Path) -> None:
+    Image.new("1", (20000, 15001)).save(tmp_path / "huge.png")
+    for read in (read_image, image_size):
+        with pytest.raises(ImageError, match="found 20000 x 15001 pixels, expected at most 300 megapixels"):
+            read(tmp_path / "huge.png")
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "words"),
+    [
+        ("notes.txt", b"shopping list", "found 13 bytes of no known image format .*expected JPEG, PNG"),
+        ("a.jpg", b"", "empty file"),
+        ("a.png", b"\x89PNG\r\n\x1a\n", "no known image format"),
+        (
+            "a.eps",
+            b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n",
+            "no known image format",
+        ),
+    ],
+)
+def test_other_files_are_an_error(tmp_path: Path, name: str, data: bytes, words: str) -> None:
+    (tmp_path / name).write_bytes(data)
+    with pytest.raises(ImageError, match=rf"{name}: .*{words}"):
+        read_image(tmp_path / name)
+
+
+def test_missing_files_and_folders_are_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ImageError, match=r"b\.jpg: no such file"):
+        read_image(tmp_path / "b.jpg")
+    with pytest.raises(ImageError, match="found a folder, expected an image"):
+        read_image(tmp_path)
+
+
+def test_damaged_bytes_never_raise_anything_else(tmp_path: Path, picture: Image.Image) -> None:
+    rng = np.random.default_rng(0)
+    failures = []
+    for suffix in (".jpg", ".png", ".webp", ".gif", ".tif", ".bmp"):
+        picture.save(tmp_path / f"a{suffix}")
+        data = np.frombuffer((tmp_path / f"a{suffix}").read_bytes(), np.uint8)
+        for _ in range(40):
+            damaged = data.copy()
+            where = rng.integers(0, len(data), 5)
+            damaged[where] = rng.integers(0, 256, 5)
+            (tmp_path / f"b{suffix}").write_bytes(damaged.tobytes())
+            try:
+                read_image(tmp_path / f"b{suffix}")
+            except ImageError as error:
+                failures.append(str(error))
+    assert len(failures) > 20
+    assert all(str(tmp_path / "b.") in failure and "\n" not in failure for failure in failures)
