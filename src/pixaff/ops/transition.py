@@ -1,0 +1,87 @@
+"""The sparse matrix of one step of the random walk, built from pair affinities."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from pixaff.ops.neighbours import offsets, source_shape, source_view, target_view
+
+# Index structures of grids up to this size are kept; at the bound each takes some 9 MB.
+_CACHED_NODES = 2**14
+
+
+def transition_matrix(
+    affinities: Sequence[Tensor], grids: Sequence[tuple[int, int]], beta: float, radius: int, dtype: torch.dtype
+) -> Tensor:
+    """D^-1 W^beta of each image, as blocks on the diagonal of one matrix.
+
+    W holds the affinities, both ways, and ones on the diagonal; the power is elementwise; D are the row sums.
+
+    Args:
+        affinities: (P, L) each, all on one device, in the order of `pixaff.ops.affinity.pair_affinity`.
+        grids: (h, w) of each.
+
+    Returns:
+        CSR (n, n) of `dtype`, n = sum of h*w: at most 2 P + 1 entries a row, columns ascending.
+    """
+    row_starts, columns, values = [], [], []
+    nodes = entries = 0
+    for affinity, (h, w) in zip(affinities, grids, strict=True):
+        build = _cached_pattern if h * w <= _CACHED_NODES else _build_pattern
+        pattern = build(h, w, radius, affinity.device)
+        weights = F.pad(affinity.to(dtype).pow(beta).flatten(), (0, 1), value=1.0)
+        values.append(weights.index_select(0, pattern.pairs))
+        columns.append(pattern.columns + nodes if nodes else pattern.columns)
+        row_starts.append(pattern.row_starts[1:] + entries if entries else pattern.row_starts)
+        nodes += h * w
+        entries += pattern.columns.numel()
+    starts, column, value = (part[0] if len(part) == 1 else torch.cat(part) for part in (row_starts, columns, values))
+    degrees = _csr(starts, column, value) @ value.new_ones(nodes)
+    return _csr(starts, column, value / degrees.repeat_interleave(starts.diff(), output_size=entries))
+
+
+class _Pattern(NamedTuple):
+    """Where the matrix of one grid has entries, row by row, and which pair each entry belongs to."""
+
+    row_starts: Tensor  # int32 (h*w + 1,)
+    columns: Tensor  # int32 (entries,)
+    pairs: Tensor  # int32 (entries,): position in the flattened (P, L) affinities; P*L stands for the diagonal
+
+
+def _build_pattern(h: int, w: int, radius: int, device: torch.device) -> _Pattern:
+    half = offsets(radius)
+    rows, columns = source_shape(h, w, radius)
+    pairs = len(half) * rows * columns
+    # The slots of a node, ordered by its neighbours' numbers: opposite offsets backwards, itself, offsets. pair_at
+    # has the pair that each slot of each node stands for, -1 where there is none.
+    pair_at = torch.full((2 * len(half) + 1, h, w), -1, dtype=torch.int32, device=device)
+    pair_at[len(half)] = pairs
+    numbers = torch.arange(pairs, dtype=torch.int32, device=device).view(len(half), rows, columns)
+    for p, offset in enumerate(half):
+        source_view(pair_at[len(half) + 1 + p], radius).copy_(numbers[p])
+        target_view(pair_at[len(half) - 1 - p], offset, radius).copy_(numbers[p])
+    shifts = [dy * w + dx for dy, dx in half]
+    shift = torch.tensor([-s for s in reversed(shifts)] + [0, *shifts], dtype=torch.int32, device=device)
+    neighbours = torch.arange(h * w, dtype=torch.int32, device=device)[:, None] + shift
+    by_node = pair_at.flatten(1).t()
+    exists = by_node >= 0
+    row_starts = F.pad(exists.sum(1).cumsum(0), (1, 0)).int()
+    return _Pattern(row_starts, neighbours[exists], by_node[exists])
+
+
+_cached_pattern = lru_cache(maxsize=16)(_build_pattern)
+
+
+def _csr(row_starts: Tensor, columns: Tensor, values: Tensor) -> Tensor:
+    """Square CSR matrix; indices are int32, which MKL asks for and CUDA takes."""
+    nodes = row_starts.numel() - 1
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
+        return torch.sparse_csr_tensor(row_starts, columns, values, (nodes, nodes), check_invariants=False)
