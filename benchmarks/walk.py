@@ -2,9 +2,9 @@
 
     python -m benchmarks.walk [--repeats N] [--json]
 
-Every figure includes building the matrix from the affinities; the sparse walks keep the pattern of a grid's matrix after
-their first call, which is not timed (some 4 ms once per image size). The error is the largest one of a single score against
-the same walk in float64.
+Every figure includes building the matrix from the affinities. The sparse walks keep the pattern of a grid's matrix
+after their first call, which is not timed: some 4 ms, once per image size. The error is the largest one of a single
+score against the same walk in float64.
 """
 
 from __future__ import annotations
