@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from pixaff.errors import PixaffError
+from pixaff.errors import PixaffError, UsageError
 from pixaff.models import create_model
 from pixaff.ops.affinity import pair_affinity
 from pixaff.ops.labels import pair_labels
@@ -16,7 +16,7 @@ from pixaff.ops.losses import affinity_loss
 from pixaff.stages.inputs import find_images
 from pixaff.stages.pools import default_workers
 from pixaff.stages.runner import Callback, Event, silent
-from pixaff.stages.training.datasets import IGNORE, AffinityPhotos
+from pixaff.stages.training.datasets import CELL, IGNORE, AffinityPhotos
 from pixaff.stages.training.folder import Trained, check_sizes, digest, finish, is_trained, leave_out
 from pixaff.stages.training.loop import LossFn, train
 from pixaff.stages.training.posteriors import read_label_maps
@@ -76,6 +76,12 @@ def train_affinity(
     """
     weights = Path(out) / WEIGHTS
     check_sizes(crop)
+    if radius < 2:
+        raise UsageError(f"radius is {radius}, expected at least 2 cells")
+    if crop // CELL <= 2 * (radius - 1):
+        raise UsageError(
+            f"crop is {crop}, expected at least {CELL * (2 * radius - 1)} for radius {radius}: it holds no pair"
+        )
     result = Trained(path=weights)
     if is_trained(weights, resume, overwrite, COMMAND, report):
         return result
