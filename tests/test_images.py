@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFile
 
 from pixaff.errors import ImageError
 from pixaff.io.images import IMAGE_SUFFIXES, _eight_bits, image_size, load_image, read_image
@@ -139,6 +139,29 @@ def test_exif_orientation_is_applied(
     assert original == size
     assert small.shape[:2] == (size[0] // 2, size[1] // 2)
     assert near(small, expected, 20)
+
+
+def test_exif_data_behind_the_pixels_of_a_png_counts(tmp_path: Path, picture: Image.Image) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    picture.save(tmp_path / "a.png", exif=exif)
+    data = (tmp_path / "a.png").read_bytes()
+    start = data.index(b"eXIf") - 4
+    end = start + 12 + int.from_bytes(data[start : start + 4], "big")
+    last = data.index(b"IEND") - 4
+    (tmp_path / "a.png").write_bytes(data[:start] + data[end:last] + data[start:end] + data[last:])
+    assert image_size(tmp_path / "a.png") == (64, 48)
+    assert near(read_image(tmp_path / "a.png"), [BLUE, RED, YELLOW, GREEN])
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp", ".bmp"])
+def test_the_size_is_read_without_the_pixels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 8
+    options = {} if suffix == ".bmp" else {"exif": exif}
+    Image.new("RGB", (40, 30)).save(tmp_path / f"a{suffix}", **options)
+    monkeypatch.setattr(ImageFile.ImageFile, "load", lambda _: pytest.fail("decoded"))
+    assert image_size(tmp_path / f"a{suffix}") == ((40, 30) if options else (30, 40))
 
 
 def test_invalid_orientation_is_ignored(tmp_path: Path, picture: Image.Image) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import struct
 import threading
 import warnings
 from collections.abc import Iterator
@@ -57,8 +58,8 @@ def read_image(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
 def image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
     """(H, W) of a photo after EXIF orientation.
 
-    The header suffices, except for PNG and TIFF, whose pixels are decoded: the first may keep its EXIF data behind
-    them, the second is turned upright by Pillow as it loads.
+    The pixels are not decoded, except those of a TIFF (Pillow turns it upright as it loads) and of the rare PNG that
+    keeps its EXIF data behind them.
 
     Raises:
         ImageError: As for `read_image`, as far as the header shows it.
@@ -168,13 +169,32 @@ def _check_still(path: str | os.PathLike[str], picture: Image.Image, error: type
 
 def _orientation(picture: Image.Image) -> int:
     """EXIF orientation still to be applied, 1..8; 1 where there is none."""
-    if picture.format == "PNG":
-        picture.load()  # see image_size
+    if picture.format == "PNG" and _metadata_last(picture):
+        picture.load()
     with _quiet_pillow():
         if picture.format == "TIFF":
-            picture.load()  # likewise; it may warn of odd tags as it does so
-        orientation = picture.getexif().get(_ORIENTATION, 1)
+            picture.load()  # it may warn of odd tags as it does so
+        # What getexif() adds to these for a PNG is loading the pixels, in search of what is known not to be there.
+        exif = Image.Image.getexif(picture) if picture.format == "PNG" else picture.getexif()
+        orientation = exif.get(_ORIENTATION, 1)
     return orientation if orientation in _TRANSPOSE else 1
+
+
+def _metadata_last(png: Image.Image) -> bool:
+    """True if a PNG has EXIF data or text behind its pixels, where reading the header does not meet it."""
+    file = getattr(png, "fp", None)
+    if file is None:  # loaded, and with it all there is
+        return False
+    position = file.tell()
+    file.seek(8)
+    pixels = found = False
+    while not found and len(header := file.read(8)) == 8:
+        length, kind = struct.unpack(">I4s", header)
+        found = pixels and kind in (b"eXIf", b"iTXt", b"tEXt", b"zTXt")
+        pixels |= kind == b"IDAT"
+        file.seek(length + 4, os.SEEK_CUR)  # the chunk and its checksum
+    file.seek(position)
+    return found
 
 
 def _upright_size(picture: Image.Image) -> tuple[int, int]:
