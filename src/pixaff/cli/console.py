@@ -55,7 +55,7 @@ class Console:
         elif event.kind in ("note", "warning"):
             self.say(f"warning: {event.text}" if event.kind == "warning" else event.text)
         elif event.kind == "begin":
-            self._begin(event)
+            self._begin(event.command, event.total)
         elif event.kind == "end":
             self._stop_bar()
         elif event.kind == "progress":
@@ -74,9 +74,9 @@ class Console:
         """A JSON object on standard output."""
         print(json.dumps(facts, default=str), flush=True)
 
-    def _begin(self, event: Event) -> None:
+    def _begin(self, command: str, total: int) -> None:
         self._stop_bar()
-        self.total, self.count = event.total, 0
+        self.total, self.count = total, 0
         self.began = self.spoke = time.monotonic()
         if sys.stderr.isatty():
             from rich.console import Console as RichConsole
@@ -84,7 +84,7 @@ class Console:
 
             columns = TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn()
             self.bar = Progress(*columns, TimeRemainingColumn(), console=RichConsole(stderr=True), transient=True)
-            self.task = self.bar.add_task(event.command, total=event.total)
+            self.task = self.bar.add_task(command, total=total)
             self.bar.start()
 
     def _photo(self, event: Event) -> None:
@@ -101,25 +101,23 @@ class Console:
         elif self.paths:
             for path in event.outputs:
                 print(path, flush=True)
-        self._advance(event.command)
+        if self.total:
+            left = (self.total - self.count) * (time.monotonic() - self.began) / self.count
+            self._advance(event.command, f"{event.command}: {self.count} of {self.total}, {seconds_words(left)} left")
 
     def _progress(self, event: Event) -> None:
-        self.count += 1
-        self.total = event.total or self.total
+        if event.total != self.total:
+            self._begin(event.command, event.total)
+        self.count = event.data["step"]
         if self.as_json:
             self.data(dict(event.data))
-        if self.bar is not None and self.task is not None:
-            self.bar.update(self.task, description=event.text, completed=self.count, total=self.total)
-        elif self._due():
-            self.say(event.text)
+        self._advance(event.text, event.text)
 
-    def _advance(self, command: str) -> None:
+    def _advance(self, description: str, words: str) -> None:
         if self.bar is not None and self.task is not None:
-            self.bar.update(self.task, completed=self.count)
+            self.bar.update(self.task, description=description, completed=self.count)
         elif self._due():
-            rate = self.count / (time.monotonic() - self.began)
-            left = seconds_words((self.total - self.count) / rate)
-            self.say(f"{command}: {self.count} of {self.total}, {left} left")
+            self.say(words)
 
     def _due(self) -> bool:
         now = time.monotonic()

@@ -46,3 +46,15 @@ def _number(text: str, option: str) -> float:
     if not math.isfinite(value):
         raise UsageError(f"{option}: found {text!r}, expected a number")
     return value
+
+
+def whole_range(text: str, option: str) -> tuple[int, int]:
+    """ "256:512" -> (256, 512); "512" -> (512, 512).
+
+    Raises:
+        UsageError: Not one or two whole numbers.
+    """
+    parts = [_number(part, option) for part in text.split(":")]
+    if len(parts) > 2 or any(part != int(part) for part in parts):
+        raise UsageError(f"{option}: found {text!r}, expected MIN:MAX, two whole numbers")
+    return int(parts[0]), int(parts[-1])
