@@ -1,0 +1,181 @@
+"""The whole chain on a toy set: one run, stopped anywhere, goes on; its folder is a model."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from toy_set import CLASSES, create_tiny, write_set
+
+from pixaff.errors import LabelsError, UsageError
+from pixaff.io.checkpoints import read_state_dict
+from pixaff.io.masks import read_mask
+from pixaff.models import bundle
+from pixaff.settings import Settings
+from pixaff.stages import fit as stage
+from pixaff.stages import train_affinity, train_cam
+from pixaff.stages.fit import fit, names_in
+from pixaff.stages.propagate import propagate
+from pixaff.stages.runner import Event
+from pixaff.stages.training.recipe import Recipe
+
+CAM = Recipe(epochs=10, batch_size=4, lr=5e-3, optimizer="adamw", precision="fp32")
+AFFINITY = Recipe(epochs=6, batch_size=4, lr=5e-3, optimizer="adamw", precision="fp32")
+SETTINGS = Settings(scales=(1.0,), crf_low=2.0, crf_high=6.0, alpha=3.0, beta=8.0, steps=16, final_crf=False)
+ORDER = ("train-cam", "cam", "crf", "train-affinity", "propagate")
+FAST = {
+    "settings": SETTINGS,
+    "cam_recipe": CAM,
+    "affinity_recipe": AFFINITY,
+    "long_side": (60, 110),
+    "crop": 96,
+    "device": "cpu",
+    "workers": 1,
+}
+
+
+@pytest.fixture(autouse=True)
+def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.set_num_threads(1)
+    for module in (stage, train_cam, train_affinity, bundle):
+        monkeypatch.setattr(module, "create_model", create_tiny, raising=False)
+
+
+def agreement(folder: Path, masks: dict[str, np.ndarray]) -> float:
+    """Mean over photos of the share of pixels labelled rightly."""
+    return float(np.mean([(read_mask(folder / f"{stem}.png") == mask).mean() for stem, mask in masks.items()]))
+
+
+def test_photos_and_labels_become_a_model_and_masks(tmp_path: Path) -> None:
+    photos, labels, masks = write_set(tmp_path, 12)
+    (photos / "broken.png").write_bytes(b"no image")
+    events: list[Event] = []
+    result = fit(photos, labels, tmp_path / "run", **FAST, report=events.append)
+    assert result.path == tmp_path / "run"
+    assert [name for name, _ in result.failed] == ["broken.png"]
+    assert sum(event.kind == "failed" for event in events) == 1  # named once, not by every stage
+    assert sorted(result.done) == [f"{stem}.png" for stem in masks]
+    # Classes that nobody gave are those of the labels, in alphabetical order: disc is 1 here, square 2.
+    assert (tmp_path / "run" / "classes.txt").read_text() == "disc\nsquare\n"
+    swapped = {stem: np.array([0, 2, 1], np.uint8)[mask] for stem, mask in masks.items()}
+    background = float(np.mean([(mask == 0).mean() for mask in masks.values()]))
+    assert agreement(tmp_path / "run" / "masks", swapped) > background + 0.02
+    # The folder is a model: photos it has not seen, labels predicted.
+    unseen, _, truth = write_set(tmp_path / "unseen", 3, seed=9)
+    report = propagate(unseen, tmp_path / "predicted", model=tmp_path / "run", device="cpu")
+    assert report.ok
+    assert {path.stem for path in (tmp_path / "predicted").glob("*.png")} == set(truth)
+
+
+@pytest.mark.parametrize("command", ORDER)
+def test_run_stopped_in_any_stage_goes_on_to_the_same_masks(
+    tmp_path: Path, command: str, whole: tuple[Path, Path, Path]
+) -> None:
+    photos, labels, expected = whole
+
+    class Stop(Exception):
+        pass
+
+    def stop(event: Event) -> None:
+        if event.command == command and event.kind in ("progress", "done"):
+            raise Stop
+
+    with pytest.raises(Stop):
+        fit(photos, labels, tmp_path / "run", **FAST, save_every=0.0, report=stop)
+    events: list[Event] = []
+    result = fit(photos, labels, tmp_path / "run", **FAST, report=events.append)
+    assert result.ok
+    for name in ("cam.safetensors", "affinity.safetensors"):
+        one, other = (read_state_dict(folder / name) for folder in (tmp_path / "run", expected))
+        assert all(torch.equal(one[key], other[key]) for key in one)
+    for path in (expected / "masks").glob("*.png"):
+        assert np.array_equal(read_mask(path), read_mask(tmp_path / "run" / "masks" / path.name))
+    # What was finished before is not done again.
+    worked = {event.command for event in events if event.kind in ("progress", "done")}
+    assert worked == set(ORDER[ORDER.index(command) :])
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path]:
+    """A run that nobody stopped: photos, labels, its folder."""
+    folder = tmp_path_factory.mktemp("whole")
+    photos, labels, _ = write_set(folder, 6)
+    with pytest.MonkeyPatch.context() as patch:
+        torch.set_num_threads(1)
+        for module in (stage, train_cam, train_affinity, bundle):
+            patch.setattr(module, "create_model", create_tiny, raising=False)
+        fit(photos, labels, folder / "run", **FAST)
+    return photos, labels, folder / "run"
+
+
+def test_finished_run_does_nothing_again(whole: tuple[Path, Path, Path]) -> None:
+    photos, labels, folder = whole
+    events: list[Event] = []
+    result = fit(photos, labels, folder, **FAST, report=events.append)
+    assert (result.done, len(result.skipped)) == ([], 6)
+    assert not [event for event in events if event.kind in ("progress", "done")]
+
+
+def test_other_options_or_labels_in_one_folder_are_refused(whole: tuple[Path, Path, Path], tmp_path: Path) -> None:
+    photos, labels, folder = whole
+    more = Recipe(**{**CAM.to_dict(), "epochs": 12})
+    with pytest.raises(UsageError, match="cam epochs 10 -> 12"):
+        fit(photos, labels, folder, **{**FAST, "cam_recipe": more})
+    changed = tmp_path / "labels.csv"
+    changed.write_text(labels.read_text().replace("toy00,square", "toy00,disc"))
+    with pytest.raises(UsageError, match="other options or photos: data"):
+        fit(photos, changed, folder, **FAST)
+    with pytest.raises(UsageError, match=r"holds the outputs of pixaff propagate"):
+        fit(photos, labels, folder / "masks", **FAST)
+
+
+def test_overwrite_starts_anew_and_spares_what_is_not_the_runs(tmp_path: Path) -> None:
+    photos, labels, _ = write_set(tmp_path, 4)
+    short = {"cam_recipe": Recipe(**{**CAM.to_dict(), "epochs": 1})}
+    short["affinity_recipe"] = short["cam_recipe"]
+    fit(photos, labels, tmp_path / "run", **{**FAST, **short})
+    (tmp_path / "run" / "notes.txt").write_text("mine")
+    (tmp_path / "run" / "masks" / "stale.png").write_bytes(b"")
+    other = {"cam_recipe": Recipe(**{**CAM.to_dict(), "epochs": 2})}
+    result = fit(photos, labels, tmp_path / "run", **{**FAST, **short, **other}, overwrite=True)
+    assert len(result.done) == 4
+    assert (tmp_path / "run" / "notes.txt").read_text() == "mine"
+    assert not (tmp_path / "run" / "masks" / "stale.png").exists()
+
+
+def test_ctrl_c_while_training_leaves_a_checkpoint(tmp_path: Path) -> None:
+    photos, labels, _ = write_set(tmp_path, 4)
+
+    def interrupt(event: Event) -> None:
+        if event.kind == "progress":
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(photos, labels, tmp_path / "run", **FAST, report=interrupt)
+    assert (tmp_path / "run" / "train-cam" / "training.pt").is_file()
+
+
+def test_class_names_are_gathered_from_csv_and_xml(tmp_path: Path) -> None:
+    (tmp_path / "labels.csv").write_text('\ufeffimage,labels\na.jpg,"zebra; cat"\nb,cat\n', encoding="utf-8")
+    assert names_in(tmp_path / "labels.csv") == ("cat", "zebra")
+    (tmp_path / "bare.csv").write_text("a,dog\n")
+    assert names_in(tmp_path / "bare.csv") == ("dog",)
+    xml = "<annotation><object><name>cow</name><part><name>head</name></part></object></annotation>"
+    (tmp_path / "xml").mkdir()
+    (tmp_path / "xml" / "a.xml").write_text(xml)
+    (tmp_path / "xml" / "b.xml").write_text("<annotation><object>")
+    assert names_in(tmp_path / "xml") == ("cow",)
+    assert names_in(tmp_path / "none.csv") == ()
+
+
+def test_wrong_labels_are_said_before_anything_is_written(tmp_path: Path) -> None:
+    photos, labels, _ = write_set(tmp_path, 3)
+    with pytest.raises(LabelsError, match=r"line 2: found unknown class \"square\""):
+        fit(photos, labels, tmp_path / "run", classes=(CLASSES[1],), **FAST)
+    with pytest.raises(LabelsError, match=r"none\.csv: no such file"):
+        fit(photos, tmp_path / "none.csv", tmp_path / "run", **FAST)
+    assert not (tmp_path / "run").exists()
