@@ -21,9 +21,10 @@ from pixaff.stages import train_affinity, train_cam
 from pixaff.stages.fit import fit, names_in
 from pixaff.stages.propagate import propagate
 from pixaff.stages.runner import Event
+from pixaff.stages.training import loop
 from pixaff.stages.training.recipe import Recipe
 
-CAM = Recipe(epochs=10, batch_size=4, lr=5e-3, optimizer="adamw", precision="fp32")
+CAM = Recipe(epochs=20, batch_size=4, lr=5e-3, optimizer="adamw", precision="fp32")
 AFFINITY = Recipe(epochs=6, batch_size=4, lr=5e-3, optimizer="adamw", precision="fp32")
 SETTINGS = Settings(scales=(1.0,), crf_low=2.0, crf_high=6.0, alpha=3.0, beta=8.0, steps=16, final_crf=False)
 ORDER = ("train-cam", "cam", "crf", "train-affinity", "propagate")
@@ -43,6 +44,7 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.set_num_threads(1)
     for module in (stage, train_cam, train_affinity, bundle):
         monkeypatch.setattr(module, "create_model", create_tiny, raising=False)
+    monkeypatch.setattr(loop, "draw_curve", lambda folder: None)  # slow where every step writes a checkpoint
 
 
 def agreement(folder: Path, masks: dict[str, np.ndarray]) -> float:
@@ -62,8 +64,7 @@ def test_photos_and_labels_become_a_model_and_masks(tmp_path: Path) -> None:
     # Classes that nobody gave are those of the labels, in alphabetical order: disc is 1 here, square 2.
     assert (tmp_path / "run" / "classes.txt").read_text() == "disc\nsquare\n"
     swapped = {stem: np.array([0, 2, 1], np.uint8)[mask] for stem, mask in masks.items()}
-    background = float(np.mean([(mask == 0).mean() for mask in masks.values()]))
-    assert agreement(tmp_path / "run" / "masks", swapped) > background + 0.02
+    assert agreement(tmp_path / "run" / "masks", swapped) > 0.9  # background is 0.82 of it
     # The folder is a model: photos it has not seen, labels predicted.
     unseen, _, truth = write_set(tmp_path / "unseen", 3, seed=9)
     report = propagate(unseen, tmp_path / "predicted", model=tmp_path / "run", device="cpu")
@@ -122,8 +123,8 @@ def test_finished_run_does_nothing_again(whole: tuple[Path, Path, Path]) -> None
 
 def test_other_options_or_labels_in_one_folder_are_refused(whole: tuple[Path, Path, Path], tmp_path: Path) -> None:
     photos, labels, folder = whole
-    more = Recipe(**{**CAM.to_dict(), "epochs": 12})
-    with pytest.raises(UsageError, match="cam epochs 10 -> 12"):
+    more = Recipe(**{**CAM.to_dict(), "epochs": 22})
+    with pytest.raises(UsageError, match="cam epochs 20 -> 22"):
         fit(photos, labels, folder, **{**FAST, "cam_recipe": more})
     changed = tmp_path / "labels.csv"
     changed.write_text(labels.read_text().replace("toy00,square", "toy00,disc"))

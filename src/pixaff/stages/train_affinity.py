@@ -127,7 +127,8 @@ def pair_loss(radius: int) -> LossFn:
     """The affinity loss over the pairs within a radius, and its three terms."""
 
     def loss_fn(model: nn.Module, batch: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        affinity = pair_affinity(model.features(batch["image"]).float(), radius)  # type: ignore[operator]
+        features = model.features(batch["image"]).float().contiguous()  # type: ignore[operator]
+        affinity = pair_affinity(features, radius)
         loss = affinity_loss(affinity, *pair_labels(batch["labels"], radius))
         return {"loss": loss.total, "bg": loss.bg, "fg": loss.fg, "neg": loss.neg}
 
