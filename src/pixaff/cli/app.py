@@ -10,7 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 from pixaff import __version__
-from pixaff.cli import cam, crf, evaluate, info, propagate, train_affinity, train_cam
+from pixaff.cli import cam, crf, evaluate, fit, info, propagate, train_affinity, train_cam
 from pixaff.errors import PixaffError
 
 
@@ -65,6 +65,7 @@ def pixaff(
 app.command("propagate")(propagate.propagate)
 app.command("cam")(cam.cam)
 app.command("crf")(crf.crf)
+app.command("fit")(fit.fit)
 app.command("train-cam")(train_cam.train_cam)
 app.command("train-affinity")(train_affinity.train_affinity)
 app.command("evaluate")(evaluate.evaluate)

@@ -16,12 +16,8 @@ def crf(
     photos: options.Photos,
     cams: Annotated[Path, typer.Option("--cams", metavar="DIR", help="Activation maps, as `pixaff cam` writes them.")],
     out: options.Out,
-    crf_low: Annotated[
-        float | None, typer.Option("--crf-low", metavar="A", help="Background power with much background.")
-    ] = None,
-    crf_high: Annotated[
-        float | None, typer.Option("--crf-high", metavar="A", help="Background power with little background.")
-    ] = None,
+    crf_low: options.CrfLow = None,
+    crf_high: options.CrfHigh = None,
     preset: options.Preset = None,
     size: options.Size = None,
     engine: options.Engine = "auto",

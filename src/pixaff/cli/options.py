@@ -54,3 +54,14 @@ LabelThreshold = Annotated[
     float | None,
     typer.Option("--label-threshold", metavar="P", help="Probability from which a predicted class counts."),
 ]
+Alpha = Annotated[float | None, typer.Option("--alpha", metavar="A", help="Background power of the walk.")]
+Beta = Annotated[float | None, typer.Option("--beta", metavar="B", help="Power of the affinities.")]
+Radius = Annotated[
+    int | None, typer.Option("--radius", metavar="R", help="Reach of an affinity, in cells of 8 pixels.")
+]
+Steps = Annotated[int | None, typer.Option("--steps", metavar="T", help="Length of the random walk.")]
+FinalCrf = Annotated[bool | None, typer.Option("--final-crf/--no-final-crf", help="A dense CRF after the walk.")]
+CrfLow = Annotated[float | None, typer.Option("--crf-low", metavar="A", help="Background power with much background.")]
+CrfHigh = Annotated[
+    float | None, typer.Option("--crf-high", metavar="A", help="Background power with little background.")
+]

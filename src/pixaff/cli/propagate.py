@@ -27,15 +27,11 @@ def propagate(
     ] = None,
     listing: options.List = None,
     preset: options.Preset = None,
-    alpha: Annotated[float | None, typer.Option("--alpha", metavar="A", help="Background power.")] = None,
-    beta: Annotated[float | None, typer.Option("--beta", metavar="B", help="Power of the affinities.")] = None,
-    radius: Annotated[
-        int | None, typer.Option("--radius", metavar="R", help="Reach of an affinity, in cells of 8 pixels.")
-    ] = None,
-    steps: Annotated[int | None, typer.Option("--steps", metavar="T", help="Length of the random walk.")] = None,
-    final_crf: Annotated[
-        bool | None, typer.Option("--final-crf/--no-final-crf", help="A dense CRF after the walk.")
-    ] = None,
+    alpha: options.Alpha = None,
+    beta: options.Beta = None,
+    radius: options.Radius = None,
+    steps: options.Steps = None,
+    final_crf: options.FinalCrf = None,
     engine: options.Engine = "auto",
     scales: options.Scales = None,
     flip: options.Flip = None,

@@ -15,9 +15,7 @@ from pixaff.cli.numbers import whole_range
 
 def train_cam(
     photos: options.Photos,
-    labels: Annotated[
-        str, typer.Option("--labels", "-l", metavar="FILE|DIR", help="labels.csv, or a folder of VOC XML.")
-    ],
+    labels: training.GivenLabels,
     classes: Annotated[Path, typer.Option("--classes", metavar="FILE", help="Class names, one a line.")],
     out: options.Out,
     listing: options.List = None,

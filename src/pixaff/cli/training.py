@@ -11,6 +11,9 @@ import typer
 if TYPE_CHECKING:
     from pixaff.stages.training.recipe import Recipe
 
+GivenLabels = Annotated[
+    str, typer.Option("--labels", "-l", metavar="FILE|DIR", help="labels.csv, or a folder of VOC XML.")
+]
 Network = Annotated[str, typer.Option("--model", "-m", metavar="NAME", help="Network to train; see `pixaff info`.")]
 Init = Annotated[
     str | None, typer.Option("--init", metavar="FILE|random", help="Start weights; default: those in the package.")

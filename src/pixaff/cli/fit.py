@@ -1,0 +1,112 @@
+"""`pixaff fit`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+import pixaff
+from pixaff.cli import options, training
+from pixaff.cli.console import Console, end
+from pixaff.cli.numbers import optional_numbers, whole_range
+
+
+def fit(
+    photos: options.Photos,
+    labels: training.GivenLabels,
+    out: options.Out,
+    classes: Annotated[
+        Path | None, typer.Option("--classes", metavar="FILE", help="Class names; default: all that the labels use.")
+    ] = None,
+    listing: options.List = None,
+    cam_epochs: Annotated[int | None, typer.Option("--cam-epochs", metavar="N", help="Of the classifier.")] = None,
+    affinity_epochs: Annotated[
+        int | None, typer.Option("--affinity-epochs", metavar="N", help="Of the AffinityNet.")
+    ] = None,
+    cam_lr: Annotated[
+        float | None, typer.Option("--cam-lr", metavar="LR", help="Learning rate of the classifier.")
+    ] = None,
+    affinity_lr: Annotated[
+        float | None, typer.Option("--affinity-lr", metavar="LR", help="Learning rate of the AffinityNet.")
+    ] = None,
+    cam_init: Annotated[
+        str | None, typer.Option("--cam-init", metavar="FILE|random", help="Start weights; default: the package's.")
+    ] = None,
+    affinity_init: Annotated[
+        str | None,
+        typer.Option("--affinity-init", metavar="FILE|random", help="Start weights; default: the package's."),
+    ] = None,
+    batch_size: training.BatchSize = None,
+    optimizer: training.Optimizer = None,
+    precision: training.Precision = None,
+    seed: training.Seed = None,
+    long_side: Annotated[
+        str, typer.Option("--long-side", metavar="MIN:MAX", help="Range of the classifier's random long side.")
+    ] = "256:512",
+    crop: training.Crop = 448,
+    scales: options.Scales = None,
+    flip: options.Flip = None,
+    size: options.Size = None,
+    crf_low: options.CrfLow = None,
+    crf_high: options.CrfHigh = None,
+    alpha: options.Alpha = None,
+    beta: options.Beta = None,
+    radius: options.Radius = None,
+    steps: options.Steps = None,
+    final_crf: options.FinalCrf = None,
+    label_threshold: options.LabelThreshold = None,
+    engine: options.Engine = "auto",
+    device: options.Device = "auto",
+    workers: options.Workers = None,
+    save_every: training.SaveEvery = 300.0,
+    overwrite: training.Overwrite = False,
+    as_json: options.Json = False,
+) -> None:
+    """A model for your own classes from tagged photos: train-cam, cam, crf, train-affinity, masks in one run.
+
+    Stopped at any point, the same call goes on where it was. DIR is then a model: pixaff propagate --model DIR.
+    """
+    from pixaff.settings import Settings
+    from pixaff.stages.training.recipe import AFFINITY_RECIPE, CAM_RECIPE
+
+    shared = {"batch_size": batch_size, "optimizer": optimizer, "precision": precision, "seed": seed}
+    settings = Settings().replace(
+        preset="own",
+        scales=optional_numbers(scales, "--scales"),
+        flip=flip,
+        size=size,
+        crf_low=crf_low,
+        crf_high=crf_high,
+        alpha=alpha,
+        beta=beta,
+        radius=radius,
+        steps=steps,
+        final_crf=final_crf,
+        label_threshold=label_threshold,
+    )
+    with Console(as_json) as console:
+        trained = pixaff.fit(
+            photos,
+            labels,
+            out,
+            classes=classes,
+            listing=listing,
+            settings=settings,
+            cam_recipe=training.with_given(CAM_RECIPE, {**shared, "epochs": cam_epochs, "lr": cam_lr}),
+            affinity_recipe=training.with_given(
+                AFFINITY_RECIPE, {**shared, "epochs": affinity_epochs, "lr": affinity_lr}
+            ),
+            cam_init=cam_init,
+            affinity_init=affinity_init,
+            long_side=whole_range(long_side, "--long-side"),
+            crop=crop,
+            engine=engine,
+            device=device,
+            workers=workers,
+            save_every=save_every,
+            overwrite=overwrite,
+            report=console,
+        )
+    end(console, "fit", trained, trained.path)

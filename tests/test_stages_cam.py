@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from pixaff.ops.cam import normalized_cams
+from toy_bundle import BLUE, RED, draw, toy_bundle
+
+from pixaff.io.cams import read_cams
+from pixaff.io.images import read_image
+from pixaff.stages import cam as stage
+from pixaff.stages.cam import cam
+from pixaff.stages.maps import Photo, predict
+
+
+@pytest.fixture(autouse=True)
+def bundle(monkeypatch):
+    made = toy_bundle()
+    monkeypatch.setattr(stage, "load_bundle", lambda name, device: made)
+    return made
+
+
+@pytest.fixture
+def photos(tmp_path):
+    draw(tmp_path / "photos" / "both.png", (RED, 8, 8), (BLUE, 32, 60))
+    draw(tmp_path / "photos" / "red.png", (RED, 8, 8), size=(80, 200))
+    draw(tmp_path / "photos" / "none.png")
+    return tmp_path / "photos"
+
+
+def test_maps_are_those_of_the_network_at_the_working_size(photos, tmp_path, bundle):
+    assert cam(photos, tmp_path / "cams").ok
+    both, red, none = (read_cams(tmp_path / "cams" / f"{name}.npz") for name in ("both", "red", "none"))
+    assert both.classes.tolist() == [1, 2]
+    assert (both.cams.shape, both.size) == ((2, 64, 96), (64, 96))
+    expected = normalized_cams(bundle.cam, read_image(photos / "both.png"), (0, 1), scales=(1.0, 0.5), flip=True)
+    np.testing.assert_allclose(both.cams, expected.detach().numpy(), atol=1e-3)
+    # Shrunk to the working size, but the file knows the photo's own.
+    assert (red.cams.shape, red.size) == ((1, 51, 128), (80, 200))
+    # Where no class is likely, the likeliest one is taken.
+    assert len(none.classes) == 1
+
+
+def test_settings_of_the_call_replace_the_models(photos, tmp_path, bundle):
+    cam(photos / "red.png", tmp_path / "a", size=64, scales=[1.0], flip=False)
+    found = read_cams(tmp_path / "a" / "red.npz")
+    assert found.cams.shape == (1, 26, 64)
+    assert found.size == (80, 200)
+
+
+def test_given_labels_need_no_prediction(photos, tmp_path):
+    (tmp_path / "labels.csv").write_text("both,blue\nred,red;blue\n")
+    report = cam(photos, tmp_path / "cams", labels=tmp_path / "labels.csv")
+    assert [name for name, _ in report.failed] == ["none.png"]
+    assert read_cams(tmp_path / "cams" / "both.npz").classes.tolist() == [2]
+    assert read_cams(tmp_path / "cams" / "red.npz").classes.tolist() == [1, 2]
+
+
+def test_classes_from_the_threshold_on_are_predicted_and_one_at_least(bundle):
+    image = np.full((32, 32, 3), 100, np.uint8)
+    image[:16, :16] = RED
+    image[16:, 16:] = BLUE
+    photo = Photo(image, (32, 32), None)
+    assert predict(bundle.cam, photo.image, 0.5) == (0, 1)
+    image[16:, 16:] = 100
+    assert predict(bundle.cam, image, 0.5) == (0,)
+    assert len(predict(bundle.cam, np.full((32, 32, 3), 100, np.uint8), 0.5)) == 1

@@ -1,0 +1,216 @@
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.nn import functional as F
+from toy_bundle import BLUE, CLASSES, RED, ToyAffinity, draw, toy_bundle
+
+from pixaff.errors import CheckpointError, LabelsError, UsageError
+from pixaff.io.cams import read_cams, write_cams
+from pixaff.io.masks import read_mask, voc_palette
+from pixaff.stages import cam as cam_stage
+from pixaff.stages import propagate as stage
+from pixaff.stages.propagate import propagate
+from pixaff.stages.refine import mask_at_size, walked_scores
+
+
+@pytest.fixture(autouse=True)
+def bundle(monkeypatch):
+    """Every model name leads to the toy."""
+    made = toy_bundle()
+    for module in (stage, cam_stage):
+        monkeypatch.setattr(module, "load_bundle", lambda name, device: made)
+    return made
+
+
+@pytest.fixture
+def photos(tmp_path):
+    folder = tmp_path / "photos"
+    draw(folder / "red.png", (RED, 16, 16))
+    draw(folder / "both.jpg", (RED, 8, 8), (BLUE, 32, 60))
+    draw(folder / "blue.png", (BLUE, 8, 8), size=(50, 70))
+    return folder
+
+
+def test_colours_come_out_as_masks_beside_the_folder(photos):
+    report = propagate(photos)
+    assert (sorted(report.done), report.failed) == (["blue.png", "both.jpg", "red.png"], [])
+    out = photos.parent / "photos-masks"
+    both = read_mask(out / "both.png")
+    assert both.shape == (64, 96)
+    assert both[20, 20] == 1
+    assert both[44, 72] == 2
+    assert both[4, 90] == both[60, 4] == 0
+    assert set(np.unique(read_mask(out / "red.png"))) == {0, 1}
+    assert read_mask(out / "blue.png").shape == (50, 70)
+    with Image.open(out / "both.png") as picture:
+        assert picture.getpalette()[:9] == voc_palette()[:3].ravel().tolist()
+
+
+def test_given_labels_decide_the_classes(photos):
+    labels = photos.parent / "labels.csv"
+    labels.write_text("image,labels\nred,red\nboth,blue\nblue,red;blue\n")
+    report = propagate(photos, labels=labels, overlay=True)
+    assert report.ok
+    assert set(np.unique(read_mask(photos.parent / "photos-masks" / "both.png"))) == {0, 2}
+
+
+def test_labels_that_do_not_fit_the_photos_are_told_in_words(photos):
+    labels = photos.parent / "labels.csv"
+    labels.write_text("image,labels\nred,red\nboth,red;blue\nelsewhere,red\n")
+    events = []
+    report = propagate(photos, labels=labels, report=events.append)
+    assert [name for name, _ in report.failed] == ["blue.png"]
+    assert "no label in" in report.failed[0][1]
+    assert sorted(report.done) == ["both.jpg", "red.png"]
+    warning = next(event.text for event in events if event.kind == "warning")
+    assert warning == f"{labels} labels 1 images that are not among the photos: elsewhere"
+    labels.write_text("image,labels\nred,rde\n")
+    with pytest.raises(LabelsError, match='did you mean "red"'):
+        propagate(photos, labels=labels)
+    labels.write_text("image,labels\nelsewhere,red\n")
+    with pytest.raises(LabelsError, match="none of them"):
+        propagate(photos, labels=labels)
+
+
+def test_a_list_takes_some_and_names_those_that_are_absent(photos):
+    listing = photos.parent / "some.txt"
+    listing.write_text("red\nabsent\n")
+    report = propagate(photos, listing=listing)
+    assert report.done == ["red.png"]
+    assert [name for name, _ in report.failed] == ["absent"]
+
+
+def test_activation_maps_of_another_method_are_refined(photos, tmp_path):
+    """The mask follows the given maps, half the photo's size, and not what the model sees."""
+    maps = np.zeros((2, 32, 48), np.float32)
+    maps[1, 4:16, 4:16] = 1
+    write_cams(tmp_path / "cams" / "red.npz", [1, 7], maps, (64, 96))
+    report = propagate(photos / "red.png", tmp_path / "out", cams=tmp_path / "cams")
+    assert report.ok
+    mask = read_mask(tmp_path / "out" / "red.png")
+    assert mask[20, 20] == 7
+    assert set(np.unique(mask)) <= {0, 7}
+    write_cams(tmp_path / "cams" / "red.npz", [0, 1], maps, (64, 96))
+    report = propagate(photos / "red.png", tmp_path / "out", cams=tmp_path / "cams", overwrite=True)
+    assert "posteriors" in report.failed[0][1]
+
+
+def test_what_exists_stays_and_other_settings_are_warned_about(photos):
+    propagate(photos)
+    mask = photos.parent / "photos-masks" / "red.png"
+    before = mask.stat().st_mtime_ns
+    events = []
+    assert propagate(photos, report=events.append).skipped == ["blue.png", "both.jpg", "red.png"]
+    assert not [event for event in events if event.kind == "warning"]
+    propagate(photos, alpha=9, report=events.append)
+    assert mask.stat().st_mtime_ns == before
+    assert "alpha 3 -> 9" in next(event.text for event in events if event.kind == "warning")
+    assert len(propagate(photos, alpha=9, overwrite=True).done) == 3
+    assert mask.stat().st_mtime_ns != before
+
+
+def test_the_record_tells_what_made_the_masks(photos):
+    (photos / "bad.jpg").write_bytes(b"nothing")
+    propagate(photos, alpha=5, final_crf=True)
+    record = json.loads((photos.parent / "photos-masks" / "run.json").read_text())
+    assert record["command"] == "propagate"
+    assert (record["settings"]["alpha"], record["settings"]["final_crf"]) == (5.0, True)
+    assert record["counts"] == {"done": 3, "skipped": 0, "failed": 1}
+    assert record["classes"] == list(CLASSES)
+    assert {"pixaff", "torch", "python"} <= record["versions"].keys()
+
+
+def test_overlays_are_small_pictures_of_the_same_photos(photos):
+    propagate(photos / "both.jpg", photos.parent / "out", overlay=True)
+    with Image.open(photos.parent / "out" / "overlays" / "both.jpg") as picture:
+        assert picture.size == (96, 64)
+        red, grey = picture.getpixel((20, 20)), picture.getpixel((90, 4))
+    assert red[0] > red[2] + 50
+    assert max(grey) - min(grey) < 20
+
+
+def test_the_final_crf_follows_the_edges_of_the_photo(photos):
+    """With the CRF the red square comes out whole; the walk alone leaves cells of 8 pixels."""
+    truth = np.zeros((64, 96), bool)
+    truth[16:40, 16:40] = True
+    wrong = {}
+    for crf in (False, True):
+        propagate(photos / "red.png", photos.parent / "out", final_crf=crf, engine="torch", overwrite=True)
+        wrong[crf] = int(((read_mask(photos.parent / "out" / "red.png") == 1) != truth).sum())
+    assert wrong[True] < wrong[False]
+
+
+def test_larger_photos_are_worked_on_small_and_masked_large(photos, bundle, monkeypatch):
+    draw(photos / "large.png", (RED, 100, 200), size=(300, 500), side=120)
+    seen = []
+    cam = bundle.cam.cam
+    monkeypatch.setattr(bundle.cam, "cam", lambda x: seen.append(x.shape) or cam(x))
+    assert propagate(photos / "large.png", photos.parent / "out", scales=[1.0], flip=False).ok
+    assert {max(shape) for shape in seen} == {128}
+    mask = read_mask(photos.parent / "out" / "large.png")
+    assert mask.shape == (300, 500)
+    assert mask[160, 260] == 1
+    assert mask[20, 480] == 0
+
+
+def test_batches_and_workers_change_nothing(photos, tmp_path):
+    propagate(photos, tmp_path / "one", batch_size=1, workers=1)
+    propagate(photos, tmp_path / "three", batch_size=3, workers=3)
+    for mask in (tmp_path / "one").glob("*.png"):
+        np.testing.assert_array_equal(read_mask(mask), read_mask(tmp_path / "three" / mask.name))
+
+
+def test_calls_that_cannot_work_say_so(photos, bundle, monkeypatch):
+    for wrong in ({"alpha": 0}, {"preset": "psa"}, {"engine": "best"}, {"cams": "nowhere"}):
+        with pytest.raises(UsageError):
+            propagate(photos, **wrong)
+    classes = photos.parent / "classes.txt"
+    classes.write_text("cat\ndog\n")
+    with pytest.raises(UsageError, match=r"cat, dog.*red, blue"):
+        propagate(photos, classes=classes)
+    monkeypatch.setattr(bundle, "affinity", None)
+    with pytest.raises(CheckpointError, match="AffinityNet"):
+        propagate(photos)
+
+
+def test_a_preset_lends_its_numbers(photos):
+    events = []
+    propagate(photos, preset="psa-vgg16", steps=3, report=events.append)
+    shown = next(event.data for event in events if event.kind == "settings")
+    assert (shown["preset"], shown["alpha"], shown["beta"], shown["steps"]) == ("psa-vgg16", 16.0, 8.0, 3)
+
+
+def test_a_mask_in_bands_is_the_argmax_of_the_enlarged_scores(monkeypatch):
+    scores = torch.rand(3, 13, 17, generator=torch.Generator().manual_seed(0))
+    large = F.interpolate(scores[None], (101, 57), mode="bilinear", align_corners=False)[0]
+    expected = np.array([0, 4, 9], np.uint8)[large.argmax(0).numpy()]
+    monkeypatch.setattr("pixaff.stages.refine.BAND", 3 * 57 * 10)
+    mask = mask_at_size(scores, [0, 4, 9], (101, 57))
+    # Rounding may tip a tie.
+    assert (mask != expected).mean() < 1e-3
+    same = mask_at_size(scores, [0, 4, 9], (13, 17))
+    np.testing.assert_array_equal(same, np.array([0, 4, 9], np.uint8)[scores.argmax(0).numpy()])
+
+
+def test_scores_after_the_walk_are_probabilities():
+    settings = toy_bundle().settings
+    image = np.random.default_rng(0).integers(0, 255, (50, 90, 3), dtype=np.uint8)
+    scores = walked_scores(ToyAffinity(), [image], [torch.rand(2, 50, 90)], settings)
+    assert scores[0].shape == (3, 50, 90)
+    assert float(scores[0].min()) >= 0
+    torch.testing.assert_close(scores[0].sum(0), torch.ones(50, 90))
+
+
+def test_cam_and_propagate_chained_give_what_propagate_gives(photos, tmp_path):
+    cam_stage.cam(photos, tmp_path / "cams")
+    propagate(photos, tmp_path / "chained", cams=tmp_path / "cams")
+    propagate(photos, tmp_path / "direct")
+    for mask in (tmp_path / "direct").glob("*.png"):
+        different = read_mask(mask) != read_mask(tmp_path / "chained" / mask.name)
+        assert different.mean() < 0.01
+    assert read_cams(tmp_path / "cams" / "both.npz").size == (64, 96)

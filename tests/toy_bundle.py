@@ -1,0 +1,62 @@
+"""A model without training that sees colours: class "red" where red prevails, class "blue" where blue does."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from pixaff.models.bundle import Bundle
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from pixaff.settings import Settings
+
+CLASSES = ("red", "blue")
+RED, BLUE, GREY = (210, 30, 30), (30, 30, 210), (120, 120, 120)
+
+
+class Toy(nn.Module):
+    """What both toy networks share: images as values from 0 to 1, and one parameter to find the device by."""
+
+    mean = (0.0, 0.0, 0.0)
+    std = (1.0, 1.0, 1.0)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gain = nn.Parameter(torch.ones(1))
+
+    def preprocess(self, image: NDArray[np.uint8]) -> Tensor:
+        return torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 255
+
+
+class ToyCam(Toy):
+    def cam(self, x: Tensor) -> Tensor:
+        surplus = x[:, [0, 2]] - x.sum(1, keepdim=True) / 2
+        return F.avg_pool2d(surplus.relu() * self.gain, 2, ceil_mode=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return 100 * self.cam(x).amax((2, 3)) - 5
+
+
+class ToyAffinity(Toy):
+    def features(self, x: Tensor) -> Tensor:
+        return 4 * F.avg_pool2d(x, 8) * self.gain
+
+
+def toy_bundle(**settings: object) -> Bundle:
+    values = {"scales": (1.0, 0.5), "size": 128, "steps": 16, "alpha": 3.0, "final_crf": False, **settings}
+    return Bundle(ToyCam(), ToyAffinity(), CLASSES, Settings().replace(**values), Path("toy"))
+
+
+def draw(
+    path: Path, *squares: tuple[tuple[int, int, int], int, int], size: tuple[int, int] = (64, 96), side: int = 24
+) -> None:
+    """A grey picture (H, W) with squares, each a colour and its top left corner (y, x)."""
+    image = np.full((*size, 3), GREY, np.uint8)
+    for colour, y, x in squares:
+        image[y : y + side, x : x + side] = colour
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(image).save(path, quality=95)
