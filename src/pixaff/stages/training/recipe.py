@@ -64,6 +64,6 @@ class Recipe:
         return asdict(self)
 
 
-# The paper's SGD at 0.1 suits its networks; it destroys an EfficientNet's features within an epoch (see docs/training.md).
+# The paper's SGD at 0.1 suits its own networks; it ruins an EfficientNet's features within an epoch.
 CAM_RECIPE = Recipe(epochs=15, batch_size=16, lr=2e-4, optimizer="adamw")
 AFFINITY_RECIPE = Recipe(epochs=8, batch_size=8, lr=2e-4, optimizer="adamw")
