@@ -232,6 +232,15 @@ def test_photo_that_cannot_be_decoded_is_replaced_and_named_once(photos: Path, t
     assert len(result.done) == 17
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_no_photo_that_can_be_decoded_is_one_line(photos: Path, tmp_path: Path, workers: int) -> None:
+    (tmp_path / "photos").mkdir()
+    for path in photos.iterdir():
+        (tmp_path / "photos" / path.name).write_bytes(path.read_bytes()[:500])
+    with pytest.raises(TrainingError, match=r"^none of the 18 photos can be decoded \(copy or download them again\)$"):
+        run(tmp_path / "run", tmp_path / "photos", workers=workers)
+
+
 def test_groups_follow_the_paper() -> None:
     model = TinyCam(2)
     groups = parameter_groups(model, weight_decay=5e-4)

@@ -27,14 +27,13 @@ from pixaff.stages.training.augment import (
     random_crop,
     random_size,
 )
-from pixaff.stages.training.recipe import TrainingError
 
 Failure = tuple[Path, str]
 """A photo and what is wrong with it."""
 Key = tuple[int, int]
 """Epoch (from 0) and index of a photo."""
 Sample = tuple[dict[str, torch.Tensor], list[Failure]]
-"""One photo, or a batch: tensors by name, and the photos that had to be replaced by another one."""
+"""One photo, or a batch: tensors by name, none if no photo can be decoded, and the photos that another one replaces."""
 
 CELL = 8
 """Side in pixels of a cell of the affinity labels, which is the stride of the AffinityNet."""
@@ -124,6 +123,8 @@ class CamPhotos(Dataset[Sample]):
         rng = np.random.default_rng((self.seed, epoch, index))
         # Smaller than the largest size would be enlarged again; larger is decoded for nothing.
         index, image, failed = _first_readable(self.paths, index, self.size[1])
+        if image is None:
+            return {}, failed
         crop = random_crop(rng, random_size(rng, image.shape[:2], self.size), self.crop)
         picture = jitter_colours(rng, cut_picture(image, crop))
         return {"image": place_picture(picture, crop, self.mean, self.std), "target": self.targets[index]}, failed
@@ -163,6 +164,8 @@ class AffinityPhotos(Dataset[Sample]):
         rng = np.random.default_rng((self.seed, epoch, index))
         # At the size of the labels, or a little above it where that rounds differently.
         index, image, failed = _first_readable(self.paths, index, lambda i: max(self.sizes[i]))
+        if image is None:
+            return {}, failed
         crop = random_crop(rng, self.sizes[index], self.crop, grid=CELL)
         picture = jitter_colours(rng, cut_picture(image, crop))
         labels = cut_cells(self.label_maps[index], crop, CELL, outside=IGNORE)
@@ -171,8 +174,8 @@ class AffinityPhotos(Dataset[Sample]):
 
 def _first_readable(
     paths: Sequence[Path], index: int, max_side: int | Callable[[int], int]
-) -> tuple[int, NDArray[np.uint8], list[Failure]]:
-    """The photo at ``index`` or, when it cannot be decoded, the next one that can."""
+) -> tuple[int, NDArray[np.uint8] | None, list[Failure]]:
+    """The photo at ``index`` or, when it cannot be decoded, the next one that can, or None."""
     failed: list[Failure] = []
     for offset in range(len(paths)):
         at = (index + offset) % len(paths)
@@ -182,7 +185,7 @@ def _first_readable(
             failed.append((paths[at], str(error)))
             continue
         return at, image, failed
-    raise TrainingError(f"none of the {len(paths)} photos can be decoded", failed[0][1])
+    return index, None, failed
 
 
 def _stack(samples: list[Sample]) -> Sample:

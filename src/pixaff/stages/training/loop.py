@@ -105,6 +105,8 @@ def train(
                 if photo not in failed:
                     failed.add(photo)
                     leave_out(photo, f"{problem}; another photo is taken in its place", result, command, report)
+            if not batch:
+                raise TrainingError(f"none of the {len(dataset)} photos can be decoded", "copy or download them again")
             batch = {name: _moved(tensor, where) for name, tensor in batch.items()}
             if not at.precision:
                 at.precision, why = settle_precision(recipe.precision, model, loss_fn, batch, where)
