@@ -40,7 +40,7 @@ def in_batches(
     """Read ahead and write behind in threads while the calling thread computes one batch after the other.
 
     A photo that cannot be read leaves its batch; a batch that cannot be computed is tried again photo by photo, so
-    that one bad photo takes no other with it. At most three batches are in memory, whatever the length of the list.
+    that one bad photo takes no other with it. A few batches are in memory, whatever the length of the list.
 
     Yields:
         A photo and the facts that ``save`` returned, or the exception; in the order of completion.
@@ -83,13 +83,11 @@ def _computed(
     except Exception as error:
         if len(batch) == 1:
             yield batch[0][0], error
-            return
-        results = []
-    if results:
+        else:
+            for single in batch:
+                yield from _computed([single], compute)
+    else:
         yield from zip((photo for photo, _ in batch), results, strict=True)
-        return
-    for single in batch:
-        yield from _computed([single], compute)
 
 
 def _finished(saving: Queue) -> tuple[Path, Outcome]:

@@ -1,0 +1,72 @@
+"""Ctrl-C and kill, in a real process: no half file, and the next call finishes the rest."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from toy_bundle import RED, draw
+
+from pixaff.io.masks import read_mask
+
+COUNT = 60
+PROGRAM = """
+import sys, time
+from pixaff.cli.app import app
+from pixaff.stages import propagate
+from toy_bundle import toy_bundle
+
+pause, walked = float(sys.argv[1]), propagate.walked_scores
+
+def slowly(*arguments):
+    time.sleep(pause)
+    return walked(*arguments)
+
+propagate.load_bundle = lambda name, device: toy_bundle()
+propagate.walked_scores = slowly
+app(sys.argv[2:])
+"""
+
+
+def start(photos: Path, pause: float) -> subprocess.Popen[str]:
+    call = [sys.executable, "-c", PROGRAM, str(pause), "propagate", str(photos), "-b", "1"]
+    return subprocess.Popen(
+        call,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parent)},
+    )
+
+
+@pytest.mark.parametrize(("stop", "code"), [(signal.SIGINT, 130), (signal.SIGKILL, -signal.SIGKILL)])
+def test_a_stopped_run_leaves_whole_masks_and_goes_on(tmp_path, stop, code):
+    photos, masks = tmp_path / "photos", tmp_path / "photos-masks"
+    for number in range(COUNT):
+        draw(photos / f"p{number:02}.png", (RED, 8, 8))
+    process = start(photos, 0.05)
+    deadline = time.monotonic() + 120
+    while not any(masks.glob("*.png")) and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(stop)
+    _, words = process.communicate(timeout=60)
+    assert process.returncode == code, words
+    assert "Traceback" not in words
+    written = sorted(masks.glob("*.png"))
+    assert 0 < len(written) < COUNT
+    assert all(read_mask(mask).shape == (64, 96) for mask in written)
+    if stop == signal.SIGINT:
+        assert sorted(path.name for path in masks.iterdir()) == [path.name for path in written]
+
+    process = start(photos, 0)
+    paths, words = process.communicate(timeout=120)
+    assert process.returncode == 0, words
+    assert f"{COUNT - len(written)} done, {len(written)} skipped" in words
+    assert len(paths.splitlines()) == COUNT
+    # What the killed process had begun is swept up too.
+    assert sorted(path.suffix for path in masks.iterdir()) == sorted([".png"] * COUNT + [".json"])
