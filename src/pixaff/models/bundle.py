@@ -1,0 +1,109 @@
+"""A model as it is kept in a folder: both networks' weights, the class names and the settings that fit them.
+
+The folder holds ``model.json``, ``cam.safetensors`` and ``affinity.safetensors``. The embedded model ``lite`` and the
+runs of `pixaff fit` are such folders.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+import pixaff.weights
+from pixaff.errors import CheckpointError, PixaffError
+from pixaff.io.atomic import write_text
+from pixaff.io.checkpoints import write_state_dict
+from pixaff.models.registry import create_model, load_checkpoint
+from pixaff.settings import Settings
+
+FORMAT = 1
+EMBEDDED = "lite"
+RECORD, CAM, AFFINITY = "model.json", "cam.safetensors", "affinity.safetensors"
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A loaded model.
+
+    Attributes:
+        cam: CAM network, in evaluation mode.
+        affinity: AffinityNet, in evaluation mode, or None when the run has not trained it yet.
+        classes: Names of the mask values 1, 2, ...
+        settings: The numbers that fit the two networks.
+        path: The folder.
+    """
+
+    cam: nn.Module
+    affinity: nn.Module | None
+    classes: tuple[str, ...]
+    settings: Settings
+    path: Path
+
+
+def embedded_folder() -> Path:
+    """Folder of the model inside the package."""
+    return Path(pixaff.weights.__file__).parent / EMBEDDED
+
+
+def load_bundle(model: str | Path, device: torch.device | str = "cpu") -> Bundle:
+    """Load the embedded model, "lite", or the one in a folder.
+
+    Raises:
+        CheckpointError: The folder holds no model, or a damaged one.
+    """
+    folder = embedded_folder() if str(model) == EMBEDDED else Path(model)
+    record = folder / RECORD
+    if not record.is_file():
+        raise CheckpointError(
+            f"{folder} holds no {RECORD}", f'give "{EMBEDDED}" or the folder of a finished `pixaff fit`'
+        )
+    try:
+        found = json.loads(record.read_text(encoding="utf-8"))
+        version, classes = found["format"], tuple(str(name) for name in found["classes"])
+        settings = Settings.from_dict(found["settings"])
+    except (OSError, ValueError, KeyError, TypeError, PixaffError) as error:
+        raise CheckpointError(f"{record}: cannot be understood: {error}", "copy the whole folder again") from error
+    if version != FORMAT:
+        raise CheckpointError(f"{record}: found format {version}, expected {FORMAT}", "update pixaff")
+    cam = load_checkpoint(create_model(settings.cam, len(classes)), folder / CAM)
+    affinity = None
+    if (folder / AFFINITY).is_file():
+        affinity = load_checkpoint(create_model(settings.affinity), folder / AFFINITY).to(device).eval()
+    return Bundle(cam.to(device).eval(), affinity, classes, settings, folder)
+
+
+def write_bundle(
+    folder: str | Path,
+    cam: str,
+    affinity: str | None,
+    cam_model: nn.Module,
+    affinity_model: nn.Module | None,
+    classes: Sequence[str],
+    settings: Settings,
+    half: bool = False,
+) -> None:
+    """Write a model's folder; ``model.json`` last, so that a folder which holds one is whole.
+
+    Args:
+        folder: Made when missing.
+        cam, affinity: Registry names of the networks; no AffinityNet is written without its name.
+        cam_model, affinity_model: The networks.
+        classes: Names of the mask values 1, 2, ...
+        settings: The numbers that fit them.
+        half: Store matrices in float16.
+
+    Raises:
+        OutputError: A file cannot be written.
+    """
+    folder = Path(folder)
+    write_state_dict(folder / CAM, cam_model.state_dict(), half, {"network": cam})
+    if affinity is not None and affinity_model is not None:
+        write_state_dict(folder / AFFINITY, affinity_model.state_dict(), half, {"network": affinity})
+    settings = settings.replace(cam=cam, affinity=affinity)
+    record = {"format": FORMAT, "classes": list(classes), "settings": settings.to_dict()}
+    write_text(folder / RECORD, json.dumps(record, indent=2) + "\n")

@@ -1,0 +1,149 @@
+"""The embedded default: EfficientNet-Lite2 with a CAM head and an AffinityNet head.
+
+Backbone: Tan & Le, *EfficientNet*, ICML 2019, in its "lite" form (no squeeze-and-excitation, ReLU6), at output
+stride 16. Its 3x3 and 5x5 convolutions of stride 2 pad at the right and bottom only ("same" padding), so the cell i
+of the last features looks at pixel 16 i + 15 and not at the middle of its own square, 16 i + 7.5. The images are
+therefore padded by half a cell at the left and top: the maps of a photo and of its mirror image then agree.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from pixaff.models.timm import timm_model
+
+STRIDE = 16
+LEVELS = (48, 120, 352)
+"""Channels at stride 8, 16 and 16."""
+FEATURES = 1280
+
+
+class LiteBackbone(nn.Module):
+    """EfficientNet-Lite2 at output stride 16; batch norm always runs on its stored statistics."""
+
+    mean = (0.5, 0.5, 0.5)
+    std = (0.5, 0.5, 0.5)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = timm_model("tf_efficientnet_lite2", features_only=True, output_stride=STRIDE, out_indices=(2, 3, 4))
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """Normalised images (B,3,H,W) -> levels (B,48,h8,w8), (B,120,h,w), (B,352,h,w), with h = ceil(H / 16).
+
+        h8 = 2 h: the stride-8 level is averaged over 2x2 cells, which centres it on the same pixels.
+        """
+        rows, columns = -(-x.shape[2] // STRIDE), -(-x.shape[3] // STRIDE)
+        half = STRIDE // 2
+        x = F.pad(x, (half, columns * STRIDE - x.shape[3] + half, half, rows * STRIDE - x.shape[2] + half))
+        fine, middle, coarse = self.net(x)
+        fine = F.avg_pool2d(fine, 2, stride=1)[:, :, : 2 * rows, : 2 * columns]
+        return [fine, middle[:, :, :rows, :columns], coarse[:, :, :rows, :columns]]
+
+
+class _Lite(nn.Module):
+    """What the two lite networks share: the backbone and how it is fed and trained."""
+
+    mean = LiteBackbone.mean
+    std = LiteBackbone.std
+    size_divisor = STRIDE
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.backbone = LiteBackbone()
+
+    def preprocess(self, image: object) -> Tensor:
+        """PIL image or uint8 (H,W,3) RGB -> normalised float32 (3,H,W), values in -1..1."""
+        return normalized(image, self.mean, self.std)
+
+    def train(self, mode: bool = True) -> _Lite:
+        """Training mode for all but batch norm, which keeps the statistics of ImageNet."""
+        super().train(mode)
+        for module in self.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.eval()
+        return self
+
+    def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
+        """Trainable parameters, those of the ImageNet start and the new ones."""
+        groups: dict[str, list[nn.Parameter]] = {"backbone": [], "head": []}
+        for name, parameter in self.named_parameters():
+            if parameter.requires_grad:
+                groups["backbone" if name.startswith(("backbone.", "top.")) else "head"].append(parameter)
+        return groups
+
+
+class LiteCam(_Lite):
+    """Classifier whose class rows, applied at every cell, are the class activation maps (Zhou et al., CVPR 2016).
+
+    Args:
+        num_classes: Foreground classes K.
+    """
+
+    def __init__(self, num_classes: int = 20) -> None:
+        super().__init__()
+        # The ImageNet network's own last layers, under their own names.
+        self.top = nn.Sequential()
+        source = timm_model("tf_efficientnet_lite2")
+        self.top.add_module("conv_head", source.conv_head)
+        self.top.add_module("bn2", source.bn2)
+        self.classifier = nn.Conv2d(FEATURES, num_classes, 1, bias=False)
+        nn.init.normal_(self.classifier.weight, std=0.01)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalised images (B,3,H,W) -> logits (B,K): class rows times the average feature."""
+        return self.classifier(self._features(x).mean((2, 3), keepdim=True)).flatten(1)
+
+    def cam(self, x: Tensor) -> Tensor:
+        """Normalised images (B,3,H,W) -> maps (B,K,h,w) >= 0, h = ceil(H / 16), as relu of the class rows."""
+        return F.relu(self.classifier(self._features(x)))
+
+    def _features(self, x: Tensor) -> Tensor:
+        return self.top(self.backbone(x)[2])
+
+
+class LiteAffinity(_Lite):
+    """AffinityNet (section 3.2 of the paper) on three levels of the backbone.
+
+    1x1 convolutions to 64, 128 and 256 channels, ELU, concatenated at stride 8, 1x1 convolution to 448, ELU.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.level1 = nn.Conv2d(LEVELS[0], 64, 1, bias=False)
+        self.level2 = nn.Conv2d(LEVELS[1], 128, 1, bias=False)
+        self.level3 = nn.Conv2d(LEVELS[2], 256, 1, bias=False)
+        self.merge = nn.Conv2d(448, 448, 1, bias=False)
+        for conv in (self.level1, self.level2, self.level3):
+            nn.init.kaiming_normal_(conv.weight)
+        nn.init.xavier_uniform_(self.merge.weight, gain=4)
+
+    def features(self, x: Tensor) -> Tensor:
+        """Normalised images (B,3,H,W) -> features (B,448,h,w) with h = ceil(H / 8)."""
+        levels = self.backbone(x)
+        convs = (self.level1, self.level2, self.level3)
+        parts = [F.elu(conv(level)) for conv, level in zip(convs, levels, strict=True)]
+        size = parts[0].shape[2:]
+        parts[1:] = [F.interpolate(part, size, mode="bilinear", align_corners=False) for part in parts[1:]]
+        merged = F.elu(self.merge(torch.cat(parts, 1)))
+        return merged[:, :, : -(-x.shape[2] // 8), : -(-x.shape[3] // 8)]
+
+    forward = features
+
+
+def normalized(image: object, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
+    """PIL image or uint8 (H,W,3) RGB -> float32 (3,H,W), (value / 255 - mean) / std.
+
+    Raises:
+        ValueError: Another shape or dtype.
+    """
+    pixels: NDArray[np.uint8] = np.asarray(image)
+    if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8:
+        raise ValueError(f"found an image of shape {pixels.shape} and {pixels.dtype}, expected uint8 (H,W,3)")
+    scale = np.float32(1 / 255) / np.array(std, np.float32)
+    shift = np.array(mean, np.float32) / np.array(std, np.float32)
+    return torch.from_numpy(np.ascontiguousarray((pixels * scale - shift).transpose(2, 0, 1)))

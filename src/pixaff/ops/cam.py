@@ -1,0 +1,87 @@
+"""Class activation maps over scales and mirror images, and the background score that goes with them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+EPSILON = 1e-5
+
+
+class CamNetwork(Protocol):
+    """What `normalized_cams` needs of a network."""
+
+    def preprocess(self, image: object) -> Tensor: ...
+
+    def cam(self, x: Tensor) -> Tensor: ...
+
+    def parameters(self) -> object: ...
+
+
+@torch.inference_mode()
+def normalized_cams(
+    model: CamNetwork,
+    image: NDArray[np.uint8] | Image.Image,
+    classes: Sequence[int],
+    scales: Sequence[float] = (1.0, 0.5, 1.5, 2.0),
+    flip: bool = True,
+) -> Tensor:
+    """Class activation maps of one image (section 3.1), summed over scales and mirror images.
+
+    The 8-bit image is resized (bicubic, sizes rounded; to multiples of ``model.size_divisor`` where the network has
+    one, since its cells then cover the image exactly), mapped by ``model.cam``, enlarged to the image's size
+    (bilinear, align_corners false), un-mirrored and summed; each map is divided by its maximum + 1e-5.
+
+    Args:
+        model: Has ``preprocess`` and ``cam``.
+        image: uint8 (H,W,3) RGB or a PIL image.
+        classes: 0-based classes that are present.
+        scales: Factors on the image's sides.
+        flip: Whether every scale is seen mirrored as well.
+
+    Returns:
+        float32 (len(classes), H, W) in 0..1, on the model's device.
+
+    Raises:
+        ValueError: No class, a class that the network lacks, or no scale.
+    """
+    if not classes or not scales:
+        raise ValueError(f"found {len(classes)} classes and {len(scales)} scales, expected at least one of each")
+    picture = image if isinstance(image, Image.Image) else Image.fromarray(image)
+    width, height = picture.size
+    divisor = getattr(model, "size_divisor", 1)
+    device = next(iter(model.parameters())).device  # type: ignore[call-overload]
+    total: Tensor | None = None
+    for scale in scales:
+        size = tuple(max(1, round(side * scale / divisor)) * divisor for side in (width, height))
+        resized = picture if size == picture.size else picture.resize(size, Image.Resampling.BICUBIC)
+        x = model.preprocess(resized)[None].to(device)
+        if flip:
+            x = torch.cat([x, x.flip(3)])
+        maps = model.cam(x.contiguous(memory_format=torch.channels_last)).float()
+        if max(classes) >= maps.shape[1] or min(classes) < 0:
+            raise ValueError(f"found classes {list(classes)}, expected 0..{maps.shape[1] - 1}")
+        maps = maps[:, list(classes)]
+        # Interpolation is linear and knows no left or right: un-mirroring before it saves half of the work.
+        summed = maps[:1] + maps[1:].flip(3) if flip else maps
+        summed = F.interpolate(summed, (height, width), mode="bilinear", align_corners=False)[0]
+        total = summed if total is None else total + summed
+    assert total is not None
+    return total / (total.amax((1, 2), keepdim=True) + EPSILON)
+
+
+def background_score(cams: Tensor, alpha: float) -> Tensor:
+    """(1 - max over the classes)^alpha: float (C,H,W) in 0..1 -> (1,H,W) (section 3.1, equation 2)."""
+    return (1 - cams.amax(0, keepdim=True)).clamp(min=0) ** alpha
+
+
+def with_background(cams: Tensor, alpha: float) -> Tensor:
+    """Background and class scores: float (C,H,W) in 0..1 -> (C + 1,H,W), background first."""
+    return torch.cat([background_score(cams, alpha), cams])
