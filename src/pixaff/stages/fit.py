@@ -10,10 +10,9 @@ from xml.etree import ElementTree
 
 from pixaff.errors import LabelsError, UsageError
 from pixaff.io.atomic import write_text
-from pixaff.io.checkpoints import read_state_dict
 from pixaff.io.labels import read_classes
-from pixaff.models import create_model
-from pixaff.models.bundle import write_bundle
+from pixaff.models import create_model, load_checkpoint
+from pixaff.models.bundle import AFFINITY, CAM, RECORD, write_bundle
 from pixaff.settings import Settings, value_words
 from pixaff.stages.cam import cam
 from pixaff.stages.crf import crf
@@ -132,9 +131,8 @@ def fit(
             resume=True, report=report,
         )
     )  # fmt: skip
-    cam_model = create_model(settings.cam, len(names))
-    cam_model.load_state_dict(read_state_dict(out / "train-cam" / "cam.safetensors"))
-    if not (out / "model.json").is_file():
+    cam_model = load_checkpoint(create_model(settings.cam, len(names)), out / "train-cam" / CAM)
+    if not (out / RECORD).is_file():
         write_bundle(out, settings.cam, None, cam_model, None, names, settings)
     stage(
         lambda paths, listed: cam(
@@ -154,8 +152,7 @@ def fit(
             recipe=affinity_recipe, device=device, workers=workers, save_every=save_every, resume=True, report=report,
         )
     )  # fmt: skip
-    affinity_model = create_model(settings.affinity)
-    affinity_model.load_state_dict(read_state_dict(out / "train-affinity" / "affinity.safetensors"))
+    affinity_model = load_checkpoint(create_model(settings.affinity), out / "train-affinity" / AFFINITY)
     write_bundle(out, settings.cam, settings.affinity, cam_model, affinity_model, names, settings)
     masks = stage(
         lambda paths, listed: propagate(
@@ -244,5 +241,5 @@ def _clear(out: Path) -> None:
     for part in PARTS:
         if (out / part).is_dir():
             shutil.rmtree(out / part)
-    for file in (*out.glob("*.safetensors"), out / "model.json", out / "run.json"):
+    for file in (*out.glob("*.safetensors"), out / RECORD, out / "run.json"):
         file.unlink(missing_ok=True)

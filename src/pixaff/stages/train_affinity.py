@@ -10,13 +10,14 @@ from torch import nn
 
 from pixaff.errors import PixaffError, UsageError
 from pixaff.models import create_model
+from pixaff.models.bundle import AFFINITY
 from pixaff.ops.affinity import pair_affinity
 from pixaff.ops.labels import pair_labels
 from pixaff.ops.losses import affinity_loss
 from pixaff.stages.inputs import find_images
 from pixaff.stages.pools import default_workers
 from pixaff.stages.runner import Callback, Event, silent
-from pixaff.stages.training.datasets import CELL, IGNORE, AffinityPhotos
+from pixaff.stages.training.datasets import CELL, IGNORE, AffinityPhotos, normalisation
 from pixaff.stages.training.folder import Trained, check_sizes, digest, finish, is_trained, leave_out
 from pixaff.stages.training.loop import LossFn, train
 from pixaff.stages.training.posteriors import read_label_maps
@@ -24,7 +25,6 @@ from pixaff.stages.training.recipe import AFFINITY_RECIPE, Recipe, TrainingError
 from pixaff.stages.training.starting import seeded, start_weights
 
 COMMAND = "train-affinity"
-WEIGHTS = "affinity.safetensors"
 
 
 def train_affinity(
@@ -74,7 +74,7 @@ def train_affinity(
             training.
         CheckpointError: ``init`` cannot be read or does not fit.
     """
-    weights = Path(out) / WEIGHTS
+    weights = Path(out) / AFFINITY
     check_sizes(crop)
     if radius < 2:
         raise UsageError(f"radius is {radius}, expected at least 2 cells")
@@ -102,7 +102,8 @@ def train_affinity(
     with seeded(recipe.seed):
         network = create_model(model)
         start = start_weights(network, model, init, COMMAND, report)
-    dataset = AffinityPhotos(kept, sizes, maps, mean=network.mean, std=network.std, crop=crop, seed=recipe.seed)
+    mean, std = normalisation(network)
+    dataset = AffinityPhotos(kept, sizes, maps, mean=mean, std=std, crop=crop, seed=recipe.seed)
     data = digest(part for photo, cells in zip(kept, maps, strict=True) for part in (photo.stem, cells.tobytes()))
     config = {"model": model, "init": start, "size": size, "crop": crop, "radius": radius, "data": data}
     train(

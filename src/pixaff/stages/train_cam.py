@@ -12,10 +12,11 @@ from torch import nn
 from pixaff.errors import LabelsError
 from pixaff.io.labels import read_classes
 from pixaff.models import create_model
+from pixaff.models.bundle import CAM
 from pixaff.stages.inputs import find_images
 from pixaff.stages.labelling import labels_of, read_given_labels
 from pixaff.stages.runner import Callback, Event, silent
-from pixaff.stages.training.datasets import CamPhotos
+from pixaff.stages.training.datasets import CamPhotos, normalisation
 from pixaff.stages.training.folder import (
     Trained,
     check_sizes,
@@ -30,7 +31,6 @@ from pixaff.stages.training.recipe import CAM_RECIPE, Recipe, TrainingError
 from pixaff.stages.training.starting import seeded, start_weights
 
 COMMAND = "train-cam"
-WEIGHTS = "cam.safetensors"
 
 
 def train_cam(
@@ -84,7 +84,7 @@ def train_cam(
         TrainingError: No photo is left, the loss is not finite, or the checkpoint belongs to another training.
         CheckpointError: ``init`` cannot be read or does not fit.
     """
-    weights = Path(out) / WEIGHTS
+    weights = Path(out) / CAM
     check_sizes(crop, *size)
     result = Trained(path=weights)
     if is_trained(weights, resume, overwrite, COMMAND, report):
@@ -105,9 +105,8 @@ def train_cam(
     with seeded(recipe.seed):
         network = create_model(model, len(names))
         start = start_weights(network, model, init, COMMAND, report)
-    dataset = CamPhotos(
-        kept, present, len(names), mean=network.mean, std=network.std, size=size, crop=crop, seed=recipe.seed
-    )
+    mean, std = normalisation(network)
+    dataset = CamPhotos(kept, present, len(names), mean=mean, std=std, size=size, crop=crop, seed=recipe.seed)
     data = digest(f"{photo.stem} {shown}" for photo, shown in zip(kept, present, strict=True))
     config = {"model": model, "init": start, "classes": list(names), "size": list(size), "crop": crop, "data": data}
     train(

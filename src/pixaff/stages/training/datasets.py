@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 from pixaff.errors import ImageError
@@ -80,6 +81,12 @@ def load_batches(dataset: Dataset[Sample], batches: list[list[Key]], workers: in
         worker_init_fn=_leave_interrupts,
         pin_memory=pin,
     )
+
+
+def normalisation(model: nn.Module) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of the colours, of values 0 to 1, that a network expects."""
+    mean, std = (tuple(float(value) for value in getattr(model, name)) for name in ("mean", "std"))
+    return mean, std
 
 
 class CamPhotos(Dataset[Sample]):

@@ -9,13 +9,14 @@ from pathlib import Path
 import torch
 from torch import nn
 
-import pixaff.weights
 from pixaff.errors import CheckpointError
 from pixaff.io.checkpoints import read_state_dict
+from pixaff.models.bundle import AFFINITY, CAM, embedded_folder
 from pixaff.stages.runner import Callback, Event
 
 RANDOM = "random"
-SHIPPED = Path(pixaff.weights.__file__).parent / "lite"
+SHIPPED = {"lite_cam": CAM, "lite_affinity": AFFINITY}
+"""Networks whose weights are in the package, and their files."""
 
 
 @contextmanager
@@ -63,8 +64,8 @@ def start_weights(model: nn.Module, name: str, init: str | Path | None, command:
         CheckpointError: See `load_fitting`.
     """
     if init is None:
-        shipped = SHIPPED / f"{name.removeprefix('lite_')}.safetensors"
-        init = shipped if name.startswith("lite_") and shipped.is_file() else RANDOM
+        shipped = embedded_folder() / SHIPPED.get(name, "")
+        init = shipped if shipped.is_file() else RANDOM
     if str(init) == RANDOM:
         report(Event("note", command, f"{name} starts from random weights"))
         return RANDOM
