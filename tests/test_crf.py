@@ -17,7 +17,7 @@ from PIL import Image
 from pixaff.errors import UsageError
 from pixaff.ops import crf
 from pixaff.ops.crf import dense_crf
-from pixaff.ops.permutohedral import _number, build_lattice
+from pixaff.ops.permutohedral import _number, _stable_argsort, build_lattice
 
 DATA = Path(__file__).parent / "data"
 Array = NDArray[np.float64]
@@ -135,13 +135,23 @@ def test_lattice_filter_is_close_to_the_gaussian() -> None:
     assert torch.nn.functional.cosine_similarity(found, exact, dim=0).min() > 0.99
 
 
-@pytest.mark.parametrize("box", [200, 2**40])
+@pytest.mark.parametrize("box", [204, 2**40])
 def test_codes_are_numbered_alike_by_table_and_by_sorting(box: int) -> None:
-    codes = torch.randint(0, 200, (500,), generator=torch.Generator().manual_seed(0))
-    known, numbers = _number(codes, box)
-    expected_known, expected_numbers = torch.unique(codes, return_inverse=True)
-    torch.testing.assert_close(known, expected_known)
-    torch.testing.assert_close(numbers, expected_numbers.int())
+    codes = torch.randint(2, 202, (150,), generator=torch.Generator().manual_seed(0), dtype=torch.int32)
+    numbers, neighbours = _number(codes, [1, -2], box)
+    known = sorted(set(codes.tolist()))
+    assert [known[number] for number in numbers] == codes.tolist()
+    for shift, (before, after) in zip([1, -2], neighbours.tolist(), strict=True):
+        assert [known.index(code + shift) if code + shift in known else len(known) for code in known] == before
+        assert [known.index(code - shift) if code - shift in known else len(known) for code in known] == after
+
+
+@pytest.mark.parametrize("limit", [100, 2**16, 2**16 + 1, 2**20])
+def test_argsort_is_stable_at_every_size(limit: int) -> None:
+    numbers = torch.randint(0, limit, (3000,), generator=torch.Generator().manual_seed(limit), dtype=torch.int32)
+    numbers[1000:2000] = numbers[:1000]
+    expected = torch.sort(numbers, stable=True).indices
+    torch.testing.assert_close(_stable_argsort(numbers, limit), expected.int())
 
 
 def test_points_far_apart_keep_their_values() -> None:
@@ -169,7 +179,7 @@ def test_published_posteriors(alpha: int) -> None:
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 9), (7, 1), (9, 13)])
-@pytest.mark.parametrize("labels", [1, 2, 4])
+@pytest.mark.parametrize("labels", [1, 2, 4, 7])
 def test_equals_the_slow_mean_field(size: tuple[int, int], labels: int) -> None:
     image, probs = scene(*size, labels)
     np.testing.assert_allclose(dense_crf(image, probs, engine="torch"), slow_crf(image, probs, 10), atol=2e-5)

@@ -11,11 +11,13 @@ code, so that a table or a sort takes the place of the usual hash table; splat a
 
 from __future__ import annotations
 
+import functools
 import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -31,6 +33,11 @@ class Lattice:
     splat: Tensor  # (M + 1, N) float32 CSR, int32 indices
     neighbours: Tensor  # (d + 1, 2, M) int32: both neighbours of every vertex along every lattice direction
     slice: Tensor  # (N, M + 1) float32 CSR, int32 indices
+
+    @functools.cached_property
+    def mass(self) -> Tensor:
+        """The filter of ones: float32 (N, 1)."""
+        return self.filter(torch.ones(self.slice.shape[0], 1, device=self.slice.device))
 
     def gather(self, values: Tensor) -> Tensor:
         """Splat and blur: float32 (N, C) -> (M + 1, C), what the vertices hold before `slice` reads them back."""
@@ -58,26 +65,23 @@ def build_lattice(features: Sequence[Tensor]) -> Lattice:
     """
     weights, rank, base = _simplices(features)
     codes, shifts, box = _codes(rank, base)
-    known, columns = _number(codes.view(-1), box)
+    columns, neighbours = _number(codes.view(-1), shifts, box)
     points, corners = codes.shape
-    vertices = known.numel()
-    device = codes.device
+    vertices = neighbours.shape[-1]
 
     # Grouping the corners by vertex gives the rows of splat. The row of the stand-in vertex stays empty.
-    order = torch.sort(columns, stable=True).indices.int()
-    rows = torch.zeros(vertices + 2, dtype=torch.int32, device=device)
-    rows[1:] = torch.bincount(columns, minlength=vertices + 1).cumsum(0)
+    order = _stable_argsort(columns, vertices)
     owners = torch.div(order, corners, rounding_mode="floor")
-    slice_rows = torch.arange(0, codes.numel() + 1, corners, dtype=torch.int32, device=device)
-    neighbours = _neighbours(known, shifts)
+    splat_rows = torch.zeros(vertices + 2, dtype=torch.int32, device=codes.device)
+    splat_rows[1:] = torch.bincount(columns, minlength=vertices + 1).cumsum(0)
+    slice_rows = torch.arange(0, codes.numel() + 1, corners, dtype=torch.int32, device=codes.device)
 
     def assemble(weights: Tensor) -> Lattice:
         flat = weights.view(-1)
-        splat = _csr(rows, owners, flat.index_select(0, order), (vertices + 1, points))
+        splat = _csr(splat_rows, owners, flat.index_select(0, order), (vertices + 1, points))
         return Lattice(splat, neighbours, _csr(slice_rows, columns, flat, (points, vertices + 1)))
 
-    total = assemble(weights).filter(torch.ones(points, 1, device=device))
-    return assemble(weights.mul_(total.add_(1e-20).rsqrt_()))
+    return assemble(weights * assemble(weights).mass.add(1e-20).rsqrt_())
 
 
 def _simplices(features: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
@@ -85,7 +89,7 @@ def _simplices(features: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
 
     Returns:
         Weights of the corners, float32 (N, d+1): barycentric coordinates times the square root of the filter's constant
-        1 / (1 + 2^-d), half of which belongs to splat and half to slice. Rank of every coordinate, int8 (d+1, N), and
+        1 / (1 + 2^-d), half of which belongs to splat and half to slice. Rank of every coordinate, int64 (d+1, N), and
         the corner of remainder 0 in units of d + 1, float32 (d+1, N), which together name the corners.
     """
     d = len(features)
@@ -109,12 +113,13 @@ def _simplices(features: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
     residual = (elevated - base * (d + 1)) * (1 / (d + 1))
 
     # Barycentric coordinates are differences of neighbouring residuals in order of rank.
-    by_rank = torch.empty_like(residual).scatter_(0, rank.long(), residual)
+    places = rank.long()
+    by_rank = torch.empty_like(residual).scatter_(0, places, residual)
     weights = residual.new_empty(residual.shape[1], d + 1)
     torch.sub(by_rank[d] + 1, by_rank[0], out=weights[:, 0])
     for corner in range(1, d + 1):
         torch.sub(by_rank[d - corner], by_rank[d - corner + 1], out=weights[:, corner])
-    return weights.mul_((1 + 2.0**-d) ** -0.5), rank, base
+    return weights.mul_((1 + 2.0**-d) ** -0.5), places, base
 
 
 def _elevate(features: Sequence[Tensor]) -> Tensor:
@@ -154,7 +159,7 @@ def _codes(rank: Tensor, base: Tensor) -> tuple[Tensor, list[int], int]:
         code.add_(step, alpha=stride)
     # From corner to corner all coordinates grow by 1, but one falls by d: the one of the highest rank left.
     shift = torch.tensor(shifts, dtype=dtype, device=code.device)[:, None].expand(rank.shape)
-    by_rank = torch.empty_like(shift, memory_format=torch.contiguous_format).scatter_(0, rank.long(), shift)
+    by_rank = torch.empty_like(shift, memory_format=torch.contiguous_format).scatter_(0, rank, shift)
     codes = code.new_empty(code.numel(), d + 1)
     codes[:, 0] = code
     for corner in range(1, d + 1):
@@ -163,25 +168,40 @@ def _codes(rank: Tensor, base: Tensor) -> tuple[Tensor, list[int], int]:
     return codes, shifts, box
 
 
-def _number(codes: Tensor, box: int) -> tuple[Tensor, Tensor]:
-    """Like torch.unique(codes, return_inverse=True), the inverse int32: (known codes (M,), number of each code)."""
+def _number(codes: Tensor, shifts: list[int], box: int) -> tuple[Tensor, Tensor]:
+    """Number the distinct codes in ascending order, and find their neighbours.
+
+    Returns:
+        The number of each code, int32, and the numbers of both neighbours of each of the M distinct codes along every
+        direction, int32 (d+1, 2, M), M standing for those that do not exist.
+    """
+    shift = torch.tensor(shifts, dtype=torch.int64, device=codes.device)[:, None, None]
+    shift = torch.cat([shift, -shift], 1)
     if box > 8 * codes.numel() + 2**20:
-        known, inverse = torch.unique(codes, return_inverse=True)
-        return known, inverse.int()
+        known, numbers = torch.unique(codes, return_inverse=True)
+        wanted = known + shift
+        place = torch.searchsorted(known, wanted.to(known.dtype), out_int32=True)
+        missing = known.index_select(0, place.clamp(max=known.numel() - 1).view(-1)).view_as(wanted) != wanted
+        return numbers.int(), place.masked_fill_(missing, known.numel())
     # A table of the whole box is small enough, and much faster than sorting.
-    table = torch.zeros(box, dtype=torch.bool, device=codes.device).index_fill_(0, codes.long(), True)
-    numbers = torch.cumsum(table, 0, dtype=torch.int32).sub_(1)
-    return table.nonzero().view(-1).to(codes.dtype), numbers.index_select(0, codes)
+    present = torch.zeros(box, dtype=torch.bool, device=codes.device).index_fill_(0, codes.long(), True)
+    table = torch.cumsum(present, 0, dtype=torch.int32).sub_(1)
+    known = present.nonzero().view(-1)
+    table.masked_fill_(~present, known.numel())
+    wanted = known + shift
+    return table.index_select(0, codes), table.index_select(0, wanted.view(-1)).view_as(wanted)
 
 
-def _neighbours(known: Tensor, shifts: list[int]) -> Tensor:
-    """Both neighbours of every vertex (sorted codes (M,)) along every direction: int32 (d+1, 2, M), M for none."""
-    count = known.numel()
-    shift = torch.tensor(shifts, dtype=known.dtype, device=known.device)[:, None, None]
-    wanted = known + torch.cat([shift, -shift], 1)
-    place = torch.searchsorted(known, wanted, out_int32=True)
-    found = known.index_select(0, place.clamp(max=count - 1).view(-1)).view_as(wanted) == wanted
-    return place.masked_fill_(~found, count)
+def _stable_argsort(numbers: Tensor, limit: int) -> Tensor:
+    """Order, int32, that sorts whole numbers from 0 to limit - 1 and keeps equal ones in place."""
+    if numbers.device.type != "cpu":
+        return torch.sort(numbers, stable=True).indices.int()
+    # numpy sorts 16-bit numbers by counting, several times faster than torch compares.
+    values = numbers.numpy()
+    order = np.argsort(values.astype(np.uint16), kind="stable").astype(np.int32)
+    if limit > 2**16:
+        order = order[np.argsort((values >> 16).astype(np.uint16)[order], kind="stable")]
+    return torch.from_numpy(order)
 
 
 def _csr(rows: Tensor, columns: Tensor, values: Tensor, size: tuple[int, int]) -> Tensor:

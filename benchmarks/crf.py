@@ -1,0 +1,164 @@
+"""Time the dense CRF of low and high background power on photos: pydensecrf, one run each, against the torch engine.
+
+    python -m benchmarks.crf [PHOTOS] [--masks DIR] [--powers 4 32] [--count N] [--threads N] [--repeats N] [--json]
+
+Both sharpen the same scores: soft blobs around the objects of the photo's mask where --masks has one (palette PNGs, two
+classes at most), two blobs at chosen places otherwise. Photos are shrunk to the long side of VOC's, 500 pixels. Each
+figure is a median over the repeats, with both engines taking turns. The position lattice, which photos of one size
+share, is built before the clock starts; `--cold` builds it every time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageFilter
+from rich.console import Console
+from rich.table import Table
+
+from pixaff.io.images import IMAGE_SUFFIXES, load_image
+from pixaff.ops import crf
+
+PHOTOS = Path(__file__).parents[1] / "examples" / "photos"
+LONG_SIDE = 500
+VOID = 255
+
+
+def pick_photos(folder: Path, masks: Path | None, count: int) -> list[Path]:
+    """At most `count` photos, evenly spread over the sorted names; with `masks`, those that have one."""
+    photos = sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
+    if masks is not None:
+        photos = [path for path in photos if (masks / f"{path.stem}.png").exists()]
+    if not photos:
+        raise SystemExit(f"no photos{' with a mask' if masks else ''} in {folder}")
+    return photos[:: -(-len(photos) // count)]
+
+
+def make_scores(size: tuple[int, int], mask: Path | None, powers: list[float]) -> NDArray[np.float32]:
+    """Scores (A, C, H, W) of background, (1 - max)^power, and soft blobs, one set for each of A powers."""
+    height, width = size
+    if mask is None:
+        y, x = np.mgrid[:height, :width]
+        spots = [(0.45, 0.4, 0.2), (0.6, 0.75, 0.15)]
+        regions = [np.hypot(y / height - a, x / width - b) < radius for a, b, radius in spots]
+    else:
+        labels = np.asarray(Image.open(mask).resize((width, height), Image.Resampling.NEAREST))
+        regions = [labels == label for label in np.unique(labels) if label not in (0, VOID)][:2]
+    blur = ImageFilter.GaussianBlur(max(size) / 20)
+    blobs = np.stack([np.asarray(Image.fromarray(region.astype(np.uint8) * 255).filter(blur)) for region in regions])
+    blobs = blobs / 255
+    blobs /= blobs.max((1, 2), keepdims=True) + 1e-5
+    background = 1 - blobs.max(0, keepdims=True)
+    return np.stack([np.concatenate([background**power, blobs]) for power in powers]).astype(np.float32)
+
+
+def pydensecrf_runs(image: NDArray[np.uint8], scores: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The published way: one run for each set of scores."""
+    densecrf = importlib.import_module("pydensecrf.densecrf")
+    results = []
+    for probs in scores:
+        labels, height, width = probs.shape
+        model = densecrf.DenseCRF2D(width, height, labels)
+        model.setUnaryEnergy(-np.log(np.clip(probs, 1e-5, 1)).reshape(labels, -1))
+        model.addPairwiseGaussian(sxy=3, compat=3)
+        model.addPairwiseBilateral(sxy=80, srgb=13, rgbim=image, compat=10)
+        results.append(np.array(model.inference(10)).reshape(probs.shape))
+    return np.stack(results)
+
+
+def take_turns(works: Sequence[Callable[[], object]], repeats: int) -> list[float]:
+    """Median seconds of each."""
+    seconds: list[list[float]] = [[] for _ in works]
+    for _ in range(repeats):
+        for work, times in zip(works, seconds, strict=True):
+            start = time.perf_counter()
+            work()
+            times.append(time.perf_counter() - start)
+    return [statistics.median(times) for times in seconds]
+
+
+def torch_run(image: NDArray[np.uint8], scores: NDArray[np.float32], cold: bool) -> NDArray[np.float32]:
+    """All sets of scores at once."""
+    if cold:
+        crf._cached_position_lattice.cache_clear()
+    found: NDArray[np.float32] = crf.dense_crf(image, scores, engine="torch").numpy()
+    return found
+
+
+def run(
+    folder: Path, masks: Path | None, powers: list[float], count: int, repeats: int, cold: bool
+) -> list[dict[str, float | str]]:
+    """One row per photo: name, size, labels, seconds of both, ratio, share of equal labels, mean difference."""
+    rows: list[dict[str, float | str]] = []
+    for photo in pick_photos(folder, masks, count):
+        image = load_image(photo, LONG_SIDE)[0].copy()
+        scores = make_scores(image.shape[:2], masks and masks / f"{photo.stem}.png", powers)
+        works = [partial(pydensecrf_runs, image, scores), partial(torch_run, image, scores, cold)]
+        expected, found = (work() for work in works)
+        baseline, seconds = take_turns(works, repeats)
+        rows.append(
+            {
+                "photo": photo.name,
+                "size": f"{image.shape[1]} x {image.shape[0]}",
+                "labels": scores.shape[1],
+                "pydensecrf_seconds": baseline,
+                "torch_seconds": seconds,
+                "ratio": seconds / baseline,
+                "same_labels": float((expected.argmax(1) == found.argmax(1)).mean()),
+                "mean_difference": float(np.abs(expected - found).mean()),
+            }
+        )
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Time the dense CRF engines on photos.")
+    parser.add_argument("photos", type=Path, nargs="?", default=PHOTOS, help="folder of photos (default: %(default)s)")
+    parser.add_argument("--masks", type=Path, help="folder of masks to draw the scores around")
+    parser.add_argument("--powers", type=float, nargs="+", default=[4, 32], help="background powers (default: 4 32)")
+    parser.add_argument("--count", type=int, default=12, help="photos at most (default: 12)")
+    parser.add_argument("--threads", type=int, help="CPU threads of torch (pydensecrf has one)")
+    parser.add_argument("--repeats", type=int, default=5, help="timed runs of each (default: 5)")
+    parser.add_argument("--cold", action="store_true", help="build the position lattice anew for every photo")
+    parser.add_argument("--json", action="store_true", help="one JSON object per line instead of the table")
+    arguments = parser.parse_args()
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    if crf._import_pydensecrf() is None:
+        raise SystemExit('the baseline is not installed: pip install "pixaff[pydensecrf]"')
+    powers = arguments.powers
+    rows = run(arguments.photos, arguments.masks, powers, arguments.count, max(1, arguments.repeats), arguments.cold)
+    median = statistics.median(float(row["ratio"]) for row in rows)
+    if arguments.json:
+        for row in rows:
+            print(json.dumps(row))
+        print(json.dumps({"median_ratio": median, "threads": torch.get_num_threads(), "powers": powers}))
+        return
+    shown = ", ".join(f"{power:g}" for power in powers)
+    table = Table(title=f"Dense CRF, background powers {shown}, torch on {torch.get_num_threads()} CPU threads")
+    table.add_column("photo")
+    for column in ("size", "labels", "pydensecrf ms", "torch ms", "ratio", "same labels", "difference"):
+        table.add_column(column, justify="right")
+    for row in rows:
+        seconds = [f"{1000 * float(row[f'{engine}_seconds']):,.0f}" for engine in ("pydensecrf", "torch")]
+        agreement = [f"{100 * float(row['same_labels']):.3f} %", f"{row['mean_difference']:.1e}"]
+        table.add_row(
+            str(row["photo"]), str(row["size"]), str(row["labels"]), *seconds, f"{row['ratio']:.3f}", *agreement
+        )
+    table.add_section()
+    table.add_row("median", "", "", "", "", f"{median:.3f}", "", "")
+    Console(width=max(Console().width, 110)).print(table)
+
+
+if __name__ == "__main__":
+    main()
