@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -173,7 +174,7 @@ def test_calls_that_cannot_work_say_so(photos, bundle, monkeypatch):
     classes.write_text("cat\ndog\n")
     with pytest.raises(UsageError, match=r"cat, dog.*red, blue"):
         propagate(photos, classes=classes)
-    monkeypatch.setattr(bundle, "affinity", None)
+    monkeypatch.setattr(stage, "load_bundle", lambda name, device: replace(bundle, affinity=None))
     with pytest.raises(CheckpointError, match="AffinityNet"):
         propagate(photos)
 

@@ -58,30 +58,18 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'pixaff' has no attribute {name!r}")
     try:
         return getattr(importlib.import_module(_HOMES[name]), name)
-    except (ImportError, RuntimeError, OSError, AttributeError) as error:
+    except (ImportError, RuntimeError) as error:
         # torchvision's compiled part fits one build of torch only; what it raises then, such as "operator
         # torchvision::nms does not exist", does not say so.
-        if "torchvision" in str(error):
-            raise _mismatched_builds(error) from error
-        raise
+        if "torchvision" not in str(error):
+            raise
+        from pixaff.errors import PixaffError
+
+        raise PixaffError(
+            f"torchvision cannot be imported: {error}",
+            "torch and torchvision must come from one source: pip install --force-reinstall torch torchvision",
+        ) from error
 
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *_HOMES, *_PACKAGES})
-
-
-def _mismatched_builds(error: BaseException) -> PixaffError:
-    from importlib import metadata
-
-    from pixaff.errors import PixaffError
-
-    def version(package: str) -> str:
-        try:
-            return metadata.version(package)
-        except metadata.PackageNotFoundError:
-            return "(not installed)"
-
-    return PixaffError(
-        f"torch {version('torch')} and torchvision {version('torchvision')} come from different builds: {error}",
-        "install both from one source: pip install --force-reinstall torch torchvision",
-    )

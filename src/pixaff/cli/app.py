@@ -11,6 +11,7 @@ from typer.core import TyperGroup
 
 from pixaff import __version__
 from pixaff.cli import cam, crf, evaluate, fit, info, propagate, train_affinity, train_cam
+from pixaff.cli.process import settle_process
 from pixaff.errors import PixaffError
 
 
@@ -74,4 +75,5 @@ app.command("info")(info.info)
 
 def main() -> None:
     """Entry point of the `pixaff` script."""
+    settle_process()
     app()

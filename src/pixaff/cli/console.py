@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -132,11 +133,10 @@ class Console:
             self.bar = self.task = None
 
 
-def end(console: Console, command: str, report: Report, out: object) -> None:
+def end(console: Console, command: str, report: Report, out: Path) -> None:
     """Say what became of the photos; exit with 1 when some failed."""
     parts = [f"{count} {name}" for name, count in report.counts().items() if count or name == "done"]
-    where = f"; outputs in {out}" if out is not None else ""
-    console.say(f"{command}: {', '.join(parts)} in {seconds_words(report.seconds)}{where}")
+    console.say(f"{command}: {', '.join(parts)} in {seconds_words(report.seconds)}; outputs in {out}")
     if not report.ok:
         raise typer.Exit(1)
 

@@ -47,6 +47,9 @@ def propagate(
 
     Numbers that are not given are the model's own.
     """
+    from pixaff.stages.inputs import default_out
+
+    out = out or default_out(photos, "masks")
     with Console(as_json) as console:
         report = pixaff.propagate(
             photos,

@@ -110,5 +110,14 @@ def cam(
         overwrite=overwrite,
         report=report,
     )
-    write_record(out, "cam", shown, classes=names, listing=listing, counts=result.counts(), failed=result.failed)
+    write_record(
+        out,
+        "cam",
+        shown,
+        device=device_words(where),
+        classes=names,
+        list=listing,
+        counts=result.counts(),
+        failed=dict(result.failed),
+    )
     return result

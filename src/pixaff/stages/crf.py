@@ -92,7 +92,15 @@ def crf(
         overwrite=overwrite,
         report=report,
     )
-    write_record(out, COMMAND, shown, listing=listing, counts=result.counts(), failed=result.failed)
+    write_record(
+        out,
+        COMMAND,
+        shown,
+        device=device_words(where),
+        list=listing,
+        counts=result.counts(),
+        failed=dict(result.failed),
+    )
     return result
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from pixaff.errors import FormatError
 from pixaff.io.cams import CamFile
@@ -43,7 +44,7 @@ def load_photo(path: Path, labels: tuple[int, ...] | None, settings: Settings) -
     return Photo(image, size, labels)
 
 
-def activation_maps(model: nn.Module, photo: Photo, settings: Settings) -> tuple[tuple[int, ...], Tensor]:
+def activation_maps(model: Any, photo: Photo, settings: Settings) -> tuple[tuple[int, ...], Tensor]:
     """The classes of a photo (0-based, ascending) and their normalised activation maps, float32 (C, h, w)."""
     classes = photo.labels
     if classes is None:
@@ -69,7 +70,7 @@ def given_maps(file: CamFile, photo: Photo, device: torch.device) -> tuple[tuple
     return tuple(int(file.classes[i]) - 1 for i in rows), maps
 
 
-def predict(model: nn.Module, image: NDArray[np.uint8], threshold: float) -> tuple[int, ...]:
+def predict(model: Any, image: NDArray[np.uint8], threshold: float) -> tuple[int, ...]:
     """Classes whose probability reaches the threshold, the most probable one if none does."""
     x = model.preprocess(image)[None].to(next(model.parameters()).device)
     probabilities = torch.sigmoid(model(x)[0].float())

@@ -172,5 +172,14 @@ def propagate(
         overwrite=overwrite,
         report=report,
     )
-    write_record(out, COMMAND, shown, classes=names, listing=listing, counts=result.counts(), failed=result.failed)
+    write_record(
+        out,
+        COMMAND,
+        shown,
+        device=device_words(where),
+        classes=names,
+        list=listing,
+        counts=result.counts(),
+        failed=dict(result.failed),
+    )
     return result

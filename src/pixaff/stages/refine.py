@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from pixaff.errors import UsageError
 from pixaff.ops.affinity import pair_affinity
@@ -25,7 +26,7 @@ BAND = 1 << 23
 
 
 def walked_scores(
-    model: nn.Module, images: Sequence[NDArray[np.uint8]], maps: Sequence[Tensor], settings: Settings
+    model: Any, images: Sequence[NDArray[np.uint8]], maps: Sequence[Tensor], settings: Settings
 ) -> list[Tensor]:
     """Walk the maps of several photos as one batch (section 3.3 of the paper).
 
@@ -47,7 +48,7 @@ def walked_scores(
     ]
 
 
-def image_affinity(model: nn.Module, image: NDArray[np.uint8], radius: int) -> Tensor:
+def image_affinity(model: Any, image: NDArray[np.uint8], radius: int) -> Tensor:
     """Pair affinities (P, L) of an image (h, w, 3), zero-padded to whole cells at the right and bottom."""
     x = model.preprocess(image)[None].to(next(model.parameters()).device)
     x = F.pad(x, (0, -x.shape[3] % STRIDE, 0, -x.shape[2] % STRIDE))
