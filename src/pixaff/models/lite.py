@@ -31,6 +31,10 @@ class LiteBackbone(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.net = timm_model("tf_efficientnet_lite2", features_only=True, output_stride=STRIDE, out_indices=(2, 3, 4))
+        # The stem and the stages up to stride 8 stay as ImageNet made them: they hold half of a training step's work
+        # and little of what a new task needs (the published networks freeze their first stage too).
+        for part in (self.net.conv_stem, self.net.bn1, *self.net.blocks[:3]):
+            part.requires_grad_(False)
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """Normalised images (B,3,H,W) -> levels (B,48,h8,w8), (B,120,h,w), (B,352,h,w), with h = ceil(H / 16).
