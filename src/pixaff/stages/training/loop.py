@@ -111,6 +111,7 @@ def train(
             if not at.precision:
                 at.precision, why = settle_precision(recipe.precision, model, loss_fn, batch, where)
                 report(Event("note", command, f"training in {at.precision}: {why}"))
+                started = time.monotonic()  # the trial is not to spoil the speed
             lr = set_lr(optimizer, recipe.lr, at.step, len(batches))
             seed_step(recipe.seed, at.step)
             with autocast(at.precision, where):
