@@ -8,6 +8,8 @@ therefore padded by half a cell at the left and top: the maps of a photo and of 
 
 from __future__ import annotations
 
+from collections import OrderedDict
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -33,8 +35,9 @@ class LiteBackbone(nn.Module):
         self.net = timm_model("tf_efficientnet_lite2", features_only=True, output_stride=STRIDE, out_indices=(2, 3, 4))
         # The stem and the stages up to stride 8 stay as ImageNet made them: they hold half of a training step's work
         # and little of what a new task needs (the published networks freeze their first stage too).
-        for part in (self.net.conv_stem, self.net.bn1, *self.net.blocks[:3]):
-            part.requires_grad_(False)
+        for name, parameter in self.net.named_parameters():
+            if name.startswith(("conv_stem.", "bn1.", "blocks.0.", "blocks.1.", "blocks.2.")):
+                parameter.requires_grad_(False)
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """Normalised images (B,3,H,W) -> levels (B,48,h8,w8), (B,120,h,w), (B,352,h,w), with h = ceil(H / 16).
@@ -91,10 +94,8 @@ class LiteCam(_Lite):
     def __init__(self, num_classes: int = 20) -> None:
         super().__init__()
         # The ImageNet network's own last layers, under their own names.
-        self.top = nn.Sequential()
         source = timm_model("tf_efficientnet_lite2")
-        self.top.add_module("conv_head", source.conv_head)
-        self.top.add_module("bn2", source.bn2)
+        self.top = nn.Sequential(OrderedDict((name, source.get_submodule(name)) for name in ("conv_head", "bn2")))
         self.classifier = nn.Conv2d(FEATURES, num_classes, 1, bias=False)
         nn.init.normal_(self.classifier.weight, std=0.01)
 

@@ -39,7 +39,8 @@ def create_model(name: str, num_classes: int = 20) -> nn.Module:
         return _AFFINITY[name]().eval()
     near = difflib.get_close_matches(name, list_models(), 1)
     raise UsageError(
-        f"no network is called {name!r}", f"did you mean {near[0]}?" if near else f"networks: {', '.join(list_models())}"
+        f"no network is called {name!r}",
+        f"did you mean {near[0]}?" if near else f"networks: {', '.join(list_models())}",
     )
 
 

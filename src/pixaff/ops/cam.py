@@ -60,7 +60,8 @@ def normalized_cams(
     device = next(iter(model.parameters())).device  # type: ignore[call-overload]
     total: Tensor | None = None
     for scale in scales:
-        size = tuple(max(1, round(side * scale / divisor)) * divisor for side in (width, height))
+        columns, rows = (max(1, round(side * scale / divisor)) for side in (width, height))
+        size = (columns * divisor, rows * divisor)
         resized = picture if size == picture.size else picture.resize(size, Image.Resampling.BICUBIC)
         x = model.preprocess(resized)[None].to(device)
         if flip:

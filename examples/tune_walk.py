@@ -1,0 +1,80 @@
+"""Find the walk's alpha, beta and steps for a model, on images that are not the ones to report on.
+
+    python examples/tune_walk.py PHOTOS CAMS MASKS LIST --model RUN
+
+walks the activation maps of every second image of LIST with each combination and prints the mIoU against the masks,
+best first. The masks measure; nothing is trained on them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from pixaff.io.cams import read_cams
+from pixaff.io.images import load_image
+from pixaff.io.labels import read_list
+from pixaff.io.masks import read_mask
+from pixaff.models.bundle import load_bundle
+from pixaff.ops.cam import background_score
+from pixaff.ops.metrics import ConfusionMatrix
+from pixaff.ops.walk import cell_scores, random_walk, upsample_scores
+from pixaff.stages.refine import image_affinity
+
+ALPHAS = (1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 6.0)
+BETAS = (4.0, 8.0, 16.0, 24.0)
+STEPS = (16, 32, 64, 128, 256)
+
+
+@torch.inference_mode()
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("photos", type=Path)
+    parser.add_argument("cams", type=Path)
+    parser.add_argument("masks", type=Path)
+    parser.add_argument("list", type=Path)
+    parser.add_argument("--model", default="lite")
+    parser.add_argument("--every", type=int, default=2, help="take every n-th image of the list")
+    options = parser.parse_args()
+    bundle = load_bundle(options.model)
+    assert bundle.affinity is not None, "the model has no AffinityNet"
+    grid = list(itertools.product(BETAS, STEPS, ALPHAS))
+    tables = {setting: ConfusionMatrix(len(bundle.classes) + 1) for setting in grid}
+    plain = {alpha: ConfusionMatrix(len(bundle.classes) + 1) for alpha in ALPHAS}
+    names = read_list(options.list)[:: options.every]
+    for name in names:
+        file = read_cams(options.cams / f"{name}.npz")
+        image, _ = load_image(options.photos / f"{name}.jpg", bundle.settings.size)
+        size = (image.shape[0], image.shape[1])
+        truth = read_mask(options.masks / f"{name}.png")[::2, ::2]
+        values = np.array([0, *file.classes], np.uint8)
+        maps = torch.from_numpy(file.cams)
+        background = torch.cat([background_score(maps, alpha) for alpha in ALPHAS])
+        affinity = image_affinity(bundle.affinity, image, bundle.settings.radius)
+        cells = cell_scores(torch.cat([background, maps]))
+
+        def masks(rows: torch.Tensor, values: np.ndarray = values) -> dict[float, np.ndarray]:
+            """The mask of each alpha: the rows are linear, so one walk serves all background powers."""
+            best, winner = rows[len(ALPHAS) :].max(0)
+            chosen = values[1:][winner.numpy()]
+            return {alpha: np.where((rows[i] > best).numpy(), 0, chosen) for i, alpha in enumerate(ALPHAS)}
+
+        for alpha, mask in masks(torch.cat([background, maps])[:, ::2, ::2]).items():
+            plain[alpha].update(mask, truth)
+        for beta, steps in itertools.product(BETAS, STEPS):
+            walked = random_walk(cells, affinity, beta, steps, bundle.settings.radius)
+            for alpha, mask in masks(upsample_scores(walked, size)[:, ::2, ::2]).items():
+                tables[beta, steps, alpha].update(mask, truth)
+    print(f"{len(names)} images of {options.list.name}")
+    for alpha, table in plain.items():
+        print(f"CAM  alpha {alpha:<4g} mIoU {100 * table.miou():.2f}")
+    for (beta, steps, alpha), table in sorted(tables.items(), key=lambda item: -item[1].miou())[:12]:
+        print(f"walk alpha {alpha:<4g} beta {beta:<3g} steps {steps:<4d} mIoU {100 * table.miou():.2f}")
+
+
+if __name__ == "__main__":
+    main()
