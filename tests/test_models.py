@@ -124,11 +124,23 @@ def test_a_model_folder_comes_back_as_it_was(cam: torch.nn.Module, affinity: tor
 
 
 def test_a_folder_without_a_model_and_a_damaged_one(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"holds no model\.json"):
+    with pytest.raises(CheckpointError, match=r"holds neither model\.json nor cam\.safetensors"):
         load_bundle(tmp_path)
     (tmp_path / "model.json").write_text("{")
     with pytest.raises(CheckpointError, match="cannot be understood"):
         load_bundle(tmp_path)
     (tmp_path / "model.json").write_text(json.dumps({"format": 1, "classes": ["a"], "settings": {"alhpa": 1}}))
     with pytest.raises(CheckpointError, match="alhpa"):
+        load_bundle(tmp_path)
+
+
+def test_the_folder_of_a_training_is_a_model_without_affinities(cam: torch.nn.Module, tmp_path: Path) -> None:
+    names = ["a", "b", "c"]
+    weights = tmp_path / "cam.safetensors"
+    write_state_dict(weights, cam.state_dict(), metadata={"network": "lite_cam", "classes": json.dumps(names)})
+    bundle = load_bundle(tmp_path)
+    assert bundle.classes == tuple(names)
+    assert bundle.affinity is None
+    write_state_dict(weights, cam.state_dict())
+    with pytest.raises(CheckpointError, match="does not say which network"):
         load_bundle(tmp_path)

@@ -1,7 +1,8 @@
 """A model as it is kept in a folder: both networks' weights, the class names and the settings that fit them.
 
 The folder holds ``model.json``, ``cam.safetensors`` and ``affinity.safetensors``. The embedded model ``lite`` and the
-runs of `pixaff fit` are such folders.
+runs of `pixaff fit` are such folders. The folder of a finished `pixaff train-cam` serves as well: its weights name their
+network and classes, the settings are the preset's; with a file ``affinity.safetensors`` put beside them it is whole.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from torch import nn
 import pixaff.weights
 from pixaff.errors import CheckpointError, PixaffError
 from pixaff.io.atomic import write_text
-from pixaff.io.checkpoints import write_state_dict
+from pixaff.io.checkpoints import read_metadata, write_state_dict
 from pixaff.models.registry import create_model, load_checkpoint
 from pixaff.settings import Settings
 
@@ -57,11 +58,24 @@ def load_bundle(model: str | Path, device: torch.device | str = "cpu") -> Bundle
         CheckpointError: The folder holds no model, or a damaged one.
     """
     folder = embedded_folder() if str(model) == EMBEDDED else Path(model)
-    record = folder / RECORD
-    if not record.is_file():
+    if (folder / RECORD).is_file():
+        classes, settings = _recorded(folder / RECORD)
+    elif (folder / CAM).is_file():
+        classes, settings = _trained(folder / CAM)
+    else:
         raise CheckpointError(
-            f"{folder} holds no {RECORD}", f'give "{EMBEDDED}" or the folder of a finished `pixaff fit`'
+            f"{folder} holds neither {RECORD} nor {CAM}",
+            f'give "{EMBEDDED}" or the folder of a finished `pixaff fit` or `pixaff train-cam`',
         )
+    cam = load_checkpoint(create_model(settings.cam, len(classes)), folder / CAM)
+    affinity = None
+    if (folder / AFFINITY).is_file():
+        affinity = load_checkpoint(create_model(settings.affinity), folder / AFFINITY).to(device).eval()
+    return Bundle(cam.to(device).eval(), affinity, classes, settings, folder)
+
+
+def _recorded(record: Path) -> tuple[tuple[str, ...], Settings]:
+    """Classes and settings of a model's folder."""
     try:
         found = json.loads(record.read_text(encoding="utf-8"))
         version, classes = found["format"], tuple(str(name) for name in found["classes"])
@@ -70,11 +84,19 @@ def load_bundle(model: str | Path, device: torch.device | str = "cpu") -> Bundle
         raise CheckpointError(f"{record}: cannot be understood: {error}", "copy the whole folder again") from error
     if version != FORMAT:
         raise CheckpointError(f"{record}: found format {version}, expected {FORMAT}", "update pixaff")
-    cam = load_checkpoint(create_model(settings.cam, len(classes)), folder / CAM)
-    affinity = None
-    if (folder / AFFINITY).is_file():
-        affinity = load_checkpoint(create_model(settings.affinity), folder / AFFINITY).to(device).eval()
-    return Bundle(cam.to(device).eval(), affinity, classes, settings, folder)
+    return classes, settings
+
+
+def _trained(weights: Path) -> tuple[tuple[str, ...], Settings]:
+    """Classes and network that a training wrote into its weights, with the preset's numbers."""
+    metadata = read_metadata(weights)
+    try:
+        classes = tuple(str(name) for name in json.loads(metadata["classes"]))
+        return classes, Settings(cam=metadata["network"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"{weights} does not say which network and classes it is for", "train it with pixaff train-cam"
+        ) from error
 
 
 def write_bundle(
