@@ -1,8 +1,8 @@
 """A model as it is kept in a folder: both networks' weights, the class names and the settings that fit them.
 
 The folder holds ``model.json``, ``cam.safetensors`` and ``affinity.safetensors``. The embedded model ``lite`` and the
-runs of `pixaff fit` are such folders. The folder of a finished `pixaff train-cam` serves as well: its weights name their
-network and classes, the settings are the preset's; with a file ``affinity.safetensors`` put beside them it is whole.
+runs of `pixaff fit` are such folders. The folder of a finished `pixaff train-cam` serves as well: its weights name the
+network and classes, the settings are the preset's; with ``affinity.safetensors`` put beside them it is whole.
 """
 
 from __future__ import annotations
