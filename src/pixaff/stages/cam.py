@@ -16,7 +16,7 @@ from pixaff.stages.device import device_words, pick_device
 from pixaff.stages.inputs import find_images
 from pixaff.stages.labelling import class_names, labels_of, read_given_labels
 from pixaff.stages.maps import Photo, activation_maps, load_photo
-from pixaff.stages.pools import default_workers, in_batches
+from pixaff.stages.pools import READERS, default_workers, in_batches
 from pixaff.stages.record import announce, write_record
 from pixaff.stages.runner import Callback, Report, run, silent
 
@@ -103,7 +103,7 @@ def cam(
             compute=compute,
             save=save,
             batch_size=batch_size or 4,
-            workers=workers or default_workers(),
+            workers=workers or min(READERS, default_workers()),
         ),
         command="cam",
         outputs=lambda path: (out / f"{path.stem}.npz",),

@@ -31,4 +31,5 @@ def device_words(device: torch.device) -> str:
     """The device as a person reads it: "cpu (2 threads)", "cuda:0 (NVIDIA H100)"."""
     if device.type == "cuda":
         return f"{device} ({torch.cuda.get_device_name(device)})"
-    return f"{device} ({torch.get_num_threads()} threads)"
+    count = torch.get_num_threads()
+    return f"{device} ({count} threads)" if count > 1 else f"{device} (1 thread)"

@@ -20,7 +20,7 @@ from pixaff.stages.device import device_words, pick_device
 from pixaff.stages.inputs import default_out, existing_folder, find_cams, find_images
 from pixaff.stages.labelling import class_names, labels_of, read_given_labels
 from pixaff.stages.maps import Photo, activation_maps, given_maps, load_photo
-from pixaff.stages.pools import default_workers, in_batches
+from pixaff.stages.pools import READERS, default_workers, in_batches
 from pixaff.stages.record import announce, write_record
 from pixaff.stages.refine import check_engine, mask_at_size, sharpened, walked_scores
 from pixaff.stages.runner import Callback, Report, run, silent
@@ -165,7 +165,7 @@ def propagate(
             compute=compute,
             save=save,
             batch_size=batch_size or 4,
-            workers=workers or default_workers(),
+            workers=workers or min(READERS, default_workers()),
         ),
         command=COMMAND,
         outputs=outputs,
