@@ -49,14 +49,8 @@ def in_batches(
         A photo and the facts that ``save`` returned, or the exception; in the order of completion.
     """
     waiting = deque(photos)
-    loading: READERS = 4
-"""Threads that read and write beside a computation: enough to keep it fed, and each may hold a huge photo."""
-
-Queue = deque()
-    saving: READERS = 4
-"""Threads that read and write beside a computation: enough to keep it fed, and each may hold a huge photo."""
-
-Queue = deque()
+    loading: Queue = deque()
+    saving: Queue = deque()
     pool = ThreadPoolExecutor(workers, thread_name_prefix="pixaff")
     try:
         while waiting or loading:
