@@ -140,6 +140,14 @@ def test_json_is_one_object_a_photo(capsys):
     ]
 
 
+def test_photos_of_a_part_of_a_larger_run_are_no_data(capsys):
+    events(Console(photos_of=("propagate",)))
+    events(Console(as_json=True, photos_of=()))
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.count("failed: b.jpg: broken") == 2
+
+
 def test_a_terminal_gets_no_paths(capsys, monkeypatch):
     monkeypatch.setattr("sys.stdout.isatty", lambda: True)
     events(Console())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections.abc import Collection
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -30,12 +31,13 @@ class Console:
 
     Args:
         as_json: Write JSON objects.
-        photos: Whether photos and their outputs are data at all; the data of `evaluate` are scores.
+        photos_of: Commands whose photos are data; default all. Those of a part of a larger run are not.
     """
 
-    def __init__(self, as_json: bool = False, photos: bool = True) -> None:
+    def __init__(self, as_json: bool = False, photos_of: Collection[str] | None = None) -> None:
         self.as_json = as_json
-        self.paths = photos and not as_json and not sys.stdout.isatty()
+        self.paths = not as_json and not sys.stdout.isatty()
+        self.photos_of = photos_of
         self.bar: Progress | None = None
         self.task: TaskID | None = None
         self.total = self.count = 0
@@ -92,14 +94,15 @@ class Console:
         self.count += 1
         if event.kind == "failed":
             self.say(f"failed: {event.text}")
-        if self.as_json:
+        is_data = self.photos_of is None or event.command in self.photos_of
+        if self.as_json and is_data:
             facts: dict[str, Any] = {"photo": event.photo, "status": event.kind}
             if event.kind == "failed":
                 facts["error"] = event.text
             else:
                 facts["outputs"] = [str(path) for path in event.outputs]
             self.data({**facts, **event.data})
-        elif self.paths:
+        elif self.paths and is_data:
             for path in event.outputs:
                 print(path, flush=True)
         if self.total:

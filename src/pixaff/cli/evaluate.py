@@ -33,7 +33,7 @@ def evaluate(
     as_json: options.Json = False,
 ) -> None:
     """Intersection over union of masks with ground truth, per class and on average. Void (255) is not counted."""
-    with Console(photos=False) as console:
+    with Console(photos_of=()) as console:
         found = pixaff.evaluate(
             predictions,
             ground_truth,

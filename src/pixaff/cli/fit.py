@@ -86,7 +86,7 @@ def fit(
         final_crf=final_crf,
         label_threshold=label_threshold,
     )
-    with Console(as_json) as console:
+    with Console(as_json, photos_of=("propagate",)) as console:
         trained = pixaff.fit(
             photos,
             labels,
