@@ -21,14 +21,14 @@ from pixaff.cli.app import app
 from pixaff.stages import propagate
 from toy_bundle import toy_bundle
 
-pause, walked = float(sys.argv[1]), propagate.walked_scores
+pause, walked = float(sys.argv[1]), propagate.random_walk
 
 def slowly(*arguments):
     time.sleep(pause)
     return walked(*arguments)
 
 propagate.load_bundle = lambda name, device: toy_bundle()
-propagate.walked_scores = slowly
+propagate.random_walk = slowly
 app(sys.argv[2:])
 """
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 from torch.nn import functional as F
-from toy_bundle import BLUE, CLASSES, RED, ToyAffinity, draw, toy_bundle
+from toy_bundle import BLUE, CLASSES, RED, draw, toy_bundle
 
 from pixaff.errors import CheckpointError, LabelsError, UsageError
 from pixaff.io.cams import read_cams, write_cams
@@ -16,7 +16,7 @@ from pixaff.io.masks import read_mask, voc_palette
 from pixaff.stages import cam as cam_stage
 from pixaff.stages import propagate as stage
 from pixaff.stages.propagate import propagate
-from pixaff.stages.refine import mask_at_size, walked_scores
+from pixaff.stages.refine import mask_at_size, probabilities, scores_to_walk
 
 
 @pytest.fixture(autouse=True)
@@ -198,13 +198,15 @@ def test_a_mask_in_bands_is_the_argmax_of_the_enlarged_scores(monkeypatch):
     np.testing.assert_array_equal(same, np.array([0, 4, 9], np.uint8)[scores.argmax(0).numpy()])
 
 
-def test_scores_after_the_walk_are_probabilities():
-    settings = toy_bundle().settings
-    image = np.random.default_rng(0).integers(0, 255, (50, 90, 3), dtype=np.uint8)
-    scores = walked_scores(ToyAffinity(), [image], [torch.rand(2, 50, 90)], settings)
-    assert scores[0].shape == (3, 50, 90)
-    assert float(scores[0].min()) >= 0
-    torch.testing.assert_close(scores[0].sum(0), torch.ones(50, 90))
+def test_a_walk_of_no_steps_gives_back_the_scores_as_probabilities():
+    maps = torch.rand(2, 45, 92, generator=torch.Generator().manual_seed(0))
+    cells = scores_to_walk(maps, 3.0)
+    assert cells.shape == (3, 6, 12)
+    found = probabilities(cells, (45, 92))
+    assert found.shape == (3, 45, 92)
+    torch.testing.assert_close(found.sum(0), torch.ones(45, 92))
+    flat = probabilities(scores_to_walk(torch.full((1, 16, 16), 0.5), 3.0), (16, 16))
+    torch.testing.assert_close(flat[1], torch.full((16, 16), 0.5 / (0.5 + 0.5**3)))
 
 
 def test_cam_and_propagate_chained_give_what_propagate_gives(photos, tmp_path):

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from pixaff.io.cams import write_cams
@@ -15,8 +14,9 @@ from pixaff.models.bundle import load_bundle
 from pixaff.stages.device import device_words, pick_device
 from pixaff.stages.inputs import find_images
 from pixaff.stages.labelling import class_names, labels_of, read_given_labels
+from pixaff.stages.lanes import lanes
 from pixaff.stages.maps import Photo, activation_maps, load_photo
-from pixaff.stages.pools import READERS, default_workers, in_batches
+from pixaff.stages.pools import BATCH, READERS, default_workers, in_batches
 from pixaff.stages.record import announce, write_record
 from pixaff.stages.runner import Callback, Report, run, silent
 
@@ -85,31 +85,31 @@ def cam(
     def load(path: Path) -> Photo:
         return load_photo(path, labels_of(path, given, labels), settings)
 
-    @torch.inference_mode()
-    def compute(batch: list[Photo]) -> list[Maps]:
-        found = [(activation_maps(bundle.cam, photo, settings), photo.size) for photo in batch]
-        return [(present, maps.cpu().numpy(), size) for (present, maps), size in found]
+    def maps_of(photo: Photo) -> Maps:
+        present, maps = activation_maps(bundle.cam, photo, settings)
+        return present, maps.cpu().numpy(), photo.size
 
     def save(path: Path, result: Maps) -> Mapping[str, Any]:
         present, maps, size = result
         write_cams(out / f"{path.stem}.npz", np.array(present) + 1, maps, size)
         return {"classes": [names[index] for index in present]}
 
-    result = run(
-        photos,
-        lambda todo: in_batches(
-            todo,
-            load=load,
-            compute=compute,
-            save=save,
-            batch_size=batch_size or 4,
-            workers=workers or min(READERS, default_workers()),
-        ),
-        command="cam",
-        outputs=lambda path: (out / f"{path.stem}.npz",),
-        overwrite=overwrite,
-        report=report,
-    )
+    with lanes(where) as (spread, at_a_time):
+        result = run(
+            photos,
+            lambda todo: in_batches(
+                todo,
+                load=load,
+                compute=lambda batch: spread(maps_of, batch),
+                save=save,
+                batch_size=batch_size or max(BATCH, at_a_time),
+                workers=workers or min(READERS, default_workers()),
+            ),
+            command="cam",
+            outputs=lambda path: (out / f"{path.stem}.npz",),
+            overwrite=overwrite,
+            report=report,
+        )
     write_record(
         out,
         "cam",

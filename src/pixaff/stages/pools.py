@@ -21,6 +21,9 @@ Result = TypeVar("Result")
 READERS = 4
 """Threads that read and write beside a computation: enough to keep it fed, and each may hold a huge photo."""
 
+BATCH = 4
+"""Photos computed together unless a caller asks for more or less."""
+
 Queue = deque[tuple[Path, "Future[Any]"]]
 
 

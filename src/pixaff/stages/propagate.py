@@ -9,20 +9,23 @@ from typing import Any
 
 import torch
 from PIL import Image
+from torch import Tensor
 
 from pixaff.errors import CheckpointError
 from pixaff.io.atomic import atomic_path
 from pixaff.io.cams import CamFile, read_cams
 from pixaff.io.masks import write_mask
 from pixaff.models.bundle import load_bundle
+from pixaff.ops.walk import random_walk
 from pixaff.settings import Settings
 from pixaff.stages.device import device_words, pick_device
 from pixaff.stages.inputs import default_out, existing_folder, find_cams, find_images
 from pixaff.stages.labelling import class_names, labels_of, read_given_labels
+from pixaff.stages.lanes import lanes
 from pixaff.stages.maps import Photo, activation_maps, given_maps, load_photo
-from pixaff.stages.pools import READERS, default_workers, in_batches
+from pixaff.stages.pools import BATCH, READERS, default_workers, in_batches
 from pixaff.stages.record import announce, write_record
-from pixaff.stages.refine import check_engine, mask_at_size, sharpened, walked_scores
+from pixaff.stages.refine import check_engine, image_affinity, mask_at_size, probabilities, scores_to_walk, sharpened
 from pixaff.stages.runner import Callback, Report, run, silent
 from pixaff.viz.overlay import overlay as draw_overlay
 
@@ -31,7 +34,7 @@ SETTINGS = tuple(field.name for field in fields(Settings) if field.name not in (
 """Those that decide the masks."""
 OVERLAYS = "overlays"
 
-Scored = tuple[Photo, tuple[int, ...], torch.Tensor]
+Scored = tuple[Photo, tuple[int, ...], Tensor]
 """A photo, its 0-based classes, and the probabilities (C + 1, h, w) of background and classes."""
 
 
@@ -129,18 +132,17 @@ def propagate(
         photo = load_photo(path, labels_of(path, given, labels), settings)
         return photo, None if folder is None else read_cams(find_cams(folder, path.stem))
 
-    @torch.inference_mode()
-    def compute(batch: list[tuple[Photo, CamFile | None]]) -> list[Scored]:
-        found = [
-            activation_maps(bundle.cam, photo, settings) if file is None else given_maps(file, photo, where)
-            for photo, file in batch
-        ]
-        images = [photo.image for photo, _ in batch]
-        scores = walked_scores(affinity, images, [maps for _, maps in found], settings)
-        if settings.final_crf:
-            scores = [sharpened(image, rows, engine) for image, rows in zip(images, scores, strict=True)]
-        rows = zip(batch, found, scores, strict=True)
-        return [(photo, present, probabilities.cpu()) for (photo, _), (present, _), probabilities in rows]
+    def begin(photo: Photo, file: CamFile | None) -> tuple[tuple[int, ...], Tensor, Tensor]:
+        """Classes, scores to walk and affinities of a photo."""
+        if file is None:
+            present, maps = activation_maps(bundle.cam, photo, settings)
+        else:
+            present, maps = given_maps(file, photo, where)
+        return present, scores_to_walk(maps, settings.alpha), image_affinity(affinity, photo.image, settings.radius)
+
+    def finish(photo: Photo, walked: Tensor) -> Tensor:
+        scores = probabilities(walked, photo.image.shape[:2])
+        return (sharpened(photo.image, scores, engine) if settings.final_crf else scores).cpu()
 
     def outputs(path: Path) -> tuple[Path, ...]:
         mask = out / f"{path.stem}.png"
@@ -157,21 +159,30 @@ def propagate(
                 Image.fromarray(picture).save(temporary, quality=90)
         return {"classes": [names[index] if index < len(names) else str(index + 1) for index in present]}
 
-    result = run(
-        photos,
-        lambda todo: in_batches(
-            todo,
-            load=load,
-            compute=compute,
-            save=save,
-            batch_size=batch_size or 4,
-            workers=workers or min(READERS, default_workers()),
-        ),
-        command=COMMAND,
-        outputs=outputs,
-        overwrite=overwrite,
-        report=report,
-    )
+    with lanes(where) as (spread, at_a_time):
+
+        @torch.inference_mode()
+        def compute(batch: list[tuple[Photo, CamFile | None]]) -> list[Scored]:
+            pictures = [photo for photo, _ in batch]
+            present, starts, affinities = zip(*spread(begin, pictures, [file for _, file in batch]), strict=True)
+            walked = random_walk(starts, affinities, settings.beta, settings.steps, settings.radius)
+            return list(zip(pictures, present, spread(finish, pictures, walked), strict=True))
+
+        result = run(
+            photos,
+            lambda todo: in_batches(
+                todo,
+                load=load,
+                compute=compute,
+                save=save,
+                batch_size=batch_size or max(BATCH, at_a_time),
+                workers=workers or min(READERS, default_workers()),
+            ),
+            command=COMMAND,
+            outputs=outputs,
+            overwrite=overwrite,
+            report=report,
+        )
     write_record(
         out,
         COMMAND,

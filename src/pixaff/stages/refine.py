@@ -16,8 +16,7 @@ from pixaff.errors import UsageError
 from pixaff.ops.affinity import pair_affinity
 from pixaff.ops.cam import with_background
 from pixaff.ops.crf import dense_crf
-from pixaff.ops.walk import cell_scores, random_walk, upsample_scores
-from pixaff.settings import Settings
+from pixaff.ops.walk import cell_scores, upsample_scores
 
 ENGINES = ("auto", "torch", "pydensecrf")
 STRIDE = 8
@@ -25,27 +24,23 @@ BAND = 1 << 23
 """Scores held at once while a mask is enlarged: 32 MB of float32."""
 
 
-def walked_scores(
-    model: Any, images: Sequence[NDArray[np.uint8]], maps: Sequence[Tensor], settings: Settings
-) -> list[Tensor]:
-    """Walk the maps of several photos as one batch (section 3.3 of the paper).
+def scores_to_walk(maps: Tensor, alpha: float) -> Tensor:
+    """Background and class scores of the cells that are walked over (section 3.3 of the paper).
 
     Args:
-        model: An AffinityNet.
-        images: uint8 (h, w, 3).
-        maps: Normalised activation maps, float32 (C, h, w) at the images' sizes.
-        settings: alpha, beta, radius and steps apply.
+        maps: Normalised activation maps, float32 (C, h, w).
+        alpha: Background power.
 
     Returns:
-        Probabilities of background and classes, float32 (C + 1, h, w), which sum to 1 at each pixel.
+        float32 (C + 1, ceil(h / 8), ceil(w / 8)), background first.
     """
-    affinities = [image_affinity(model, image, settings.radius) for image in images]
-    scores = [cell_scores(with_background(rows, settings.alpha), STRIDE) for rows in maps]
-    walked = random_walk(scores, affinities, settings.beta, settings.steps, settings.radius)
-    return [
-        _probabilities(upsample_scores(rows, (image.shape[0], image.shape[1]), STRIDE))
-        for rows, image in zip(walked, images, strict=True)
-    ]
+    return cell_scores(with_background(maps, alpha), STRIDE)
+
+
+def probabilities(walked: Tensor, size: tuple[int, int]) -> Tensor:
+    """Walked cells (C, h/8, w/8) brought back to the size (h, w): float32, summing to 1 at each pixel."""
+    scores = upsample_scores(walked, size, STRIDE).float().clamp(min=0)
+    return scores / scores.sum(0).clamp(min=1e-5)
 
 
 def image_affinity(model: Any, image: NDArray[np.uint8], radius: int) -> Tensor:
@@ -71,11 +66,6 @@ def check_engine(engine: str) -> str:
 def sharpened(image: NDArray[np.uint8], scores: Tensor, engine: str) -> Tensor:
     """The dense CRF's posterior, float32 (C, h, w), of probabilities (C, h, w) over their image (h, w, 3)."""
     return dense_crf(image, scores, engine=engine)
-
-
-def _probabilities(scores: Tensor) -> Tensor:
-    scores = scores.float().clamp(min=0)
-    return scores / scores.sum(0).clamp(min=1e-5)
 
 
 def mask_at_size(scores: Tensor, values: Sequence[int], size: tuple[int, int]) -> NDArray[np.uint8]:
