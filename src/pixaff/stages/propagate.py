@@ -30,7 +30,7 @@ from pixaff.stages.runner import Callback, Report, run, silent
 from pixaff.viz.overlay import overlay as draw_overlay
 
 COMMAND = "propagate"
-SETTINGS = tuple(field.name for field in fields(Settings) if field.name not in ("crf_low", "crf_high"))
+SETTINGS = tuple(field.name for field in fields(Settings) if not field.name.startswith(("crf_", "seed_")))
 """Those that decide the masks."""
 OVERLAYS = "overlays"
 
