@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from toy_set import CLASSES, create_tiny, write_set
+from toy_set import CLASSES, create_seeded, create_tiny, write_set
 
 from pixaff.errors import LabelsError, UsageError
 from pixaff.io.checkpoints import read_state_dict
@@ -26,7 +26,17 @@ from pixaff.stages.training.recipe import Recipe
 
 CAM = Recipe(epochs=20, batch_size=4, lr=5e-3, optimizer="adamw", precision="fp32")
 AFFINITY = Recipe(epochs=6, batch_size=4, lr=5e-3, optimizer="adamw", precision="fp32")
-SETTINGS = Settings(scales=(1.0,), crf_low=2.0, crf_high=6.0, alpha=3.0, beta=8.0, steps=16, final_crf=False)
+SETTINGS = Settings(
+    scales=(1.0,),
+    seed_low=2.0,
+    seed_high=6.0,
+    crf_low=2.0,
+    crf_high=6.0,
+    alpha=3.0,
+    beta=8.0,
+    steps=16,
+    final_crf=False,
+)
 ORDER = ("train-cam", "cam", "crf", "train-affinity", "propagate")
 FAST = {
     "settings": SETTINGS,
@@ -70,6 +80,23 @@ def test_photos_and_labels_become_a_model_and_masks(tmp_path: Path) -> None:
     report = propagate(unseen, tmp_path / "predicted", model=tmp_path / "run", device="cpu")
     assert report.ok
     assert {path.stem for path in (tmp_path / "predicted").glob("*.png")} == set(truth)
+
+
+def test_a_network_with_a_pixel_head_learns_from_its_own_maps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (stage, train_cam, bundle):
+        monkeypatch.setattr(module, "create_model", create_seeded, raising=False)
+    photos, labels, masks = write_set(tmp_path, 9)
+    result = fit(photos, labels, tmp_path / "run", classes=CLASSES, **FAST, seed_recipe=CAM)
+    assert result.ok
+    parts = [tmp_path / "run" / part / "cam.safetensors" for part in ("train-cam", "train-pixels")]
+    first, second = map(read_state_dict, parts)
+    assert not first["seeded"]
+    assert second["seeded"]
+    assert torch.equal(first["head.weight"], second["head.weight"])  # the classifier has no part in the seeding loss
+    assert not torch.equal(first["rows.weight"], second["rows.weight"])
+    kept = read_state_dict(tmp_path / "run" / "cam.safetensors")
+    assert torch.equal(kept["rows.weight"], second["rows.weight"])
+    assert agreement(tmp_path / "run" / "masks", masks) > 0.9
 
 
 @pytest.mark.parametrize("command", ORDER)

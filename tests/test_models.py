@@ -53,9 +53,20 @@ def test_shapes(cam: torch.nn.Module, affinity: torch.nn.Module, size: tuple[int
 @torch.inference_mode()
 def test_logits_are_the_average_of_the_maps_before_relu(cam: torch.nn.Module) -> None:
     x = torch.randn(2, 3, 48, 64)
-    rows = cam.classifier(cam._features(x))
+    rows = cam.classifier(cam.top(cam.backbone(x)[2]))
     assert torch.allclose(cam(x), rows.mean((2, 3)), atol=1e-5)
     assert torch.equal(cam.cam(x), rows.relu())
+
+
+@torch.inference_mode()
+def test_seeded_maps_are_each_class_s_probability_against_the_background(cam: torch.nn.Module) -> None:
+    x = torch.randn(1, 3, 48, 64)
+    odds = cam.pixel_logits(x).softmax(1)
+    assert odds.shape == (1, 4, 3, 4)
+    cam.seeded.fill_(True)
+    maps = cam.cam(x)
+    cam.seeded.fill_(False)
+    assert torch.allclose(maps, odds[:, 1:] / (odds[:, 1:] + odds[:, :1]), atol=1e-5)
 
 
 @torch.inference_mode()
@@ -77,11 +88,13 @@ def test_cells_look_at_their_own_pixels(cam: torch.nn.Module) -> None:
 
 def test_training_leaves_batch_norm_and_the_first_stages_alone(cam: torch.nn.Module) -> None:
     cam.train()
-    assert not any(module.training for module in cam.modules() if isinstance(module, torch.nn.BatchNorm2d))
+    training = [name for name, m in cam.named_modules() if isinstance(m, torch.nn.BatchNorm2d) and m.training]
+    assert training == ["pixel.norm"]
     groups = cam.parameter_groups()
-    assert [tuple(p.shape) for p in groups["head"]] == [(3, 1280, 1, 1)]
+    head = {id(p) for p in groups["head"]}
+    assert {name.split(".")[0] for name, p in cam.named_parameters() if id(p) in head} == {"classifier", "pixel"}
     trained = {id(p) for p in groups["backbone"]}
-    frozen = [name for name, p in cam.named_parameters() if id(p) not in trained and "classifier" not in name]
+    frozen = [name for name, p in cam.named_parameters() if id(p) not in trained | head]
     assert frozen
     assert all(
         name.startswith(("backbone.net.conv_stem", "backbone.net.bn1", "backbone.net.blocks")) for name in frozen

@@ -2,11 +2,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from pixaff.ops.cam import normalized_cams
 from toy_bundle import BLUE, RED, draw, toy_bundle
 
 from pixaff.io.cams import read_cams
 from pixaff.io.images import read_image
+from pixaff.ops.cam import normalized_cams
 from pixaff.stages import cam as stage
 from pixaff.stages.cam import cam
 from pixaff.stages.maps import Photo, predict

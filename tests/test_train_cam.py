@@ -7,6 +7,7 @@ import os
 import signal
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from toy_set import CLASSES, TinyCam, create_tiny, write_set
@@ -15,7 +16,7 @@ from pixaff.errors import CheckpointError, LabelsError, UsageError
 from pixaff.io.checkpoints import read_metadata, read_state_dict, write_state_dict
 from pixaff.stages import train_cam as stage
 from pixaff.stages.runner import Event
-from pixaff.stages.train_cam import cam_loss, train_cam
+from pixaff.stages.train_cam import cam_loss, seed_loss, train_cam
 from pixaff.stages.training.metrics import read_records
 from pixaff.stages.training.recipe import Recipe, TrainingError
 
@@ -45,6 +46,35 @@ def test_network_learns_to_tell_the_classes(tmp_path: Path) -> None:
     assert sorted(path.name for path in result.path.parent.iterdir()) == [
         "cam.safetensors", "loss.png", "metrics.jsonl", "run.json"
     ]  # fmt: skip
+
+
+def test_seed_loss_weighs_background_and_classes_the_same() -> None:
+    logits = torch.randn(2, 3, 2, 2, generator=torch.Generator().manual_seed(0))
+    labels = torch.tensor([[[0, 0], [0, 2]], [[255, 1], [255, 255]]])
+
+    class Model(torch.nn.Module):
+        def pixel_logits(self, image: torch.Tensor) -> torch.Tensor:
+            return logits
+
+    terms = seed_loss(Model(), {"image": torch.zeros(1), "labels": labels})
+    sides: dict[str, list[float]] = {"bg": [], "fg": []}
+    for image, y, x in np.ndindex(2, 2, 2):
+        label = int(labels[image, y, x])
+        if label != 255:
+            cost = -logits[image, :, y, x].log_softmax(0)[label].item()
+            sides["bg" if label == 0 else "fg"].append(cost)
+    means = {name: float(np.mean(costs)) for name, costs in sides.items()}
+    assert terms["bg"].item() == pytest.approx(means["bg"], rel=1e-5)
+    assert terms["fg"].item() == pytest.approx(means["fg"], rel=1e-5)
+    assert terms["loss"].item() == pytest.approx((means["bg"] + means["fg"]) / 2, rel=1e-5)
+    nothing = seed_loss(Model(), {"image": torch.zeros(1), "labels": torch.full_like(labels, 255)})
+    assert nothing["loss"].item() == 0
+
+
+def test_one_folder_of_posteriors_is_too_few(tmp_path: Path) -> None:
+    photos, labels, _ = write_set(tmp_path, 3)
+    with pytest.raises(UsageError, match="expected two"):
+        train_cam(photos, labels, CLASSES, tmp_path / "run", crf_low=tmp_path, **FAST)
 
 
 def test_loss_is_the_multi_label_soft_margin(monkeypatch: pytest.MonkeyPatch) -> None:

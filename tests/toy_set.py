@@ -72,6 +72,28 @@ class TinyCam(Tiny):
         return self.head(self.drop(self.backbone(x))).flatten(2).topk(8).values.mean(-1)
 
 
+class TinySeeded(TinyCam):
+    """A classifier with a pixel head of its own, as `LiteCam`."""
+
+    def __init__(self, outputs: int) -> None:
+        super().__init__(outputs)
+        self.rows = nn.Conv2d(16, outputs + 1, 1)
+        self.register_buffer("seeded", torch.tensor(False))
+
+    def pixel_logits(self, x: Tensor) -> Tensor:
+        return self.rows(self.backbone(x))
+
+    def cam(self, x: Tensor) -> Tensor:
+        if not self.seeded:
+            return super().cam(x)
+        rows = self.pixel_logits(x)
+        return torch.sigmoid(rows[:, 1:] - rows[:, :1])
+
+    def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
+        groups = super().parameter_groups()
+        return {**groups, "head": [*groups["head"], *self.rows.parameters()]}
+
+
 class TinyAffinity(Tiny):
     def features(self, x: Tensor) -> Tensor:
         return nn.functional.elu(self.head(self.backbone(x)))
@@ -80,3 +102,8 @@ class TinyAffinity(Tiny):
 def create_tiny(name: str, num_classes: int = 20) -> Tiny:
     """In the place of `pixaff.models.create_model`."""
     return TinyAffinity(24) if name.endswith("affinity") else TinyCam(num_classes)
+
+
+def create_seeded(name: str, num_classes: int = 20) -> Tiny:
+    """The same with a pixel head."""
+    return TinyAffinity(24) if name.endswith("affinity") else TinySeeded(num_classes)

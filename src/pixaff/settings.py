@@ -29,6 +29,7 @@ class Settings:
         flip: Whether every scale is seen mirrored as well.
         size: Long side in pixels at which the networks and the CRF work; larger photos are shrunk to it, smaller ones
             stay as they are. 0 means the photo's own size.
+        seed_low, seed_high: As ``crf_low`` and ``crf_high``, for the cells that a network's pixel head learns from.
         crf_low: Power of the background score ``(1 - max cam) ** power`` for the CRF with much background.
         crf_high: The same for the CRF with little background.
         alpha: The same for the random walk.
@@ -48,6 +49,8 @@ class Settings:
     scales: tuple[float, ...] = (1.0, 0.5, 1.5, 2.0)
     flip: bool = True
     size: int = 512
+    seed_low: float = 8.0
+    seed_high: float = 16.0
     crf_low: float = 3.0
     crf_high: float = 12.0
     alpha: float = 3.0
@@ -59,7 +62,7 @@ class Settings:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "scales", tuple(float(scale) for scale in self.scales))
-        for name in ("crf_low", "crf_high", "alpha", "beta"):
+        for name in ("seed_low", "seed_high", "crf_low", "crf_high", "alpha", "beta"):
             value = float(getattr(self, name))
             _expect(math.isfinite(value) and value > 0, name, value, "a number above 0")
             object.__setattr__(self, name, value)

@@ -21,6 +21,13 @@ def train_cam(
     listing: options.List = None,
     model: training.Network = "lite_cam",
     init: training.Init = None,
+    crf_low: Annotated[
+        str | None,
+        typer.Option("--crf-low", metavar="DIR", help="Train the pixel head, on these posteriors."),
+    ] = None,
+    crf_high: Annotated[
+        str | None, typer.Option("--crf-high", metavar="DIR", help="And on these, with little background.")
+    ] = None,
     size: Annotated[str, typer.Option("--size", metavar="MIN:MAX", help="Range of the random long side.")] = "256:512",
     crop: training.Crop = 448,
     epochs: training.Epochs = None,
@@ -41,9 +48,9 @@ def train_cam(
     as_json: options.Json = False,
 ) -> None:
     """Train the classifier of activation maps on photos with image-level labels. Writes DIR/cam.safetensors."""
-    from pixaff.stages.training.recipe import CAM_RECIPE
+    from pixaff.stages.training.recipe import CAM_RECIPE, SEED_RECIPE
 
-    recipe = training.with_given(CAM_RECIPE, locals())
+    recipe = training.with_given(CAM_RECIPE if crf_low is None else SEED_RECIPE, locals())
     with Console(as_json) as console:
         trained = pixaff.train_cam(
             photos,
@@ -53,6 +60,8 @@ def train_cam(
             model=model,
             init=init,
             listing=listing,
+            crf_low=crf_low,
+            crf_high=crf_high,
             size=whole_range(size, "--size"),
             crop=crop,
             recipe=recipe,

@@ -9,6 +9,7 @@ therefore padded by half a cell at the left and top: the maps of a photo and of 
 from __future__ import annotations
 
 from collections import OrderedDict
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -18,10 +19,14 @@ from torch import Tensor, nn
 
 from pixaff.models.timm import timm_model
 
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
 STRIDE = 16
 LEVELS = (48, 120, 352)
 """Channels at stride 8, 16 and 16."""
 FEATURES = 1280
+HIDDEN = 256
 
 
 class LiteBackbone(nn.Module):
@@ -67,7 +72,7 @@ class _Lite(nn.Module):
         """PIL image or uint8 (H,W,3) RGB -> normalised float32 (3,H,W), values in -1..1."""
         return normalized(image, self.mean, self.std)
 
-    def train(self, mode: bool = True) -> _Lite:
+    def train(self, mode: bool = True) -> Self:
         """Training mode for all but batch norm, which keeps the statistics of ImageNet."""
         super().train(mode)
         for module in self.modules():
@@ -85,11 +90,17 @@ class _Lite(nn.Module):
 
 
 class LiteCam(_Lite):
-    """Classifier whose class rows, applied at every cell, are the class activation maps (Zhou et al., CVPR 2016).
+    """Classifier with two ways of making activation maps.
+
+    Fresh from image-level labels, the maps are the class rows applied at every cell (Zhou et al., CVPR 2016). Once
+    the pixel head is trained on the cells that both CRF posteriors of those maps are sure of (the seeding loss of
+    Kolesnikov & Lampert, ECCV 2016), ``seeded`` is set and the maps are that head's.
 
     Args:
         num_classes: Foreground classes K.
     """
+
+    seeded: Tensor
 
     def __init__(self, num_classes: int = 20) -> None:
         super().__init__()
@@ -98,17 +109,44 @@ class LiteCam(_Lite):
         self.top = nn.Sequential(OrderedDict((name, source.get_submodule(name)) for name in ("conv_head", "bn2")))
         self.classifier = nn.Conv2d(FEATURES, num_classes, 1, bias=False)
         nn.init.normal_(self.classifier.weight, std=0.01)
+        self.pixel = nn.Sequential(
+            OrderedDict(
+                norm=nn.BatchNorm2d(FEATURES + LEVELS[1], affine=False),
+                hidden=nn.Conv2d(FEATURES + LEVELS[1], HIDDEN, 1),
+                relu=nn.ReLU(),
+                dropout=nn.Dropout(0.3),
+                rows=nn.Conv2d(HIDDEN, num_classes + 1, 1),
+            )
+        )
+        self.register_buffer("seeded", torch.tensor(False))
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalised images (B,3,H,W) -> logits (B,K): class rows times the average feature."""
-        return self.classifier(self._features(x).mean((2, 3), keepdim=True)).flatten(1)
+        return self.classifier(self.top(self.backbone(x)[2]).mean((2, 3), keepdim=True)).flatten(1)
 
     def cam(self, x: Tensor) -> Tensor:
-        """Normalised images (B,3,H,W) -> maps (B,K,h,w) >= 0, h = ceil(H / 16), as relu of the class rows."""
-        return F.relu(self.classifier(self._features(x)))
+        """Normalised images (B,3,H,W) -> maps (B,K,h,w) >= 0, h = ceil(H / 16).
 
-    def _features(self, x: Tensor) -> Tensor:
-        return self.top(self.backbone(x)[2])
+        relu of the class rows or, when seeded, the probability of each class against the background alone.
+        """
+        _, middle, coarse = self.backbone(x)
+        if not self.seeded:
+            return F.relu(self.classifier(self.top(coarse)))
+        rows = self._pixel_rows(middle, coarse)
+        return torch.sigmoid(rows[:, 1:] - rows[:, :1])
+
+    def pixel_logits(self, x: Tensor) -> Tensor:
+        """Normalised images (B,3,H,W) -> logits (B,K + 1,h,w) of background and classes at stride 16."""
+        return self._pixel_rows(*self.backbone(x)[1:])
+
+    def train(self, mode: bool = True) -> Self:
+        """As the backbone's, but the pixel head's own normalisation has no ImageNet statistics to keep."""
+        super().train(mode)
+        self.pixel.get_submodule("norm").train(mode)
+        return self
+
+    def _pixel_rows(self, middle: Tensor, coarse: Tensor) -> Tensor:
+        return self.pixel(torch.cat([self.top(coarse), middle], 1))
 
 
 class LiteAffinity(_Lite):

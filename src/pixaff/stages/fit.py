@@ -1,4 +1,8 @@
-"""Tagged photos of any classes in, a model of one's own and its masks out: the whole chain in one resumable run."""
+"""Tagged photos of any classes in, a model of one's own and its masks out: the whole chain in one resumable run.
+
+train-cam, cam, crf, train-affinity, propagate; a network with a pixel head (`pixaff.models.lite.LiteCam`) is first
+trained further on what a CRF makes of its own maps: cam, crf and train-cam once more.
+"""
 
 from __future__ import annotations
 
@@ -24,10 +28,10 @@ from pixaff.stages.runner import Callback, Event, Report, silent
 from pixaff.stages.train_affinity import train_affinity
 from pixaff.stages.train_cam import train_cam
 from pixaff.stages.training.folder import Trained, digest, leave_out, leave_out_unreadable
-from pixaff.stages.training.recipe import AFFINITY_RECIPE, CAM_RECIPE, Recipe, TrainingError
+from pixaff.stages.training.recipe import AFFINITY_RECIPE, CAM_RECIPE, SEED_RECIPE, Recipe, TrainingError
 
 COMMAND = "fit"
-PARTS = ("train-cam", "cams", "crf", "train-affinity", "masks")
+PARTS = ("train-cam", "seed-cams", "seed-crf", "train-pixels", "cams", "crf", "train-affinity", "masks")
 """Subfolders of a run, in the order in which they are filled."""
 
 
@@ -40,6 +44,7 @@ def fit(
     listing: str | Path | None = None,
     settings: Settings | None = None,
     cam_recipe: Recipe = CAM_RECIPE,
+    seed_recipe: Recipe = SEED_RECIPE,
     affinity_recipe: Recipe = AFFINITY_RECIPE,
     cam_init: str | Path | None = None,
     affinity_init: str | Path | None = None,
@@ -65,10 +70,11 @@ def fit(
             the labels use, in alphabetical order.
         listing: List of the photos to take.
         settings: Networks and numbers of the model, kept in it.
-        cam_recipe, affinity_recipe: Epochs, learning rate, seed and the like of the two trainings.
+        cam_recipe, seed_recipe, affinity_recipe: Epochs, learning rate, seed and the like of the classifier's
+            training, of its pixel head's if it has one, and of the AffinityNet's.
         cam_init, affinity_init: Weights to start from; see `pixaff.train_cam`.
         long_side: Range of the long side in pixels to which a photo is randomly resized for the classifier.
-        crop: Side in pixels of the random crop of both trainings.
+        crop: Side in pixels of the random crop of all trainings.
         engine: Of the dense CRF: "torch", "pydensecrf" or "auto".
         device: "auto", "cpu", "cuda" or "cuda:n".
         workers: Processes or threads that help; None chooses.
@@ -96,6 +102,7 @@ def fit(
     options = {
         **settings.to_dict(),
         **{f"cam {name}": value for name, value in cam_recipe.to_dict().items()},
+        **{f"seed {name}": value for name, value in seed_recipe.to_dict().items()},
         **{f"affinity {name}": value for name, value in affinity_recipe.to_dict().items()},
         "cam init": None if cam_init is None else str(cam_init),
         "affinity init": None if affinity_init is None else str(affinity_init),
@@ -131,7 +138,30 @@ def fit(
             resume=True, report=report,
         )
     )  # fmt: skip
-    cam_model = load_checkpoint(create_model(settings.cam, len(names)), out / "train-cam" / CAM)
+    cam_model, trained = create_model(settings.cam, len(names)), out / "train-cam"
+    if hasattr(cam_model, "pixel_logits"):
+        stage(
+            lambda paths, listed: cam(
+                paths, out / "seed-cams", model=out / "train-cam", labels=labels, listing=listed, scales=(1.0,),
+                flip=False, size=settings.size, device=device, workers=workers, report=report,
+            )
+        )  # fmt: skip
+        stage(
+            lambda paths, listed: crf(
+                paths, out / "seed-cams", out / "seed-crf", crf_low=settings.seed_low, crf_high=settings.seed_high,
+                size=settings.size, engine=engine, listing=listed, device=device, workers=workers, report=report,
+            )
+        )  # fmt: skip
+        stage(
+            lambda paths, listed: train_cam(
+                paths, labels, names, out / "train-pixels", model=settings.cam, init=out / "train-cam" / CAM,
+                crf_low=out / "seed-crf" / "low", crf_high=out / "seed-crf" / "high", listing=listed, size=long_side,
+                crop=crop, recipe=seed_recipe, device=device, workers=workers, save_every=save_every, resume=True,
+                report=report,
+            )
+        )  # fmt: skip
+        trained = out / "train-pixels"
+    load_checkpoint(cam_model, trained / CAM)
     if not (out / RECORD).is_file():
         write_bundle(out, settings.cam, None, cam_model, None, names, settings)
     stage(

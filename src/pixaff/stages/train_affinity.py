@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from pixaff.errors import PixaffError, UsageError
+from pixaff.errors import UsageError
 from pixaff.models import create_model
 from pixaff.models.bundle import AFFINITY
 from pixaff.ops.affinity import pair_affinity
@@ -16,12 +16,12 @@ from pixaff.ops.labels import pair_labels
 from pixaff.ops.losses import affinity_loss
 from pixaff.stages.inputs import find_images
 from pixaff.stages.pools import default_workers
-from pixaff.stages.runner import Callback, Event, silent
-from pixaff.stages.training.datasets import CELL, IGNORE, AffinityPhotos, normalisation
-from pixaff.stages.training.folder import Trained, check_sizes, digest, finish, is_trained, leave_out
+from pixaff.stages.runner import Callback, silent
+from pixaff.stages.training.datasets import CELL, AffinityPhotos, normalisation
+from pixaff.stages.training.folder import Trained, check_sizes, digest, finish, is_trained
 from pixaff.stages.training.loop import LossFn, train
-from pixaff.stages.training.posteriors import read_label_maps
-from pixaff.stages.training.recipe import AFFINITY_RECIPE, Recipe, TrainingError
+from pixaff.stages.training.posteriors import confident_cells
+from pixaff.stages.training.recipe import AFFINITY_RECIPE, Recipe
 from pixaff.stages.training.starting import seeded, start_weights
 
 COMMAND = "train-affinity"
@@ -86,18 +86,9 @@ def train_affinity(
     if is_trained(weights, resume, overwrite, COMMAND, report):
         return result
     found = find_images(photos, None if listing is None else Path(listing))
-    report(Event("note", COMMAND, f"reading the posteriors of {len(found)} photos"))
-    labelled = read_label_maps(found, Path(crf_low), Path(crf_high), size, workers or default_workers())
-    kept, sizes, maps = [], [], []
-    for photo, labels in zip(found, labelled, strict=True):
-        if isinstance(labels, PixaffError):
-            leave_out(photo, str(labels), result, COMMAND, report)
-        else:
-            kept.append(photo)
-            sizes.append(labels[0])
-            maps.append(labels[1])
-    if not any(bool((cells != IGNORE).any()) for cells in maps):
-        raise TrainingError("no photo with labels is left to train on", "the messages above say why")
+    kept, sizes, maps = confident_cells(
+        found, Path(crf_low), Path(crf_high), size, workers or default_workers(), result, COMMAND, report
+    )
 
     with seeded(recipe.seed):
         network = create_model(model)

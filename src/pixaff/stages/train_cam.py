@@ -9,14 +9,15 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from pixaff.errors import LabelsError
+from pixaff.errors import LabelsError, UsageError
 from pixaff.io.labels import read_classes
 from pixaff.models import create_model
 from pixaff.models.bundle import CAM
 from pixaff.stages.inputs import find_images
 from pixaff.stages.labelling import labels_of, read_given_labels
+from pixaff.stages.pools import default_workers
 from pixaff.stages.runner import Callback, Event, silent
-from pixaff.stages.training.datasets import CamPhotos, normalisation
+from pixaff.stages.training.datasets import IGNORE, AffinityPhotos, CamPhotos, normalisation
 from pixaff.stages.training.folder import (
     Trained,
     check_sizes,
@@ -26,8 +27,9 @@ from pixaff.stages.training.folder import (
     leave_out,
     leave_out_unreadable,
 )
-from pixaff.stages.training.loop import train
-from pixaff.stages.training.recipe import CAM_RECIPE, Recipe, TrainingError
+from pixaff.stages.training.loop import LossFn, train
+from pixaff.stages.training.posteriors import confident_cells
+from pixaff.stages.training.recipe import CAM_RECIPE, SEED_RECIPE, Recipe, TrainingError
 from pixaff.stages.training.starting import seeded, start_weights
 
 COMMAND = "train-cam"
@@ -42,9 +44,11 @@ def train_cam(
     model: str = "lite_cam",
     init: str | Path | None = None,
     listing: str | Path | None = None,
+    crf_low: str | Path | None = None,
+    crf_high: str | Path | None = None,
     size: tuple[int, int] = (256, 512),
     crop: int = 448,
-    recipe: Recipe = CAM_RECIPE,
+    recipe: Recipe | None = None,
     device: str = "auto",
     workers: int | None = None,
     save_every: float = 300.0,
@@ -63,9 +67,12 @@ def train_cam(
         init: Weights to start from, a file or "random"; tensors that do not fit, such as the rows of other classes,
             start anew. None takes the weights shipped with pixaff where the network has some.
         listing: List of the photos to train on.
+        crf_low: Folder of posteriors with much background, made from a first network's maps. With both folders it is
+            the network's pixel head that is trained, on the cells that both are sure of (see `seed_loss`).
+        crf_high: Folder of posteriors with little background.
         size: Range of the long side in pixels to which a photo is randomly resized.
         crop: Side in pixels of the random crop.
-        recipe: Epochs, learning rate, seed and the like.
+        recipe: Epochs, learning rate, seed and the like; None takes `CAM_RECIPE`, or `SEED_RECIPE` with posteriors.
         device: "auto", "cpu", "cuda" or "cuda:n".
         workers: Processes that read photos; None chooses.
         save_every: Seconds between two checkpoints.
@@ -86,6 +93,9 @@ def train_cam(
     """
     weights = Path(out) / CAM
     check_sizes(crop, *size)
+    if (crf_low is None) != (crf_high is None):
+        raise UsageError("found one folder of posteriors, expected two", "give both --crf-low and --crf-high")
+    recipe = recipe or (CAM_RECIPE if crf_low is None else SEED_RECIPE)
     result = Trained(path=weights)
     if is_trained(weights, resume, overwrite, COMMAND, report):
         return result
@@ -106,13 +116,25 @@ def train_cam(
         network = create_model(model, len(names))
         start = start_weights(network, model, init, COMMAND, report)
     mean, std = normalisation(network)
-    dataset = CamPhotos(kept, present, len(names), mean=mean, std=std, size=size, crop=crop, seed=recipe.seed)
-    data = digest(f"{photo.stem} {shown}" for photo, shown in zip(kept, present, strict=True))
-    config = {"model": model, "init": start, "classes": list(names), "size": list(size), "crop": crop, "data": data}
+    config = {"model": model, "init": start, "classes": list(names), "size": list(size), "crop": crop}
+    dataset: CamPhotos | AffinityPhotos
+    if crf_low is None or crf_high is None:
+        dataset = CamPhotos(kept, present, len(names), mean=mean, std=std, size=size, crop=crop, seed=recipe.seed)
+        config["data"] = digest(f"{photo.stem} {shown}" for photo, shown in zip(kept, present, strict=True))
+        loss: LossFn = cam_loss
+    else:
+        kept, sizes, maps = confident_cells(
+            kept, Path(crf_low), Path(crf_high), size[1], workers or default_workers(), result, COMMAND, report
+        )
+        dataset = AffinityPhotos(kept, sizes, maps, mean=mean, std=std, crop=crop, seed=recipe.seed)
+        cells = zip(dataset.paths, dataset.label_maps, strict=True)
+        config["data"] = digest(part for photo, labels in cells for part in (photo.stem, labels.tobytes()))
+        network.get_buffer("seeded").fill_(True)
+        loss = seed_loss
     train(
         network,
         dataset,
-        cam_loss,
+        loss,
         result,
         recipe,
         config=config,
@@ -134,6 +156,25 @@ def cam_loss(model: nn.Module, batch: Mapping[str, torch.Tensor]) -> dict[str, t
     predicted = logits.detach() >= 0
     hits = (predicted * target).sum()
     return {"loss": loss, "f1": 2 * hits / (predicted.sum() + target.sum()).clamp(min=1)}
+
+
+def seed_loss(model: nn.Module, batch: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Cross-entropy of the pixel head on the labelled cells of a batch, background and classes weighing the same.
+
+    The seeding loss of Kolesnikov & Lampert, ECCV 2016 (equation 2), with a half for either side: most cells are
+    background, and the network would else call everything that.
+    """
+    logits = model.pixel_logits(batch["image"]).float()  # type: ignore[operator]
+    labels = batch["labels"]
+    logits = F.interpolate(logits, labels.shape[1:], mode="bilinear", align_corners=False)
+    losses = F.cross_entropy(logits, labels, ignore_index=IGNORE, reduction="none")
+    background, foreground = labels == 0, (labels != 0) & (labels != IGNORE)
+    terms = {"bg": _mean(losses, background), "fg": _mean(losses, foreground)}
+    return {"loss": (terms["bg"] + terms["fg"]) / 2, **terms}
+
+
+def _mean(values: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
+    return (values * chosen).sum() / chosen.sum().clamp(min=1)
 
 
 def _name_missing_classes(names: Sequence[str], present: Sequence[Sequence[int]], report: Callback) -> None:

@@ -14,7 +14,10 @@ from pixaff.errors import FormatError, PixaffError
 from pixaff.io.cams import CamFile, read_cams
 from pixaff.io.images import image_size
 from pixaff.ops.labels import affinity_label_map
-from pixaff.stages.training.datasets import CELL
+from pixaff.stages.runner import Callback, Event
+from pixaff.stages.training.datasets import CELL, IGNORE
+from pixaff.stages.training.folder import Trained, leave_out
+from pixaff.stages.training.recipe import TrainingError
 
 Labelled = tuple[tuple[int, int], NDArray[np.uint8]]
 """(height, width) at which a photo is looked at, and its label map, uint8 (ceil(height / 8), ceil(width / 8))."""
@@ -48,8 +51,37 @@ def read_label_maps(
         return list(pool.map(one, photos))
 
 
+def confident_cells(
+    photos: list[Path],
+    low: Path,
+    high: Path,
+    max_side: int,
+    workers: int,
+    result: Trained,
+    command: str,
+    report: Callback,
+) -> tuple[list[Path], list[tuple[int, int]], list[NDArray[np.uint8]]]:
+    """The photos whose posteriors can be read, their sizes and label maps; the others are named and left out.
+
+    Raises:
+        TrainingError: The posteriors are sure of no cell of any photo.
+    """
+    report(Event("note", command, f"reading the posteriors of {len(photos)} photos"))
+    kept, sizes, maps = [], [], []
+    for photo, labels in zip(photos, read_label_maps(photos, low, high, max_side, workers), strict=True):
+        if isinstance(labels, PixaffError):
+            leave_out(photo, str(labels), result, command, report)
+        else:
+            kept.append(photo)
+            sizes.append(labels[0])
+            maps.append(labels[1])
+    if not any(bool((cells != IGNORE).any()) for cells in maps):
+        raise TrainingError("no photo with labels is left to train on", "the messages above say why")
+    return kept, sizes, maps
+
+
 def label_photo(photo: Path, size: tuple[int, int], low: CamFile, high: CamFile, max_side: int) -> Labelled:
-    """The label map of one photo of ``size`` (H, W); see `pixaff.ops.labels.affinity_label_map`.
+    """The label map of one photo of ``size`` (H, W), in mask values; see `pixaff.ops.labels.affinity_label_map`.
 
     Raises:
         FormatError: The posteriors belong to a photo of another size, have no background, or do not go together.
@@ -75,4 +107,7 @@ def label_photo(photo: Path, size: tuple[int, int], low: CamFile, high: CamFile,
         if scores.shape[1:] != (height, width):
             scores = F.interpolate(scores[None], (height, width), mode="bilinear", align_corners=False)[0]
         cells.append(F.pad(scores, padding))
-    return (height, width), affinity_label_map(cells[0], cells[1], stride=CELL).numpy()
+    rows = affinity_label_map(cells[0], cells[1], stride=CELL).numpy()
+    values = np.full(256, IGNORE, np.uint8)
+    values[: len(low.classes)] = low.classes
+    return (height, width), values[rows]

@@ -64,6 +64,12 @@ class Recipe:
         return asdict(self)
 
 
-# The paper's SGD at 0.1 suits its own networks; it ruins an EfficientNet's features within an epoch.
-CAM_RECIPE = Recipe(epochs=15, batch_size=16, lr=2e-4, optimizer="adamw")
+# The paper's SGD at 0.1 suits its own networks; it ruins an EfficientNet's features within an epoch. For the maps the
+# backbone is best left alone (docs/lite.md): a classifier that may change it ends up looking at less of each object.
+CAM_RECIPE = Recipe(
+    epochs=4, batch_size=16, lr=3e-4, optimizer="adamw", weight_decay=1e-4, backbone_lr_scale=0.0, precision="fp32"
+)
+SEED_RECIPE = Recipe(
+    epochs=3, batch_size=16, lr=1e-4, optimizer="adamw", weight_decay=1e-2, backbone_lr_scale=0.0, precision="fp32"
+)
 AFFINITY_RECIPE = Recipe(epochs=8, batch_size=8, lr=2e-4, optimizer="adamw")
