@@ -94,6 +94,11 @@ def test_a_network_with_a_pixel_head_learns_from_its_own_maps(tmp_path: Path, mo
     assert second["seeded"]
     assert torch.equal(first["head.weight"], second["head.weight"])  # the classifier has no part in the seeding loss
     assert not torch.equal(first["rows.weight"], second["rows.weight"])
+    # Weights that were seeded already, such as those in the package, start again from the class rows.
+    again = train_cam.train_cam(
+        photos, labels, CLASSES, tmp_path / "again", init=parts[1], recipe=CAM, size=(60, 110), crop=96, workers=0
+    )
+    assert not read_state_dict(again.path)["seeded"]
     kept = read_state_dict(tmp_path / "run" / "cam.safetensors")
     assert torch.equal(kept["rows.weight"], second["rows.weight"])
     assert agreement(tmp_path / "run" / "masks", masks) > 0.9

@@ -77,6 +77,12 @@ def test_one_folder_of_posteriors_is_too_few(tmp_path: Path) -> None:
         train_cam(photos, labels, CLASSES, tmp_path / "run", crf_low=tmp_path, **FAST)
 
 
+def test_a_network_without_a_pixel_head_is_refused_posteriors(tmp_path: Path) -> None:
+    photos, labels, _ = write_set(tmp_path, 3)
+    with pytest.raises(UsageError, match="no pixel head"):
+        train_cam(photos, labels, CLASSES, tmp_path / "run", crf_low=tmp_path, crf_high=tmp_path, **FAST)
+
+
 def test_loss_is_the_multi_label_soft_margin(monkeypatch: pytest.MonkeyPatch) -> None:
     logits = torch.tensor([[2.0, -1.0, 0.5], [-3.0, 0.1, -0.2]])
     target = torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, 1.0]])

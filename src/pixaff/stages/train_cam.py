@@ -115,6 +115,10 @@ def train_cam(
     with seeded(recipe.seed):
         network = create_model(model, len(names))
         start = start_weights(network, model, init, COMMAND, report)
+    if hasattr(network, "pixel_logits"):
+        network.get_buffer("seeded").fill_(crf_low is not None)
+    elif crf_low is not None:
+        raise UsageError(f"{model} has no pixel head to train on posteriors", "leave out --crf-low and --crf-high")
     mean, std = normalisation(network)
     config = {"model": model, "init": start, "classes": list(names), "size": list(size), "crop": crop}
     dataset: CamPhotos | AffinityPhotos
@@ -129,7 +133,6 @@ def train_cam(
         dataset = AffinityPhotos(kept, sizes, maps, mean=mean, std=std, crop=crop, seed=recipe.seed)
         cells = zip(dataset.paths, dataset.label_maps, strict=True)
         config["data"] = digest(part for photo, labels in cells for part in (photo.stem, labels.tobytes()))
-        network.get_buffer("seeded").fill_(True)
         loss = seed_loss
     train(
         network,
