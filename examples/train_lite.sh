@@ -1,34 +1,40 @@
 #!/usr/bin/env bash
-# Train the embedded model `lite` anew, and print the table of docs/lite.md.
+# Train the embedded model `lite` anew, and print the tables of docs/lite.md.
 #
 #     examples/train_lite.sh VOC OUT
 #
 # VOC holds JPEGImages, SegmentationClassAug, labels.csv, classes.txt and lists/{train,train_aug,val}.txt.
-# Needs: pip install '.[docs]'. Every step is skipped or resumed when it is called again.
+# Needs: pip install '.[docs]'. Every step is skipped or resumed when the script is called again.
 set -euo pipefail
 voc=$1 out=$2
 here=$(dirname "${BASH_SOURCE[0]}")
-photos=$voc/JPEGImages masks=$voc/SegmentationClassAug
+photos=$voc/JPEGImages
 labels=(--labels "$voc/labels.csv" --classes "$voc/classes.txt")
+list=(--list "$voc/lists/train_aug.txt")
 mkdir -p "$out"
 
-# 1. The classifier, from ImageNet's weights and image-level labels.
+# 1. A classifier on ImageNet's features, from image-level labels.
 [ -f "$out/imagenet.safetensors" ] || python "$here/imagenet_start.py" "$out/imagenet.safetensors"
-pixaff train-cam "$photos" "${labels[@]}" --list "$voc/lists/train_aug.txt" --out "$out/model" --resume \
-    --init "$out/imagenet.safetensors" --size 256:448 --crop 320 --epochs 4 --lr 5e-5 --head-lr-scale 20 \
-    --weight-decay 1e-2 --precision fp32 --seed 0
+pixaff train-cam "$photos" "${labels[@]}" "${list[@]}" --out "$out/image-level" --resume \
+    --init "$out/imagenet.safetensors" --size 320:448 --crop 352 --epochs 3 --seed 0
 
-# 2. Its activation maps, sharpened with much and with little background.
-pixaff cam "$photos" "${labels[@]}" --list "$voc/lists/train_aug.txt" --model "$out/model" --out "$out/cams"
-pixaff crf "$photos" --cams "$out/cams" --list "$voc/lists/train_aug.txt" --out "$out/crf"
+# 2. Its maps, sharpened with much and with little background: what the pixel head learns from.
+pixaff cam "$photos" "${labels[@]}" "${list[@]}" --model "$out/image-level" --scales 1 --no-flip --out "$out/cams1"
+pixaff crf "$photos" --cams "$out/cams1" "${list[@]}" --crf-low 8 --crf-high 16 --out "$out/crf1"
+pixaff train-cam "$photos" "${labels[@]}" "${list[@]}" --crf-low "$out/crf1/low" --crf-high "$out/crf1/high" \
+    --out "$out/model" --resume --init "$out/image-level/cam.safetensors" --size 512:512 --crop 384 --epochs 2 --seed 0
 
-# 3. The AffinityNet, from the classifier's backbone.
-pixaff train-affinity "$photos" --crf-low "$out/crf/low" --crf-high "$out/crf/high" --list "$voc/lists/train_aug.txt" \
-    --out "$out/affinity" --resume --init "$out/model/cam.safetensors"
+# 3. The maps of the pixel head, sharpened: what the AffinityNet learns from.
+pixaff cam "$photos" "${labels[@]}" "${list[@]}" --model "$out/model" --scales 0.5,1 --out "$out/cams2"
+pixaff crf "$photos" --cams "$out/cams2" "${list[@]}" --crf-low 4 --crf-high 16 --out "$out/crf2"
+pixaff train-affinity "$photos" "${list[@]}" --crf-low "$out/crf2/low" --crf-high "$out/crf2/high" \
+    --out "$out/affinity" --resume --init "$out/model/cam.safetensors" \
+    --crop 320 --epochs 3 --batch-size 8 --precision fp32 --seed 0
 cp "$out/affinity/affinity.safetensors" "$out/model/"
 
-# 4. The numbers of the walk, on every second image of the train list.
-python "$here/tune_walk.py" "$photos" "$out/cams" "$masks" "$voc/lists/train.txt" --model "$out/model"
+# 4. The numbers of the walk, on every fourth image of the train list.
+python "$here/tune_walk.py" "$photos" "$out/cams2" "$voc/SegmentationClassAug" "$voc/lists/train.txt" \
+    --model "$out/model" --every 4
 
-# 5. The table.
+# 5. The tables.
 "$here/evaluate_lite.sh" "$voc" "$out/model" "$out"
