@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from pixaff.models.bundle import Bundle
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pixaff.models.bundle import Bundle
 from pixaff.settings import Settings
 
 CLASSES = ("red", "blue")
