@@ -22,11 +22,17 @@ def fit(
     ] = None,
     listing: options.List = None,
     cam_epochs: Annotated[int | None, typer.Option("--cam-epochs", metavar="N", help="Of the classifier.")] = None,
+    pixel_epochs: Annotated[
+        int | None, typer.Option("--pixel-epochs", metavar="N", help="Of the classifier's pixel head.")
+    ] = None,
     affinity_epochs: Annotated[
         int | None, typer.Option("--affinity-epochs", metavar="N", help="Of the AffinityNet.")
     ] = None,
     cam_lr: Annotated[
         float | None, typer.Option("--cam-lr", metavar="LR", help="Learning rate of the classifier.")
+    ] = None,
+    pixel_lr: Annotated[
+        float | None, typer.Option("--pixel-lr", metavar="LR", help="Learning rate of the pixel head.")
     ] = None,
     affinity_lr: Annotated[
         float | None, typer.Option("--affinity-lr", metavar="LR", help="Learning rate of the AffinityNet.")
@@ -49,6 +55,12 @@ def fit(
     scales: options.Scales = None,
     flip: options.Flip = None,
     size: options.Size = None,
+    seed_low: Annotated[
+        float | None, typer.Option("--seed-low", metavar="A", help="As --crf-low, for the pixel head's training.")
+    ] = None,
+    seed_high: Annotated[
+        float | None, typer.Option("--seed-high", metavar="A", help="As --crf-high, for the pixel head's training.")
+    ] = None,
     crf_low: options.CrfLow = None,
     crf_high: options.CrfHigh = None,
     alpha: options.Alpha = None,
@@ -69,7 +81,7 @@ def fit(
     Stopped at any point, the same call goes on where it was. DIR is then a model: pixaff propagate --model DIR.
     """
     from pixaff.settings import Settings
-    from pixaff.stages.training.recipe import AFFINITY_RECIPE, CAM_RECIPE, SEED_RECIPE
+    from pixaff.stages.training.recipe import AFFINITY_RECIPE, CAM_RECIPE, SEED_RECIPE, SEED_RECIPE
 
     shared = {"batch_size": batch_size, "optimizer": optimizer, "precision": precision, "seed": seed}
     settings = Settings().replace(
@@ -77,6 +89,8 @@ def fit(
         scales=optional_numbers(scales, "--scales"),
         flip=flip,
         size=size,
+        seed_low=seed_low,
+        seed_high=seed_high,
         crf_low=crf_low,
         crf_high=crf_high,
         alpha=alpha,
@@ -96,6 +110,7 @@ def fit(
             settings=settings,
             cam_recipe=training.with_given(CAM_RECIPE, {**shared, "epochs": cam_epochs, "lr": cam_lr}),
             seed_recipe=training.with_given(SEED_RECIPE, shared),
+            seed_recipe=training.with_given(SEED_RECIPE, {**shared, "epochs": pixel_epochs, "lr": pixel_lr}),
             affinity_recipe=training.with_given(
                 AFFINITY_RECIPE, {**shared, "epochs": affinity_epochs, "lr": affinity_lr}
             ),
