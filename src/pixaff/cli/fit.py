@@ -81,7 +81,7 @@ def fit(
     Stopped at any point, the same call goes on where it was. DIR is then a model: pixaff propagate --model DIR.
     """
     from pixaff.settings import Settings
-    from pixaff.stages.training.recipe import AFFINITY_RECIPE, CAM_RECIPE, SEED_RECIPE, SEED_RECIPE
+    from pixaff.stages.training.recipe import AFFINITY_RECIPE, CAM_RECIPE, SEED_RECIPE
 
     shared = {"batch_size": batch_size, "optimizer": optimizer, "precision": precision, "seed": seed}
     settings = Settings().replace(
@@ -109,7 +109,6 @@ def fit(
             listing=listing,
             settings=settings,
             cam_recipe=training.with_given(CAM_RECIPE, {**shared, "epochs": cam_epochs, "lr": cam_lr}),
-            seed_recipe=training.with_given(SEED_RECIPE, shared),
             seed_recipe=training.with_given(SEED_RECIPE, {**shared, "epochs": pixel_epochs, "lr": pixel_lr}),
             affinity_recipe=training.with_given(
                 AFFINITY_RECIPE, {**shared, "epochs": affinity_epochs, "lr": affinity_lr}
