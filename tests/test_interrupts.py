@@ -34,13 +34,14 @@ app(sys.argv[2:])
 
 
 def start(photos: Path, pause: float) -> subprocess.Popen[str]:
+    paths = [str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])]
     call = [sys.executable, "-c", PROGRAM, str(pause), "propagate", str(photos), "-b", "1"]
     return subprocess.Popen(
         call,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parent)},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
     )
 
 
