@@ -26,15 +26,26 @@ pixaff train-cam "$photos" "${labels[@]}" "${list[@]}" --crf-low "$out/crf1/low"
 
 # 3. The maps of the pixel head, sharpened: what the AffinityNet learns from.
 pixaff cam "$photos" "${labels[@]}" "${list[@]}" --model "$out/model" --scales 0.5,1 --out "$out/cams2"
-pixaff crf "$photos" --cams "$out/cams2" "${list[@]}" --crf-low 4 --crf-high 16 --out "$out/crf2"
+pixaff crf "$photos" --cams "$out/cams2" "${list[@]}" --crf-low 0.5 --crf-high 3 --out "$out/crf2"
 pixaff train-affinity "$photos" "${list[@]}" --crf-low "$out/crf2/low" --crf-high "$out/crf2/high" \
     --out "$out/affinity" --resume --init "$out/model/cam.safetensors" \
-    --crop 320 --epochs 3 --batch-size 8 --precision fp32 --seed 0
+    --crop 320 --epochs 2 --batch-size 8 --precision fp32 --seed 0
 cp "$out/affinity/affinity.safetensors" "$out/model/"
 
-# 4. The numbers of the walk, on every fourth image of the train list.
+# 4. The numbers of the walk, on every eighth image of the train list.
 python "$here/tune_walk.py" "$photos" "$out/cams2" "$voc/SegmentationClassAug" "$voc/lists/train.txt" \
-    --model "$out/model" --every 4
+    --model "$out/model" --every 8
 
-# 5. The tables.
-"$here/evaluate_lite.sh" "$voc" "$out/model" "$out"
+# 5. The model as it is shipped: matrices in half precision, the settings of pixaff/settings.py.
+python - "$out/model" "$out/lite" <<'PYTHON'
+import sys
+
+from pixaff.models.bundle import load_bundle, write_bundle
+from pixaff.settings import PRESETS
+
+model = load_bundle(sys.argv[1])
+write_bundle(sys.argv[2], "lite_cam", "lite_affinity", model.cam, model.affinity, model.classes, PRESETS["lite"], half=True)
+PYTHON
+
+# 6. The tables.
+"$here/evaluate_lite.sh" "$voc" "$out/lite" "$out"

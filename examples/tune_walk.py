@@ -25,9 +25,9 @@ from pixaff.ops.metrics import ConfusionMatrix
 from pixaff.ops.walk import cell_scores, random_walk, upsample_scores
 from pixaff.stages.refine import image_affinity
 
-ALPHAS = (1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 6.0)
-BETAS = (4.0, 8.0, 16.0, 24.0)
-STEPS = (16, 32, 64, 128, 256)
+ALPHAS = (0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 3.0, 4.0)
+BETAS = (8.0, 16.0, 24.0)
+STEPS = (32, 64, 128, 256)
 
 
 @torch.inference_mode()
