@@ -17,6 +17,7 @@ from pixaff.io.checkpoints import read_metadata, read_state_dict, write_state_di
 from pixaff.stages import train_cam as stage
 from pixaff.stages.runner import Event
 from pixaff.stages.train_cam import cam_loss, seed_loss, train_cam
+from pixaff.stages.training import starting
 from pixaff.stages.training.metrics import read_records
 from pixaff.stages.training.recipe import Recipe, TrainingError
 
@@ -27,6 +28,7 @@ FAST = {"recipe": RECIPE, "size": (60, 90), "crop": 64, "device": "cpu", "worker
 @pytest.fixture(autouse=True)
 def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stage, "create_model", create_tiny)
+    monkeypatch.setattr(starting, "SHIPPED", {})
 
 
 def test_network_learns_to_tell_the_classes(tmp_path: Path) -> None:
