@@ -46,17 +46,17 @@ class Settings:
     preset: str = "lite"
     cam: str = "lite_cam"
     affinity: str = "lite_affinity"
-    scales: tuple[float, ...] = (1.0, 0.5, 1.5, 2.0)
+    scales: tuple[float, ...] = (1.0, 0.5)
     flip: bool = True
     size: int = 512
     seed_low: float = 8.0
     seed_high: float = 16.0
-    crf_low: float = 3.0
-    crf_high: float = 12.0
-    alpha: float = 3.0
-    beta: float = 16.0
+    crf_low: float = 0.5
+    crf_high: float = 3.0
+    alpha: float = 2.0
+    beta: float = 8.0
     radius: int = 5
-    steps: int = 64
+    steps: int = 128
     label_threshold: float = 0.5
     final_crf: bool = True
 
@@ -126,7 +126,15 @@ def _expect(holds: bool, name: str, value: object, expected: str) -> None:
 
 # alpha, CRF and walk numbers of the published networks: Ahn & Kwak, CVPR 2018, and the authors' later release.
 _PSA = Settings(
-    size=0, crf_low=4.0, crf_high=32.0, alpha=16.0, beta=8.0, steps=256, label_threshold=0.5, final_crf=False
+    scales=(1.0, 0.5, 1.5, 2.0),
+    size=0,
+    crf_low=4.0,
+    crf_high=32.0,
+    alpha=16.0,
+    beta=8.0,
+    steps=256,
+    label_threshold=0.5,
+    final_crf=False,
 )
 
 PRESETS: dict[str, Settings] = {
