@@ -64,8 +64,8 @@ class Recipe:
         return asdict(self)
 
 
-# The paper's SGD at 0.1 suits its own networks; it ruins an EfficientNet's features within an epoch. For the maps the
-# backbone is best left alone (docs/lite.md): a classifier that may change it ends up looking at less of each object.
+# The paper's SGD at 0.1 suits its own networks; it ruins an EfficientNet's features within an epoch. The
+# backbone stays frozen as it was for the shipped model; whether training it helps the maps is open (docs/lite.md).
 CAM_RECIPE = Recipe(
     epochs=4, batch_size=16, lr=3e-4, optimizer="adamw", weight_decay=1e-4, backbone_lr_scale=0.0, precision="fp32"
 )
