@@ -210,9 +210,9 @@ def test_a_walk_of_no_steps_gives_back_the_scores_as_probabilities():
 
 
 def test_cam_and_propagate_chained_give_what_propagate_gives(photos, tmp_path):
-    cam_stage.cam(photos, tmp_path / "cams")
-    propagate(photos, tmp_path / "chained", cams=tmp_path / "cams")
-    propagate(photos, tmp_path / "direct")
+    assert cam_stage.cam(photos, tmp_path / "cams").failed == []
+    assert propagate(photos, tmp_path / "chained", cams=tmp_path / "cams").failed == []
+    assert propagate(photos, tmp_path / "direct").failed == []
     for mask in (tmp_path / "direct").glob("*.png"):
         different = read_mask(mask) != read_mask(tmp_path / "chained" / mask.name)
         assert different.mean() < 0.01
