@@ -16,7 +16,7 @@ mkdir -p "$out"
 # 1. A classifier on ImageNet's features, from image-level labels.
 [ -f "$out/imagenet.safetensors" ] || python "$here/imagenet_start.py" "$out/imagenet.safetensors"
 pixaff train-cam "$photos" "${labels[@]}" "${list[@]}" --out "$out/image-level" --resume \
-    --init "$out/imagenet.safetensors" --size 320:448 --crop 352 --epochs 3 --seed 0
+    --init "$out/imagenet.safetensors" --size 320:448 --crop 352 --epochs 8 --lr 1e-3 --seed 0
 
 # 2. Its maps, sharpened with much and with little background: what the pixel head learns from.
 pixaff cam "$photos" "${labels[@]}" "${list[@]}" --model "$out/image-level" --scales 1 --no-flip --out "$out/cams1"
@@ -29,7 +29,7 @@ pixaff cam "$photos" "${labels[@]}" "${list[@]}" --model "$out/model" --scales 0
 pixaff crf "$photos" --cams "$out/cams2" "${list[@]}" --crf-low 0.5 --crf-high 3 --out "$out/crf2"
 pixaff train-affinity "$photos" "${list[@]}" --crf-low "$out/crf2/low" --crf-high "$out/crf2/high" \
     --out "$out/affinity" --resume --init "$out/model/cam.safetensors" \
-    --crop 320 --epochs 2 --batch-size 8 --precision fp32 --seed 0
+    --crop 320 --epochs 3 --batch-size 8 --precision fp32 --seed 0
 cp "$out/affinity/affinity.safetensors" "$out/model/"
 
 # 4. The numbers of the walk, on every eighth image of the train list.
