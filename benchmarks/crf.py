@@ -10,12 +10,8 @@ share, is built before the clock starts; `--cold` builds it every time.
 
 from __future__ import annotations
 
-import argparse
 import importlib
-import json
 import statistics
-import time
-from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -23,9 +19,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
-from rich.console import Console
-from rich.table import Table
 
+from benchmarks.measuring import arguments, show, take_turns
 from pixaff.io.images import IMAGE_SUFFIXES, load_image
 from pixaff.ops import crf
 
@@ -76,17 +71,6 @@ def pydensecrf_runs(image: NDArray[np.uint8], scores: NDArray[np.float32]) -> ND
     return np.stack(results)
 
 
-def take_turns(works: Sequence[Callable[[], object]], repeats: int) -> list[float]:
-    """Median seconds of each."""
-    seconds: list[list[float]] = [[] for _ in works]
-    for _ in range(repeats):
-        for work, times in zip(works, seconds, strict=True):
-            start = time.perf_counter()
-            work()
-            times.append(time.perf_counter() - start)
-    return [statistics.median(times) for times in seconds]
-
-
 def torch_run(image: NDArray[np.uint8], scores: NDArray[np.float32], cold: bool) -> NDArray[np.float32]:
     """All sets of scores at once."""
     if cold:
@@ -122,42 +106,25 @@ def run(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Time the dense CRF engines on photos.")
+    parser = arguments(__doc__)
     parser.add_argument("photos", type=Path, nargs="?", default=PHOTOS, help="folder of photos (default: %(default)s)")
     parser.add_argument("--masks", type=Path, help="folder of masks to draw the scores around")
     parser.add_argument("--powers", type=float, nargs="+", default=[4, 32], help="background powers (default: 4 32)")
     parser.add_argument("--count", type=int, default=12, help="photos at most (default: 12)")
     parser.add_argument("--threads", type=int, help="CPU threads of torch (pydensecrf has one)")
-    parser.add_argument("--repeats", type=int, default=5, help="timed runs of each (default: 5)")
     parser.add_argument("--cold", action="store_true", help="build the position lattice anew for every photo")
-    parser.add_argument("--json", action="store_true", help="one JSON object per line instead of the table")
-    arguments = parser.parse_args()
-    if arguments.threads:
-        torch.set_num_threads(arguments.threads)
+    options = parser.parse_args()
+    if options.threads:
+        torch.set_num_threads(options.threads)
     if crf._import_pydensecrf() is None:
         raise SystemExit('the baseline is not installed: pip install "pixaff[pydensecrf]"')
-    powers = arguments.powers
-    rows = run(arguments.photos, arguments.masks, powers, arguments.count, max(1, arguments.repeats), arguments.cold)
-    median = statistics.median(float(row["ratio"]) for row in rows)
-    if arguments.json:
-        for row in rows:
-            print(json.dumps(row))
-        print(json.dumps({"median_ratio": median, "threads": torch.get_num_threads(), "powers": powers}))
-        return
-    shown = ", ".join(f"{power:g}" for power in powers)
-    table = Table(title=f"Dense CRF, background powers {shown}, torch on {torch.get_num_threads()} CPU threads")
-    table.add_column("photo")
-    for column in ("size", "labels", "pydensecrf ms", "torch ms", "ratio", "same labels", "difference"):
-        table.add_column(column, justify="right")
-    for row in rows:
-        seconds = [f"{1000 * float(row[f'{engine}_seconds']):,.0f}" for engine in ("pydensecrf", "torch")]
-        agreement = [f"{100 * float(row['same_labels']):.3f} %", f"{row['mean_difference']:.1e}"]
-        table.add_row(
-            str(row["photo"]), str(row["size"]), str(row["labels"]), *seconds, f"{row['ratio']:.3f}", *agreement
-        )
-    table.add_section()
-    table.add_row("median", "", "", "", "", f"{median:.3f}", "", "")
-    Console(width=max(Console().width, 110)).print(table)
+    rows = run(options.photos, options.masks, options.powers, options.count, options.repeats, options.cold)
+    summary = {
+        "median_ratio": statistics.median(float(row["ratio"]) for row in rows),
+        "worst_same_labels": min(float(row["same_labels"]) for row in rows),
+        "powers": ", ".join(f"{power:g}" for power in options.powers),
+    }
+    show("Dense CRF of several background powers: torch against pydensecrf", rows, summary, options.json)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Sequence
 from functools import lru_cache
@@ -19,8 +20,8 @@ _CACHED_NODES = 2**14
 
 def transition_matrix(
     affinities: Sequence[Tensor], grids: Sequence[tuple[int, int]], beta: float, radius: int, dtype: torch.dtype
-) -> Tensor:
-    """D^-1 W^beta of each image, as blocks on the diagonal of one matrix.
+) -> tuple[Tensor, Tensor]:
+    """D^-1 W^beta of each image, as blocks on the diagonal of one matrix, and the node degrees D.
 
     W holds the affinities, both ways, and ones on the diagonal; the power is elementwise; D are the row sums.
 
@@ -29,14 +30,14 @@ def transition_matrix(
         grids: (h, w) of each.
 
     Returns:
-        CSR (n, n) of `dtype`, n = sum of h*w: at most 2 P + 1 entries a row, columns ascending.
+        CSR (n, n) of `dtype`, n = sum of h*w: at most 2 P + 1 entries a row, columns ascending; and (n,) of `dtype`.
     """
     row_starts, columns, values = [], [], []
     nodes = entries = 0
     for affinity, (h, w) in zip(affinities, grids, strict=True):
         build = _cached_pattern if h * w <= _CACHED_NODES else _build_pattern
         pattern = build(h, w, radius, affinity.device)
-        weights = F.pad(affinity.to(dtype).pow(beta).flatten(), (0, 1), value=1.0)
+        weights = F.pad(_power(affinity.to(dtype), beta).flatten(), (0, 1), value=1.0)
         values.append(weights.index_select(0, pattern.pairs))
         columns.append(pattern.columns + nodes if nodes else pattern.columns)
         row_starts.append(pattern.row_starts[1:] + entries if entries else pattern.row_starts)
@@ -44,7 +45,18 @@ def transition_matrix(
         entries += pattern.columns.numel()
     starts, column, value = (part[0] if len(part) == 1 else torch.cat(part) for part in (row_starts, columns, values))
     degrees = _csr(starts, column, value) @ value.new_ones(nodes)
-    return _csr(starts, column, value / degrees.repeat_interleave(starts.diff(), output_size=entries))
+    value = value.div_(degrees.repeat_interleave(starts.diff(), output_size=entries))
+    return _csr(starts, column, value), degrees
+
+
+def _power(values: Tensor, exponent: float) -> Tensor:
+    """values^exponent. Powers of two, such as the paper's 8, by squaring: torch.pow takes eight times as long."""
+    squarings = math.log2(exponent)
+    if squarings != int(squarings) or not 0 <= squarings <= 5:
+        return values.pow(exponent)
+    for _ in range(int(squarings)):
+        values = values * values
+    return values
 
 
 class _Pattern(NamedTuple):

@@ -6,16 +6,21 @@ sums), a sparse matrix of at most 69 entries a row at radius 5, stored as CSR. M
 D^-1/2 W^beta D^-1/2, so its eigenvalues are real, within [-1, 1], and a polynomial close to x^t on that interval is
 close to M^t: about sqrt(2 t ln(2/tol)) products instead of t (Sachdeva & Vishnoi, *Faster Algorithms via Approximation
 Theory*, 2013, theorem 3.3). Using M itself rather than its symmetric form serves both solvers and saves two scalings.
+
+Affinities make no eigenvalue near -1, which takes a graph of two sides without loops (see `_LOWEST`). A polynomial for
+the part of the interval that is in use has a seventh less terms; afterwards it is checked that the part was the whole.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import lru_cache
 from typing import Literal, overload
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -25,14 +30,17 @@ from pixaff.ops.transition import transition_matrix
 
 Solver = Literal["auto", "power", "chebyshev"]
 
-# Images walked together as one matrix, at most: some 70 MB of it. One image's matrix is as fast by itself on a CPU;
-# CUDA wants many images to be busy.
-_BATCH_NODES = 2**17
+# Images walked together as one matrix, at most. CUDA wants many images to be busy: some 70 MB of matrix. A CPU walks
+# each by itself, which its cache holds, and several side by side.
+_BATCH_NODES = {"cuda": 2**17, "cpu": 0}
 # Below this many nodes a CPU walks on one thread. A product takes 0.1 ms for 3,000 nodes: more threads gain little when
 # cores are idle, and when one is not they wait for its time slice in every product (measured: 600 ms a walk for 7).
 _THREADED_NODES = 2**16
 # Scores are walked in multiples of this many columns: MKL takes 0.08 ms for a product with 4 columns, 0.15 with 3.
 _COLUMNS = 4
+# Eigenvalues are taken to lie above this. Photos' lowest ones were -0.30 to -0.43 (the outermost nodes of the published
+# graph make them; a disc's inside has -0.13), those of random sparse graphs -0.48.
+_LOWEST = -0.5
 
 
 @overload
@@ -70,15 +78,15 @@ def random_walk(
 ) -> Tensor | list[Tensor]:
     """Spread class scores over a grid along its affinities: scores T^steps.
 
-    One image, or two equal-length lists: images of any sizes and numbers of classes, walked as few block-diagonal
-    matrices. Not differentiable.
+    One image, or two equal-length lists: images of any sizes and numbers of classes, walked side by side on a CPU and
+    as few block-diagonal matrices on CUDA. Not differentiable.
 
     Args:
         scores: (C, h, w), a floating type, one row per class to walk.
         affinity: (P, L) in [0, 1] on the same device, of `pixaff.ops.affinity.pair_affinity` with this radius.
         beta: exponent of the affinities, above 0; the larger, the more cautious the walk.
         steps: t, at least 0; 0 returns the scores.
-        solver: "power" makes `steps` products; "chebyshev" makes the fewer that `tol` asks for (72 for 256
+        solver: "power" makes `steps` products; "chebyshev" makes the fewer that `tol` asks for (62 for 256
             steps); "auto" takes the one with fewer products.
         tol: bound of the error of "chebyshev" relative to the scores, in the norm weighted by node degree. The
             largest error of a single score is about of that size.
@@ -102,16 +110,27 @@ def random_walk(
     double = any(tensor.dtype == torch.float64 for tensor in (*scores, *affinity))
     dtype = torch.float64 if double else torch.float32
 
-    results: dict[int, Tensor] = {}
-    for batch in _batches(scores):
+    device = scores[0].device if scores else torch.device("cpu")
+
+    def walk(batch: list[int]) -> list[Tensor]:
         grids = [(scores[i].shape[1], scores[i].shape[2]) for i in batch]
-        device, nodes = scores[0].device, sum(h * w for h, w in grids)
-        # Autocast would hand half precision to sparse products, which know none.
-        with torch.no_grad(), torch.autocast(device.type, enabled=False), _threads_for(nodes, device):
-            matrix = transition_matrix([affinity[i] for i in batch], grids, beta, radius, dtype)
-            walked = _walk(matrix, _pack([scores[i] for i in batch], dtype), steps, solver, tol)
-            for i, part in zip(batch, walked.split([h * w for h, w in grids]), strict=True):
-                results[i] = part[:, : len(scores[i])].t().contiguous().view(scores[i].shape)
+        # Autocast would hand half precision to sparse products, which know none. Both are settings of a thread.
+        with torch.no_grad(), torch.autocast(device.type, enabled=False):
+            matrix, degrees = transition_matrix([affinity[i] for i in batch], grids, beta, radius, dtype)
+            walked = _walk(matrix, degrees, _pack([scores[i] for i in batch], dtype), steps, solver, tol)
+            parts = walked.split([h * w for h, w in grids])
+            return [
+                part[:, : len(scores[i])].t().contiguous().view(scores[i].shape)
+                for i, part in zip(batch, parts, strict=True)
+            ]
+
+    batches = list(_batches(scores, device))
+    with _side_by_side(batches, scores, device) as spread:
+        results = {
+            i: one
+            for batch, found in zip(batches, spread(walk, batches), strict=True)
+            for i, one in zip(batch, found, strict=True)
+        }
     return [results[i] for i in range(len(scores))]
 
 
@@ -155,13 +174,14 @@ def upsample_scores(scores: Tensor, size: tuple[int, int], stride: int = 8) -> T
     return large[:, : size[0], : size[1]]
 
 
-def _batches(scores: Sequence[Tensor]) -> Iterator[list[int]]:
-    """Positions in `scores` of the images to walk together: alike in their number of classes, bounded in nodes."""
+def _batches(scores: Sequence[Tensor], device: torch.device) -> Iterator[list[int]]:
+    """Positions in `scores` of the images to walk as one matrix: alike in their number of classes, bounded in nodes."""
+    most = _BATCH_NODES["cpu" if device.type == "cpu" else "cuda"]
     batch: list[int] = []
     nodes = 0
     for i in sorted(range(len(scores)), key=lambda i: len(scores[i])):
         count = scores[i][0].numel()
-        if batch and nodes + count > _BATCH_NODES:
+        if batch and nodes + count > most:
             yield batch
             batch, nodes = [], 0
         batch.append(i)
@@ -170,18 +190,26 @@ def _batches(scores: Sequence[Tensor]) -> Iterator[list[int]]:
         yield batch
 
 
+Map = Callable[[Callable[[list[int]], list[Tensor]], list[list[int]]], Iterable[list[Tensor]]]
+
+
 @contextmanager
-def _threads_for(nodes: int, device: torch.device) -> Iterator[None]:
-    """Hold the calling thread's products to one core where `_THREADED_NODES` says so."""
+def _side_by_side(batches: Sequence[list[int]], scores: Sequence[Tensor], device: torch.device) -> Iterator[Map]:
+    """Yield what maps over the batches: in this thread, or on a CPU in as many as it may use, one core each."""
     threads = torch.get_num_threads()
-    limit = device.type == "cpu" and nodes < _THREADED_NODES
-    if limit:
-        torch.set_num_threads(1)
+    if device.type != "cpu" or (len(batches) == 1 and scores[0][0].numel() >= _THREADED_NODES):
+        yield map
+        return
+    count = min(threads, len(batches))
     try:
-        yield
+        if count <= 1:
+            torch.set_num_threads(1)
+            yield map
+        else:
+            with ThreadPoolExecutor(count, "walk", initializer=torch.set_num_threads, initargs=(1,)) as pool:
+                yield pool.map
     finally:
-        if limit:
-            torch.set_num_threads(threads)
+        torch.set_num_threads(threads)  # parts of it, such as MKL's, hold for the whole process
 
 
 def _pack(scores: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
@@ -193,14 +221,25 @@ def _pack(scores: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
     return packed
 
 
-def _walk(matrix: Tensor, scores: Tensor, steps: int, solver: Solver, tol: float) -> Tensor:
-    """matrix^steps scores, by the solver; overwrites `scores`."""
+def _walk(matrix: Tensor, degrees: Tensor, scores: Tensor, steps: int, solver: Solver, tol: float) -> Tensor:
+    """matrix^steps scores, by the solver; may overwrite `scores`."""
     if steps == 0:
         return scores
-    coefficients = _chebyshev_coefficients(steps, tol)
-    if solver == "power" or (solver == "auto" and len(coefficients) > steps):
-        return _power(matrix, scores, steps)
-    return _chebyshev(matrix, scores, coefficients)
+    for low in (_LOWEST, -1.0):
+        coefficients = _chebyshev_coefficients(steps, tol, low)
+        if solver == "power" or (solver == "auto" and len(coefficients) > steps):
+            return _power(matrix, scores, steps)
+        walked, last = _chebyshev(matrix, scores, coefficients, low)
+        # |T_k| <= 1 on the interval, so no term can be larger than the scores, in the norm in which the matrix is
+        # symmetric. Beyond the interval T_k grows exponentially: an eigenvalue there shows, if only by rounding.
+        if low == -1.0 or bool((_norms(last, degrees) <= 1.01 * _norms(scores, degrees)).all()):
+            return walked
+    raise AssertionError("the whole interval is always taken")
+
+
+def _norms(values: Tensor, degrees: Tensor) -> Tensor:
+    """Of each column of (n, C), weighted by node degree."""
+    return degrees @ values.square()
 
 
 def _power(matrix: Tensor, scores: Tensor, steps: int) -> Tensor:
@@ -211,41 +250,39 @@ def _power(matrix: Tensor, scores: Tensor, steps: int) -> Tensor:
     return scores
 
 
-def _chebyshev(matrix: Tensor, scores: Tensor, coefficients: Sequence[float]) -> Tensor:
-    """sum_k c_k T_k(matrix) scores, by T_k = 2 matrix T_(k-1) - T_(k-2)."""
+def _chebyshev(matrix: Tensor, scores: Tensor, coefficients: Sequence[float], low: float) -> tuple[Tensor, Tensor]:
+    """sum_k c_k T_k(Y) scores, Y being the matrix with [low, 1] moved to [-1, 1], and the last T_k(Y) scores.
+
+    T_k = 2 Y T_(k-1) - T_(k-2).
+    """
+    factor, shift = 2 / (1 - low), (1 + low) / (1 - low)
     total = scores * coefficients[0]
-    previous, current = scores, matrix @ scores
+    previous, current = scores.clone(), torch.addmm(scores, matrix, scores, beta=-shift, alpha=factor)
     total.add_(current, alpha=coefficients[1])
     for coefficient in coefficients[2:]:
-        torch.addmm(previous, matrix, current, beta=-1, alpha=2, out=previous)
+        if shift:
+            previous.add_(current, alpha=2 * shift)
+        torch.addmm(previous, matrix, current, beta=-1, alpha=2 * factor, out=previous)
         previous, current = current, previous
-        if coefficient:
-            total.add_(current, alpha=coefficient)
-    return total
+        total.add_(current, alpha=coefficient)
+    return total, current
 
 
 @lru_cache(maxsize=64)
-def _chebyshev_coefficients(steps: int, tol: float) -> tuple[float, ...]:
-    """c_0..c_d of x^steps in Chebyshev polynomials, cut where the rest sums to tol/2 and scaled to sum 1.
+def _chebyshev_coefficients(steps: int, tol: float, low: float) -> tuple[float, ...]:
+    """c_0..c_d of x^steps on [low, 1] in Chebyshev polynomials, cut where the rest sums to tol/2 and scaled to sum 1.
 
-    c_k = 2^(1-t) binom(t, (t-k)/2), half of it at k = 0, 0 where t - k is odd. |T_k| <= 1 on [-1, 1], so the sum of
-    the rest bounds the error; scaling, which costs as much again, keeps constants and lone nodes exactly.
+    |T_k| <= 1 on the interval, so the sum of the rest bounds the error; scaling, which costs as much again, keeps
+    constants and lone nodes exactly.
     """
-    start = steps % 2
-    terms = [1.0]  # of k = start, start + 2, ...; relative to the first
-    for k in range(start, steps, 2):
-        term = terms[-1] * (steps - k) / (steps + k + 2) * (2 if k == 0 else 1)
-        if term < 1e-20:
-            break
-        terms.append(term)
-    allowed = sum(terms) * tol / 2
-    rest = 0.0
-    while len(terms) > 1 and rest + terms[-1] <= allowed:
-        rest += terms.pop()
-    kept = sum(terms)
-    coefficients = [0.0] * max(2, start + 2 * len(terms) - 1)
-    coefficients[start::2] = [term / kept for term in terms]
-    return tuple(coefficients)
+    # The rest beyond degree d is at most 2 exp(-d^2 / 2t), less than double precision holds from this one on.
+    degree = max(1, min(steps, math.ceil(math.sqrt(80 * steps))))
+    y = np.cos(np.pi * np.arange(2 * degree) / degree)
+    terms = np.fft.rfft((((1 - low) * y + 1 + low) / 2) ** steps).real / degree
+    terms[[0, -1]] /= 2
+    rest = np.abs(terms[::-1]).cumsum()[::-1]  # of each term and those behind it
+    kept = terms[: max(2, int((rest > tol / 2).sum()))]
+    return tuple((kept / kept.sum()).tolist())
 
 
 def _check_settings(beta: float, steps: int, solver: str, tol: float) -> None:

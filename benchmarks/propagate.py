@@ -1,0 +1,211 @@
+"""Photo to mask with `lite`: images per second against the same networks run the published way, shares, and memory.
+
+    python -m benchmarks.propagate [PHOTOS] [--images N] [--baseline N] [--long-run N] [--repeats N] [--json]
+
+The published way takes one image, one scale and one mirror image at a time, enlarges the maps of all 20 classes and
+squares a dense transition matrix; it reads before and writes after computing. The dense CRF that `lite` ends with is
+no part of that way and left out of the comparison; the row "pixaff, as shipped" has it. Labels are given. The photos
+are taken again and again under new names until there are enough.
+"""
+
+from __future__ import annotations
+
+import math
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from benchmarks.measuring import arguments, peak_memory, resident_memory, show, take_turns
+from benchmarks.walk import dense_transition
+from pixaff.io.images import load_image
+from pixaff.io.labels import VOC_CLASSES, write_labels
+from pixaff.io.masks import write_mask
+from pixaff.models.bundle import Bundle, load_bundle
+from pixaff.ops.walk import cell_scores, random_walk, upsample_scores
+from pixaff.stages.inputs import find_images
+from pixaff.stages.maps import Photo, activation_maps
+from pixaff.stages.propagate import propagate
+from pixaff.stages.refine import image_affinity, mask_at_size, probabilities, scores_to_walk, sharpened
+from pixaff.stages.runner import Event
+
+PHOTOS = Path(__file__).parents[1] / "examples" / "photos"
+LABELS = (7, 14)
+"""Cat and person, 0-based: the work does not depend on whether the photo shows them."""
+
+
+def link_photos(source: Path, folder: Path, count: int) -> Path:
+    """A folder of ``count`` names for the photos of another, and labels.csv beside it."""
+    photos = find_images(source)
+    (folder / "photos").mkdir(parents=True)
+    names = [f"{i:04}" for i in range(count)]
+    for i, name in enumerate(names):
+        (folder / "photos" / f"{name}{photos[i % len(photos)].suffix}").symlink_to(photos[i % len(photos)].resolve())
+    write_labels(folder / "labels.csv", dict.fromkeys(names, LABELS), VOC_CLASSES)
+    return folder / "photos"
+
+
+@torch.inference_mode()
+def published_way(bundle: Bundle, photos: list[Path], out: Path) -> None:
+    """Masks one photo after the other."""
+    settings = bundle.settings
+    assert bundle.affinity is not None
+    for photo in photos:
+        image, _ = load_image(photo, settings.size)
+        maps = published_maps(bundle, image)
+        background = (1 - maps.max(0, keepdim=True)[0]) ** settings.alpha
+        cells = cell_scores(torch.cat([background, maps]))
+        affinity = image_affinity(bundle.affinity, image, settings.radius)
+        transition = dense_transition(affinity, (cells.shape[1], cells.shape[2]), settings.beta)
+        for _ in range(round(math.log2(settings.steps))):
+            transition = transition @ transition
+        walked = (cells.flatten(1) @ transition).view_as(cells)
+        best = upsample_scores(walked, image.shape[:2]).argmax(0).numpy()
+        write_mask(out / f"{photo.stem}.png", np.array([0, *(k + 1 for k in LABELS)], np.uint8)[best])
+
+
+def published_maps(bundle: Bundle, image: np.ndarray) -> Tensor:
+    """Normalised activation maps by a loop over scales and mirror images, each enlarged with all its classes."""
+    picture, size = Image.fromarray(image), image.shape[:2]
+    divisor = bundle.cam.size_divisor
+    total = torch.zeros(len(bundle.classes), *size)
+    for scale in bundle.settings.scales:
+        height, width = (round(side * scale / divisor) * divisor for side in size)
+        resized = np.asarray(picture.resize((width, height), Image.Resampling.BICUBIC))
+        for mirrored in (False, True):
+            view = resized[:, ::-1] if mirrored else resized
+            maps = bundle.cam.cam(bundle.cam.preprocess(np.ascontiguousarray(view))[None])
+            maps = F.interpolate(maps, size, mode="bilinear", align_corners=False)[0]
+            total += maps.flip(2) if mirrored else maps
+    total = total[list(LABELS)]
+    return total / (total.amax((1, 2), keepdim=True) + 1e-5)
+
+
+def compare(source: Path, images: int, baseline: int, repeats: int) -> tuple[list[dict[str, float | str]], dict]:
+    """Images per second of both ways."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        photos = link_photos(source, folder, images)
+        bundle = load_bundle("lite")
+        some = find_images(photos)[:baseline]
+
+        def ours(crf: bool) -> Callable[[], None]:
+            def work() -> None:
+                done = propagate(photos, folder / "out", labels=folder / "labels.csv", final_crf=crf, overwrite=True)
+                assert done.ok
+
+            return work
+
+        works = [lambda: published_way(bundle, some, folder / "published"), ours(False), ours(True)]
+        for work in works:
+            work()
+        seconds = take_turns(works, repeats)
+    speeds = [baseline / seconds[0], images / seconds[1], images / seconds[2]]
+    names = ("published way", "pixaff, no CRF", "pixaff, as shipped")
+    rows: list[dict[str, float | str]] = [
+        {"way": way, "images_per_second": speed, "times_faster": speed / speeds[0]}
+        for way, speed in zip(names, speeds, strict=True)
+    ]
+    return rows, {"images": images, "images_of_the_published_way": baseline}
+
+
+@torch.inference_mode()
+def shares(source: Path, count: int) -> tuple[list[dict[str, float | str]], dict]:
+    """Seconds of each stage, one photo after the other on one thread."""
+    seconds: dict[str, float] = defaultdict(float)
+
+    @contextmanager
+    def clock(stage: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        seconds[stage] += time.perf_counter() - start
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    bundle = load_bundle("lite")
+    settings = bundle.settings
+    assert bundle.affinity is not None
+    found = find_images(source)
+    with tempfile.TemporaryDirectory() as name:
+        for i in range(-2, count):  # two to warm up
+            if i == 0:
+                seconds.clear()
+            path = found[i % len(found)]
+            with clock("read"):
+                image, size = load_image(path, settings.size)
+            with clock("CAM network"):
+                present, maps = activation_maps(bundle.cam, Photo(image, size, LABELS), settings)
+            with clock("AffinityNet"):
+                affinity = image_affinity(bundle.affinity, image, settings.radius)
+            with clock("walk"):
+                walked = random_walk(
+                    scores_to_walk(maps, settings.alpha), affinity, settings.beta, settings.steps, settings.radius
+                )
+                scores = probabilities(walked, image.shape[:2])
+            with clock("CRF"):
+                scores = sharpened(image, scores, "auto")
+            with clock("mask and writing"):
+                write_mask(Path(name) / f"{i}.png", mask_at_size(scores, [0, *(k + 1 for k in present)], size))
+    torch.set_num_threads(threads)
+    total = sum(seconds.values())
+    rows: list[dict[str, float | str]] = [
+        {"stage": stage, "ms_per_image": 1000 * value / count, "share": value / total}
+        for stage, value in seconds.items()
+    ]
+    return rows, {"one_thread": True, "ms_per_image": 1000 * total / count}
+
+
+def long_run(folder: Path, marks: dict[int, str], result: Path) -> Callable[[], None]:
+    """A run over a folder that notes the memory held when so many photos are done."""
+
+    def work() -> None:
+        count, lines = 0, []
+
+        def watch(event: Event) -> None:
+            nonlocal count
+            if event.kind == "done":
+                count += 1
+                if count in marks:
+                    lines.append(f"{count} {resident_memory()}")
+
+        propagate(folder, folder.parent / "masks", labels=folder.parent / "labels.csv", report=watch)
+        result.write_text("\n".join(lines))
+
+    return work
+
+
+def memory(source: Path, images: int) -> tuple[list[dict[str, float | str]], dict]:
+    """Memory held at 50 photos and at the end."""
+    with tempfile.TemporaryDirectory() as name:
+        folder, result = link_photos(source, Path(name), images), Path(name) / "memory.txt"
+        marks = {50: "", images // 2: "", images: ""}
+        peak = peak_memory(long_run, folder, marks, result)
+        held = [tuple(map(int, line.split())) for line in result.read_text().splitlines()]
+    rows: list[dict[str, float | str]] = [{"images_done": done, "resident_MB": size / 1e6} for done, size in held]
+    return rows, {"peak_MB_above_imports": peak / 1e6, "growth": held[-1][1] / held[0][1]}
+
+
+def main() -> None:
+    parser = arguments(__doc__)
+    parser.add_argument("photos", type=Path, nargs="?", default=PHOTOS, help="folder (default: %(default)s)")
+    parser.add_argument("--images", type=int, default=24, help="of a timed run of pixaff (default: %(default)s)")
+    parser.add_argument("--baseline", type=int, default=3, help="of one the published way (default: %(default)s)")
+    parser.add_argument("--long-run", type=int, default=300, help="images of the memory test; 0: none")
+    options = parser.parse_args()
+    title = "Photo to mask with lite"
+    show(title, *compare(options.photos, options.images, options.baseline, options.repeats), options.json)
+    show("Share of each stage", *shares(options.photos, options.images), options.json)
+    if options.long_run:
+        show("Memory over a long run", *memory(options.photos, options.long_run), options.json)
+
+
+if __name__ == "__main__":
+    main()
