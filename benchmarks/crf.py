@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
-from benchmarks.measuring import arguments, show, take_turns
+from benchmarks.measuring import Row, arguments, show, take_turns
 from pixaff.io.images import IMAGE_SUFFIXES, load_image
 from pixaff.ops import crf
 
@@ -119,7 +119,7 @@ def main() -> None:
     if crf._import_pydensecrf() is None:
         raise SystemExit('the baseline is not installed: pip install "pixaff[pydensecrf]"')
     rows = run(options.photos, options.masks, options.powers, options.count, options.repeats, options.cold)
-    summary = {
+    summary: Row = {
         "median_ratio": statistics.median(float(row["ratio"]) for row in rows),
         "worst_same_labels": min(float(row["same_labels"]) for row in rows),
         "powers": ", ".join(f"{power:g}" for power in options.powers),

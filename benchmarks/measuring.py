@@ -41,7 +41,7 @@ def take_turns(works: Sequence[Callable[[], object]], repeats: int) -> list[floa
     return [statistics.median(times) for times in seconds]
 
 
-def peak_memory(work: Callable[..., object], *values: Any) -> int:
+def peak_memory(work: Callable[..., Callable[[], object]], *values: Any) -> int:
     """Bytes that a call needs beyond what its process held before, in a fresh process.
 
     ``work(*values)`` prepares, and returns the callable that is measured; all of it must be picklable.

@@ -17,6 +17,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -75,14 +76,14 @@ def published_way(bundle: Bundle, photos: list[Path], out: Path) -> None:
 def published_maps(bundle: Bundle, image: np.ndarray) -> Tensor:
     """Normalised activation maps by a loop over scales and mirror images, each enlarged with all its classes."""
     picture, size = Image.fromarray(image), image.shape[:2]
-    divisor = bundle.cam.size_divisor
+    network: Any = bundle.cam
     total = torch.zeros(len(bundle.classes), *size)
     for scale in bundle.settings.scales:
-        height, width = (round(side * scale / divisor) * divisor for side in size)
+        height, width = (round(side * scale / network.size_divisor) * network.size_divisor for side in size)
         resized = np.asarray(picture.resize((width, height), Image.Resampling.BICUBIC))
         for mirrored in (False, True):
             view = resized[:, ::-1] if mirrored else resized
-            maps = bundle.cam.cam(bundle.cam.preprocess(np.ascontiguousarray(view))[None])
+            maps = network.cam(network.preprocess(np.ascontiguousarray(view))[None])
             maps = F.interpolate(maps, size, mode="bilinear", align_corners=False)[0]
             total += maps.flip(2) if mirrored else maps
     total = total[list(LABELS)]

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.measuring import arguments, show, take_turns
+from benchmarks.measuring import Row, arguments, show, take_turns
 from pixaff.io.masks import write_mask
 
 
@@ -37,7 +37,7 @@ def main() -> None:
         for work in works:
             work()
         seconds = take_turns(works, options.repeats)
-    rows = [
+    rows: list[Row] = [
         {"command": c, "seconds": s, "of_import_torch": s / seconds[0]} for c, s in zip(commands, seconds, strict=True)
     ]
     show("Start-up", rows, {"runs": options.repeats}, options.json)

@@ -150,7 +150,7 @@ def compare_bandwidth(repeats: int) -> tuple[Rows, dict[str, float]]:
         y = torch.zeros_like(x)
         moved = matrix.values().numel() * 8 + (h * w + 1) * 4 + 3 * x.numel() * 4
         plain = torch.rand(moved // 4)
-        works = [partial(torch.addmm, y, matrix, x, beta=-1, alpha=2, out=y), plain.sum]
+        works: list[Callable[[], object]] = [partial(torch.addmm, y, matrix, x, beta=-1, alpha=2, out=y), plain.sum]
         product, reading = take_turns(works, 100 * repeats)
         name = f"{size[0]} x {size[1]}"
         rates = {"GB_per_second": moved / product / 1e9, "plain_reading": moved / reading / 1e9}
