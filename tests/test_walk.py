@@ -291,7 +291,7 @@ print([str(warning.message) for warning in caught])
         ({"radius": 1}, "radius: found 1"),
         (
             {"radius": 4},
-            r"affinity: found torch.float32 \(34, 48\), expected floating \(22, 70\) for a 10x16 grid and radius 4",
+            r"affinity: found torch.float32 \(34, 48\), expected floating \(22, 70\) for a 10x16 grid, radius 4",
         ),
         ({"scores": torch.zeros(10, 16)}, r"scores: found torch.float32 \(10, 16\)"),
         ({"scores": torch.zeros(0, 10, 16)}, r"scores: found torch.float32 \(0, 10, 16\)"),

@@ -8,10 +8,18 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from pixaff.ops.neighbours import offsets, source_shape, source_view, target_view
+from pixaff.ops.neighbours import (
+    Borders,
+    offsets,
+    pairs_inside,
+    source_shape,
+    source_view,
+    target_view,
+    with_margins,
+)
 
 
-def pair_affinity(features: Tensor, radius: int = 5) -> Tensor:
+def pair_affinity(features: Tensor, radius: int = 5, borders: Borders = "published") -> Tensor:
     """exp(-mean over channels of |f_i - f_j|) of every pair within the radius.
 
     Memory stays at one (B, D, h, w) buffer besides features and result, in the backward pass too: the differences
@@ -20,13 +28,15 @@ def pair_affinity(features: Tensor, radius: int = 5) -> Tensor:
     Args:
         features: (B, D, h, w), a floating type; half precision is computed in float32.
         radius: pairs lie closer than this many nodes; see `pixaff.ops.neighbours` for their order.
+        borders: "published" leaves nodes near the border with fewer neighbours or none; "full" gives them all.
 
     Returns:
-        (B, P, L) in (0, 1], P offsets by L source nodes; L = (h-4)(w-8) for radius 5 and 0 on grids too small for
-        that. Float64 for float64 features, else float32.
+        (B, P, L) in (0, 1], P offsets by L source nodes. Published: L = (h-4)(w-8) for radius 5 and 0 on grids too
+        small for that. Full: L = h * w on every grid, and 0 where a pair leaves the grid. Float64 for float64
+        features, else float32.
 
     Raises:
-        ValueError: for other shapes or types, or a radius below 2.
+        ValueError: for other shapes, types or borders, or a radius below 2.
     """
     if features.ndim != 4 or not features.is_floating_point():
         raise ValueError(
@@ -36,8 +46,12 @@ def pair_affinity(features: Tensor, radius: int = 5) -> Tensor:
         raise ValueError(f"features: found no channels in {tuple(features.shape)}, expected at least 1")
     if features.dtype != torch.float64:
         features = features.float()
+    h, w = features.shape[2:]
+    source_shape(h, w, radius, borders)  # refuses other borders
+    if borders == "full":
+        features = with_margins(features, radius)
     affinity: Tensor = _PairAffinity.apply(features, radius)
-    return affinity
+    return affinity * pairs_inside(h, w, radius, features.device) if borders == "full" else affinity
 
 
 class _PairAffinity(torch.autograd.Function):

@@ -3,15 +3,23 @@
 A pair is a source node and an offset. Sources are the nodes with every offset inside the grid, that is rows
 0..h-r and columns r-1..w-r for radius r, row-major: L = (h - (r-1)) * (w - 2(r-1)) of them. Other nodes occur as
 targets only, so border nodes have fewer neighbours: the published graph.
+
+The full graph gives every node all its neighbours within the radius: each node is a source, L = h * w. It is the
+published graph of a grid with margins (`with_margins`) that the window of sources leaves out; pairs that reach into a
+margin have affinity 0 (`pairs_inside`).
 """
 
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import Literal, get_args
 
-if TYPE_CHECKING:
-    from torch import Tensor
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Borders = Literal["published", "full"]
+"""Which neighbours the nodes near the border of the grid have: those of the published graph, or all."""
 
 
 @lru_cache(maxsize=16)
@@ -30,8 +38,16 @@ def offsets(radius: int = 5) -> tuple[tuple[int, int], ...]:
     return (*((0, dx) for dx in range(1, radius)), *below)
 
 
-def source_shape(h: int, w: int, radius: int = 5) -> tuple[int, int]:
-    """Rows and columns of the window of source nodes; (0, 0) on grids too small to hold one."""
+def source_shape(h: int, w: int, radius: int = 5, borders: Borders = "published") -> tuple[int, int]:
+    """Rows and columns of the window of source nodes; (0, 0) on grids too small to hold one.
+
+    Raises:
+        ValueError: for other borders than "published" and "full".
+    """
+    if borders not in get_args(Borders):
+        raise ValueError(f"borders: found {borders!r}, expected 'published' or 'full'")
+    if borders == "full":
+        return h, w
     rows, columns = h - (radius - 1), w - 2 * (radius - 1)
     return (rows, columns) if rows > 0 and columns > 0 else (0, 0)
 
@@ -46,3 +62,18 @@ def target_view(grid: Tensor, offset: tuple[int, int], radius: int = 5) -> Tenso
     rows, columns = source_shape(grid.shape[-2], grid.shape[-1], radius)
     top, left = (offset[0], radius - 1 + offset[1]) if rows else (0, 0)
     return grid[..., top : top + rows, left : left + columns]
+
+
+def with_margins(grid: Tensor, radius: int = 5) -> Tensor:
+    """`grid` (..., h, w) with zeros around it so that exactly its own nodes are sources: (..., h + r-1, w + 2(r-1)).
+
+    `source_view` takes them off again.
+    """
+    reach = radius - 1
+    return F.pad(grid, (reach, reach, 0, reach))
+
+
+def pairs_inside(h: int, w: int, radius: int = 5, device: torch.device | None = None) -> Tensor:
+    """Which pairs of the full graph have both ends on the grid: bool (P, h * w)."""
+    nodes = with_margins(torch.ones(h, w, dtype=torch.bool, device=device), radius)
+    return torch.stack([target_view(nodes, offset, radius).flatten() for offset in offsets(radius)])

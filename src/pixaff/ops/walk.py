@@ -25,7 +25,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pixaff.ops.neighbours import offsets, source_shape
+from pixaff.ops.neighbours import Borders, offsets, pairs_inside, source_shape, source_view, with_margins
 from pixaff.ops.transition import transition_matrix
 
 Solver = Literal["auto", "power", "chebyshev"]
@@ -52,6 +52,7 @@ def random_walk(
     radius: int = ...,
     solver: Solver = ...,
     tol: float = ...,
+    borders: Borders = ...,
 ) -> Tensor: ...
 
 
@@ -64,6 +65,7 @@ def random_walk(
     radius: int = ...,
     solver: Solver = ...,
     tol: float = ...,
+    borders: Borders = ...,
 ) -> list[Tensor]: ...
 
 
@@ -75,6 +77,7 @@ def random_walk(
     radius: int = 5,
     solver: Solver = "auto",
     tol: float = 1e-5,
+    borders: Borders = "published",
 ) -> Tensor | list[Tensor]:
     """Spread class scores over a grid along its affinities: scores T^steps.
 
@@ -83,30 +86,37 @@ def random_walk(
 
     Args:
         scores: (C, h, w), a floating type, one row per class to walk.
-        affinity: (P, L) in [0, 1] on the same device, of `pixaff.ops.affinity.pair_affinity` with this radius.
+        affinity: (P, L) in [0, 1] on the same device, of `pixaff.ops.affinity.pair_affinity` with this radius and these
+            borders.
         beta: exponent of the affinities, above 0; the larger, the more cautious the walk.
         steps: t, at least 0; 0 returns the scores.
         solver: "power" makes `steps` products; "chebyshev" makes the fewer that `tol` asks for (62 for 256
             steps); "auto" takes the one with fewer products.
         tol: bound of the error of "chebyshev" relative to the scores, in the norm weighted by node degree. The
             largest error of a single score is about of that size.
+        borders: "published" or "full", as for `pair_affinity`. Full also walks what the published graph leaves alone:
+            nodes near the corners, and grids of fewer than 5 rows or 9 columns.
 
     Returns:
         (C, h, w), or a list of them: float64 if anything given is, else float32. Nodes without neighbours keep
-        their scores, all of them do on grids too small for any pair.
+        their scores; with published borders all of them do on grids too small for any pair.
 
     Raises:
         ValueError: for shapes, types, devices or settings that do not fit.
     """
     if isinstance(scores, Tensor) and isinstance(affinity, Tensor):
-        return random_walk([scores], [affinity], beta, steps, radius, solver, tol)[0]
+        return random_walk([scores], [affinity], beta, steps, radius, solver, tol, borders)[0]
     if isinstance(scores, Tensor) or isinstance(affinity, Tensor):
         raise ValueError("scores and affinity: found a tensor and a list, expected two tensors or two lists")
     if len(scores) != len(affinity):
         raise ValueError(f"scores and affinity: found {len(scores)} and {len(affinity)}, expected as many")
     _check_settings(beta, steps, solver, tol)
     for one_scores, one_affinity in zip(scores, affinity, strict=True):
-        _check_pair(one_scores, one_affinity, radius, scores[0].device)
+        _check_pair(one_scores, one_affinity, radius, borders, scores[0].device)
+    if borders == "full":
+        inner = [_with_margins(*pair, radius) for pair in zip(scores, affinity, strict=True)]
+        margined = random_walk([s for s, _ in inner], [a for _, a in inner], beta, steps, radius, solver, tol)
+        return [source_view(one, radius).contiguous() for one in margined]
     double = any(tensor.dtype == torch.float64 for tensor in (*scores, *affinity))
     dtype = torch.float64 if double else torch.float32
 
@@ -172,6 +182,12 @@ def upsample_scores(scores: Tensor, size: tuple[int, int], stride: int = 8) -> T
         raise ValueError(f"scores: found grid {tuple(scores.shape[1:])}, expected {grid} for the size {tuple(size)}")
     large = F.interpolate(scores[None], scale_factor=float(stride), mode="bilinear", align_corners=False)[0]
     return large[:, : size[0], : size[1]]
+
+
+def _with_margins(scores: Tensor, affinity: Tensor, radius: int) -> tuple[Tensor, Tensor]:
+    """Scores and affinities of the full graph as those of a published graph; its margins have no neighbours."""
+    h, w = scores.shape[1:]
+    return with_margins(scores, radius), affinity * pairs_inside(h, w, radius, affinity.device)
 
 
 def _batches(scores: Sequence[Tensor], device: torch.device) -> Iterator[list[int]]:
@@ -301,17 +317,17 @@ def _check_scores(scores: Tensor) -> None:
         raise ValueError(f"scores: found {scores.dtype} {tuple(scores.shape)}, expected floating (classes, h, w)")
 
 
-def _check_pair(scores: Tensor, affinity: Tensor, radius: int, device: torch.device) -> None:
+def _check_pair(scores: Tensor, affinity: Tensor, radius: int, borders: Borders, device: torch.device) -> None:
     _check_scores(scores)
     h, w = scores.shape[1:]
     pairs = len(offsets(radius))
     if h * w * (2 * pairs + 1) >= 2**31:
         raise ValueError(f"scores: found grid {h}x{w}, expected at most {2**31 // (2 * pairs + 1)} nodes")
-    expected = (pairs, math.prod(source_shape(h, w, radius)))
+    expected = (pairs, math.prod(source_shape(h, w, radius, borders)))
     if tuple(affinity.shape) != expected or not affinity.is_floating_point():
         raise ValueError(
             f"affinity: found {affinity.dtype} {tuple(affinity.shape)}, expected floating {expected} "
-            f"for a {h}x{w} grid and radius {radius}"
+            f"for a {h}x{w} grid, radius {radius} and {borders} borders"
         )
     for name, tensor in (("scores", scores), ("affinity", affinity)):
         if tensor.device != device:
