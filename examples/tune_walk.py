@@ -54,7 +54,7 @@ def main() -> None:
         values = np.array([0, *file.classes], np.uint8)
         maps = torch.from_numpy(file.cams)
         background = torch.cat([background_score(maps, alpha) for alpha in ALPHAS])
-        affinity = image_affinity(bundle.affinity, image, bundle.settings.radius)
+        affinity = image_affinity(bundle.affinity, image, bundle.settings.radius, bundle.settings.borders)
         cells = cell_scores(torch.cat([background, maps]))
 
         def masks(rows: torch.Tensor, values: np.ndarray = values) -> dict[float, np.ndarray]:
@@ -66,7 +66,7 @@ def main() -> None:
         for alpha, mask in masks(torch.cat([background, maps])[:, ::2, ::2]).items():
             plain[alpha].update(mask, truth)
         for beta, steps in itertools.product(BETAS, STEPS):
-            walked = random_walk(cells, affinity, beta, steps, bundle.settings.radius)
+            walked = random_walk(cells, affinity, beta, steps, bundle.settings.radius, borders=bundle.settings.borders)
             for alpha, mask in masks(upsample_scores(walked, size)[:, ::2, ::2]).items():
                 tables[beta, steps, alpha].update(mask, truth)
     print(f"{len(names)} images of {options.list.name}")

@@ -9,11 +9,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Any
+from typing import Any, Literal
 
 from pixaff.errors import UsageError
 
-NUMBERS = ("crf_low", "crf_high", "alpha", "beta", "radius", "steps")
+BORDERS = ("full", "published")
+NUMBERS = ("crf_low", "crf_high", "alpha", "beta", "radius", "steps", "borders")
 """Fields that belong to the method and not to the networks: those that a preset lends to another model."""
 
 
@@ -36,6 +37,8 @@ class Settings:
         beta: Power to which each affinity is raised before the walk.
         radius: Radius in cells of 8 pixels within which two cells are neighbours.
         steps: Length of the random walk.
+        borders: "published" leaves cells near the border with fewer neighbours, as the published graph does; "full"
+            gives them all that lie within the radius.
         label_threshold: Probability from which a predicted class counts as present.
         final_crf: Whether a dense CRF follows the walk.
 
@@ -57,6 +60,7 @@ class Settings:
     beta: float = 8.0
     radius: int = 5
     steps: int = 128
+    borders: Literal["full", "published"] = "published"
     label_threshold: float = 0.5
     final_crf: bool = True
 
@@ -70,6 +74,7 @@ class Settings:
         _expect(self.size == 0 or self.size >= 32, "size", self.size, "0 (the photo's own) or at least 32 pixels")
         _expect(self.radius >= 2, "radius", self.radius, "at least 2 cells")
         _expect(self.steps >= 0, "steps", self.steps, "0 or more")
+        _expect(self.borders in BORDERS, "borders", self.borders, " or ".join(BORDERS))
         _expect(0 < self.label_threshold <= 1, "label_threshold", self.label_threshold, "above 0 and at most 1")
 
     def replace(self, **overrides: Any) -> Settings:
@@ -133,6 +138,7 @@ _PSA = Settings(
     alpha=16.0,
     beta=8.0,
     steps=256,
+    borders="published",
     label_threshold=0.5,
     final_crf=False,
 )

@@ -11,14 +11,14 @@ import typer
 import pixaff
 from pixaff.cli import options
 from pixaff.cli.console import Console
-from pixaff.cli.numbers import sweep
+from pixaff.cli.numbers import named_sweep, sweep
 
 if TYPE_CHECKING:
-    from pixaff.stages.evaluate import Evaluation
+    from pixaff.stages.evaluate import Evaluation, Score
 
 
 def evaluate(
-    predictions: Annotated[Path, typer.Argument(metavar="MASKS", help="Folder of masks; of maps with --cams.")],
+    predictions: Annotated[Path, typer.Argument(metavar="MASKS", help="Masks, scores, or maps with --cams.")],
     ground_truth: Annotated[Path, typer.Argument(metavar="GT", help="Folder of ground truth masks.")],
     cams: Annotated[bool, typer.Option("--cams", help="MASKS holds activation maps or CRF posteriors.")] = False,
     threshold: Annotated[
@@ -26,6 +26,10 @@ def evaluate(
     ] = None,
     alpha: Annotated[
         str | None, typer.Option("--alpha", metavar="A|FROM:TO:STEP", help="Background power of maps.")
+    ] = None,
+    walk_sweep: Annotated[
+        str | None,
+        typer.Option("--sweep", metavar="alpha=FROM:TO:STEP", help="Background powers of the walk, on saved scores."),
     ] = None,
     listing: options.List = None,
     classes: options.Classes = None,
@@ -40,6 +44,7 @@ def evaluate(
             cams=cams,
             thresholds=sweep(threshold, "--threshold"),
             alphas=sweep(alpha, "--alpha"),
+            sweep=named_sweep(walk_sweep, "--sweep"),
             listing=listing,
             classes=classes,
             workers=workers,
@@ -47,9 +52,9 @@ def evaluate(
         )
     if as_json:
         for score in found.scores:
-            facts = {"list": found.listing, "images": found.images, "failed": len(found.failed)}
-            iou = {name: _plain(value) for name, value in score.iou.items()}
-            console.data({**facts, "setting": score.setting, "miou": _plain(score.miou), "iou": iou})
+            console.data(_facts(found, score))
+        if walk_sweep is not None:
+            console.data({**_facts(found, found.best), "best": True})
     else:
         _print_tables(found)
     if found.failed:
@@ -57,6 +62,12 @@ def evaluate(
             f"evaluate: {len(found.failed)} images of the list could not be compared; the score leaves them out"
         )
         raise typer.Exit(1)
+
+
+def _facts(found: Evaluation, score: Score) -> dict[str, Any]:
+    facts = {"list": found.listing, "images": found.images, "failed": len(found.failed)}
+    iou = {name: _plain(value) for name, value in score.iou.items()}
+    return {**facts, "setting": score.setting, "miou": _plain(score.miou), "iou": iou}
 
 
 def _plain(value: float) -> float | None:
@@ -89,4 +100,5 @@ def _print_tables(found: Evaluation) -> None:
     for name, value in best.iou.items():
         rows.add_row(name, _percent(value))
     out.print(rows)
-    out.print(f"\nmIoU {_percent(best.miou)} on {found.images} images ({found.listing})")
+    at = f" at {best.setting}, the best of {len(found.scores)}," if len(found.scores) > 1 else ""
+    out.print(f"\nmIoU {_percent(best.miou)}{at} on {found.images} images ({found.listing})")

@@ -67,6 +67,7 @@ def fit(
     beta: options.Beta = None,
     radius: options.Radius = None,
     steps: options.Steps = None,
+    borders: options.Borders = None,
     final_crf: options.FinalCrf = None,
     label_threshold: options.LabelThreshold = None,
     engine: options.Engine = "auto",
@@ -97,6 +98,7 @@ def fit(
         beta=beta,
         radius=radius,
         steps=steps,
+        borders=borders,
         final_crf=final_crf,
         label_threshold=label_threshold,
     )

@@ -38,6 +38,20 @@ def sweep(text: str | None, option: str) -> tuple[float, ...]:
     return tuple(round(first + i * step, 10) for i in range(count))
 
 
+def named_sweep(text: str | None, option: str) -> dict[str, tuple[float, ...]] | None:
+    """ "alpha=4:32:4" -> {"alpha": (4.0, 8.0, ..., 32.0)}; None stays None.
+
+    Raises:
+        UsageError: No name, or values that `sweep` refuses.
+    """
+    if text is None:
+        return None
+    name, equals, values = text.partition("=")
+    if not name or not equals:
+        raise UsageError(f"{option}: found {text!r}, expected NAME=FROM:TO:STEP, such as alpha=4:32:4")
+    return {name: sweep(values, option)}
+
+
 def _number(text: str, option: str) -> float:
     try:
         value = float(text)

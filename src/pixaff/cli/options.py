@@ -60,6 +60,10 @@ Radius = Annotated[
     int | None, typer.Option("--radius", metavar="R", help="Reach of an affinity, in cells of 8 pixels.")
 ]
 Steps = Annotated[int | None, typer.Option("--steps", metavar="T", help="Length of the random walk.")]
+Borders = Annotated[
+    str | None,
+    typer.Option("--borders", metavar="full|published", help="Neighbours of border cells: all, or the published few."),
+]
 FinalCrf = Annotated[bool | None, typer.Option("--final-crf/--no-final-crf", help="A dense CRF after the walk.")]
 CrfLow = Annotated[float | None, typer.Option("--crf-low", metavar="A", help="Background power with much background.")]
 CrfHigh = Annotated[

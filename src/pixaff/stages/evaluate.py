@@ -1,8 +1,8 @@
-"""Masks, or activation maps under a threshold, against ground truth."""
+"""Masks, activation maps under a threshold, or walked scores at any background power, against ground truth."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
@@ -17,11 +17,14 @@ from pixaff.errors import FormatError, UsageError
 from pixaff.io.cams import CamFile, read_cams
 from pixaff.io.labels import VOC_CLASSES, read_classes, read_list
 from pixaff.io.masks import read_mask
+from pixaff.io.scores import read_scores
 from pixaff.ops.metrics import ConfusionMatrix
 from pixaff.stages.inputs import CAM_SUFFIXES, existing_folder, find_cams
 from pixaff.stages.pools import default_workers, in_threads
 from pixaff.stages.record import read_record
 from pixaff.stages.runner import Callback, Event, describe, silent
+from pixaff.stages.sweeps import FOLDER as SCORES
+from pixaff.stages.sweeps import check_first, holds_scores, swept_powers, walked_masks
 
 COMMAND = "evaluate"
 NAMED = 20
@@ -35,7 +38,7 @@ class Score:
     """Intersection over union under one setting.
 
     Attributes:
-        setting: "" for masks, "threshold 0.2" or "alpha 4" for activation maps.
+        setting: "" for masks, "threshold 0.2" or "alpha 4" for activation maps and for scores of the walk.
         miou: Mean over the classes that occur, background included; 0 to 1, NaN when none does.
         iou: By class name; NaN for a class seen neither in the ground truth nor in a prediction.
     """
@@ -74,6 +77,7 @@ def evaluate(
     cams: bool = False,
     thresholds: Sequence[float] = (),
     alphas: Sequence[float] = (),
+    sweep: Mapping[str, Sequence[float]] | None = None,
     listing: str | Path | None = None,
     classes: str | Path | None = None,
     workers: int | None = None,
@@ -82,27 +86,38 @@ def evaluate(
     """Compare a folder of predictions with a folder of ground truth masks, image by image, in constant memory.
 
     Args:
-        predictions: Folder of palette masks NAME.png, or of activation maps when ``cams`` is set.
+        predictions: Folder of palette masks NAME.png; of activation maps when ``cams`` is set; or of the walked scores
+            that `pixaff.propagate` saved, which are told from masks by their files. Those stand for the masks before
+            the final CRF, at the alpha of their run.
         ground_truth: Folder of masks NAME.png: 0 background, 1..K classes, 255 void, which is not counted.
         cams: The predictions are activation maps: a pixel belongs to the class with the largest map where that
             exceeds the background score, given by one of the next two arguments. Files with a background row of
             their own, as CRF posteriors have, need neither.
         thresholds: Constant background scores to try.
         alphas: Background powers to try: the background score is ``(1 - max cam) ** alpha``.
+        sweep: ``{"alpha": powers}``, background powers of the walk to try on walked scores; ``predictions`` is their
+            folder or the one of the masks that holds it.
         listing: List of the images to compare; without it, all that have ground truth.
         classes: File of class names. Without it, those that the run recorded beside the predictions, else Pascal VOC's.
         workers: Number of threads; default all processors.
         report: Receives an `Event` for each image.
 
     Raises:
-        UsageError: Contradicting arguments, or nothing to compare.
+        UsageError: Contradicting arguments, nothing to compare, or a power that the scores do not tell.
         LabelsError: The list or the classes file cannot be read.
     """
     predictions, ground_truth = Path(predictions), Path(ground_truth)
     settings = _backgrounds(cams, thresholds, alphas)
+    powers = swept_powers(sweep, cams)
+    walked = not cams and (bool(powers) or holds_scores(predictions))
+    if walked:
+        predictions = predictions / SCORES if (predictions / SCORES).is_dir() else predictions
+        settings = [(f"alpha {power:g}", None) for power in powers] or settings
     stems, source = _stems(predictions, ground_truth, listing)
-    names = _class_names(classes, predictions)
-    missing = [stem for stem in stems if not _has_prediction(predictions, stem, cams)]
+    record = read_record(predictions) or (read_record(predictions.parent) if walked else None) or {}
+    names = _class_names(classes, record)
+    suffixes = CAM_SUFFIXES if cams else (".npz",) if walked else (".png",)
+    missing = [stem for stem in stems if not any((predictions / f"{stem}{suffix}").is_file() for suffix in suffixes)]
     failed = [(stem, f"no prediction in {predictions}") for stem in missing]
     if len(missing) == len(stems):
         raise UsageError(f"none of the {len(stems)} images has a prediction in {predictions}")
@@ -112,12 +127,19 @@ def evaluate(
         text = f"{len(missing)} of {len(stems)} images have no prediction in {predictions}: {named}{hint}"
         report(Event("warning", COMMAND, text))
     there = [Path(stem) for stem in stems if stem not in set(missing)]
+    if walked:
+        check_first(predictions / f"{there[0]}.npz", powers)
+        if record.get("settings", {}).get("final_crf"):
+            report(Event("note", COMMAND, f"{COMMAND}: the walk alone is scored, without the CRF that followed it"))
     report(Event("begin", COMMAND, total=len(there)))
 
     def counts(stem: Path) -> dict[str, Any]:
         truth = read_mask(ground_truth / f"{stem}.png", len(names))
         if cams:
             masks = _cam_masks(read_cams(find_cams(predictions, stem.name)), truth.shape, [s for _, s in settings])
+        elif walked:
+            file = read_scores(predictions / f"{stem}.npz")
+            masks = walked_masks(file, powers or (file.alpha,))
         else:
             masks = [read_mask(predictions / f"{stem}.png", len(names))]
         matrices = [ConfusionMatrix(len(names) + 1) for _ in masks]
@@ -157,7 +179,10 @@ def _backgrounds(
 ) -> list[tuple[str, BackgroundScore | None]]:
     """The settings to score, each with the background score as a function of the largest map."""
     if not cams and (thresholds or alphas):
-        raise UsageError("a threshold or alpha needs activation maps, found masks", "add --cams")
+        raise UsageError(
+            "a threshold or alpha needs activation maps, found masks",
+            "add --cams; scores of the walk want --sweep alpha=FROM:TO:STEP",
+        )
     if thresholds and alphas:
         raise UsageError("found thresholds and alphas, expected one of them")
     if not thresholds and not alphas:
@@ -197,14 +222,10 @@ def _cam_masks(file: CamFile, shape: tuple[int, ...], scores: Sequence[Backgroun
     return masks
 
 
-def _has_prediction(folder: Path, stem: str, cams: bool) -> bool:
-    return any((folder / f"{stem}{suffix}").is_file() for suffix in (CAM_SUFFIXES if cams else (".png",)))
-
-
-def _class_names(path: str | Path | None, predictions: Path) -> tuple[str, ...]:
+def _class_names(path: str | Path | None, record: Mapping[str, Any]) -> tuple[str, ...]:
     if path is not None:
         return read_classes(path)
-    recorded = (read_record(predictions) or {}).get("classes")
+    recorded = record.get("classes")
     return tuple(str(name) for name in recorded) if isinstance(recorded, list) else VOC_CLASSES
 
 

@@ -15,7 +15,9 @@ from pixaff.errors import CheckpointError
 from pixaff.io.atomic import atomic_path
 from pixaff.io.cams import CamFile, read_cams
 from pixaff.io.masks import write_mask
+from pixaff.io.scores import write_scores
 from pixaff.models.bundle import load_bundle
+from pixaff.ops.powers import background_powers
 from pixaff.ops.walk import random_walk
 from pixaff.settings import Settings
 from pixaff.stages.device import device_words, pick_device
@@ -27,6 +29,8 @@ from pixaff.stages.pools import BATCH, READERS, default_workers, in_batches
 from pixaff.stages.record import announce, write_record
 from pixaff.stages.refine import check_engine, image_affinity, mask_at_size, probabilities, scores_to_walk, sharpened
 from pixaff.stages.runner import Callback, Report, run, silent
+from pixaff.stages.sweeps import FOLDER as SCORES
+from pixaff.stages.sweeps import check_saved, walked_file
 from pixaff.viz.overlay import overlay as draw_overlay
 
 COMMAND = "propagate"
@@ -34,8 +38,9 @@ SETTINGS = tuple(field.name for field in fields(Settings) if not field.name.star
 """Those that decide the masks."""
 OVERLAYS = "overlays"
 
-Scored = tuple[Photo, tuple[int, ...], Tensor]
-"""A photo, its 0-based classes, and the probabilities (C + 1, h, w) of background and classes."""
+Scored = tuple[Photo, tuple[int, ...], Tensor, Tensor]
+"""A photo, its 0-based classes, the probabilities (C + 1, h, w) of background and classes, and the walked rows of
+`scores_to_walk`."""
 
 
 def propagate(
@@ -56,9 +61,11 @@ def propagate(
     beta: float | None = None,
     radius: int | None = None,
     steps: int | None = None,
+    borders: str | None = None,
     final_crf: bool | None = None,
     engine: str = "auto",
     overlay: bool = False,
+    save_scores: bool = False,
     device: str = "auto",
     batch_size: int | None = None,
     workers: int | None = None,
@@ -83,9 +90,12 @@ def propagate(
         beta: Power of the affinities.
         radius: Radius of the neighbourhood, in cells of 8 pixels.
         steps: Length of the walk.
+        borders: "full" or "published": all neighbours of the cells near the border, or the published graph's few.
         final_crf: Whether a dense CRF follows the walk.
         engine: Of that CRF: "torch", "pydensecrf" or "auto".
         overlay: Write ``out/overlays/NAME.jpg`` too: the mask laid over the photo.
+        save_scores: Write ``out/scores/NAME.npz`` too: the walked scores, from which `pixaff.evaluate` makes the masks
+            of every alpha. They are those before the final CRF.
         device: "auto", "cpu", "cuda" or "cuda:n".
         batch_size: Photos computed together; their walks are one sparse product.
         workers: Threads that read and write.
@@ -119,8 +129,12 @@ def propagate(
         beta=beta,
         radius=radius,
         steps=steps,
+        borders=borders,
         final_crf=final_crf,
     )
+    powers = background_powers() if save_scores else ()
+    if save_scores:
+        check_saved([settings.alpha])
     names = class_names(classes, bundle.classes)
     given = read_given_labels(labels, names, photos, command=COMMAND, listed=listing is not None, report=report)
     folder = None if cams is None else existing_folder(cams)
@@ -138,25 +152,27 @@ def propagate(
             present, maps = activation_maps(bundle.cam, photo, settings)
         else:
             present, maps = given_maps(file, photo, where)
-        return present, scores_to_walk(maps, settings.alpha), image_affinity(affinity, photo.image, settings.radius)
+        start = scores_to_walk(maps, settings.alpha, powers)
+        return present, start, image_affinity(affinity, photo.image, settings.radius, settings.borders)
 
     def finish(photo: Photo, walked: Tensor) -> Tensor:
-        scores = probabilities(walked, photo.image.shape[:2])
+        scores = probabilities(walked[: len(walked) - len(powers)], photo.image.shape[:2])
         return (sharpened(photo.image, scores, engine) if settings.final_crf else scores).cpu()
 
     def outputs(path: Path) -> tuple[Path, ...]:
-        mask = out / f"{path.stem}.png"
-        return (mask, out / OVERLAYS / f"{path.stem}.jpg") if overlay else (mask,)
+        further = [out / OVERLAYS / f"{path.stem}.jpg"] * overlay + [out / SCORES / f"{path.stem}.npz"] * save_scores
+        return (out / f"{path.stem}.png", *further)
 
     def save(path: Path, scored: Scored) -> Mapping[str, Any]:
-        photo, present, scores = scored
+        photo, present, scores, walked = scored
         values = [0, *(index + 1 for index in present)]
-        mask_file, *overlay_file = outputs(path)
-        write_mask(mask_file, mask_at_size(scores, values, photo.size))
-        for file in overlay_file:
+        write_mask(out / f"{path.stem}.png", mask_at_size(scores, values, photo.size))
+        if overlay:
             picture = draw_overlay(photo.image, mask_at_size(scores, values, photo.image.shape[:2]))
-            with atomic_path(file) as temporary:
+            with atomic_path(out / OVERLAYS / f"{path.stem}.jpg") as temporary:
                 Image.fromarray(picture).save(temporary, quality=90)
+        if save_scores:
+            write_scores(out / SCORES / f"{path.stem}.npz", walked_file(walked, present, powers, settings.alpha, photo))
         return {"classes": [names[index] if index < len(names) else str(index + 1) for index in present]}
 
     with lanes(where) as (spread, at_a_time):
@@ -165,8 +181,11 @@ def propagate(
         def compute(batch: list[tuple[Photo, CamFile | None]]) -> list[Scored]:
             pictures = [photo for photo, _ in batch]
             present, starts, affinities = zip(*spread(begin, pictures, [file for _, file in batch]), strict=True)
-            walked = random_walk(starts, affinities, settings.beta, settings.steps, settings.radius)
-            return list(zip(pictures, present, spread(finish, pictures, walked), strict=True))
+            walked = random_walk(
+                starts, affinities, settings.beta, settings.steps, settings.radius, borders=settings.borders
+            )
+            scores = spread(finish, pictures, walked)
+            return list(zip(pictures, present, scores, (rows.cpu() for rows in walked), strict=True))
 
         result = run(
             photos,

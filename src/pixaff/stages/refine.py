@@ -14,8 +14,9 @@ from torch import Tensor
 
 from pixaff.errors import UsageError
 from pixaff.ops.affinity import pair_affinity
-from pixaff.ops.cam import with_background
+from pixaff.ops.cam import background_score, with_background
 from pixaff.ops.crf import dense_crf
+from pixaff.ops.neighbours import Borders
 from pixaff.ops.walk import cell_scores, upsample_scores
 
 ENGINES = ("auto", "torch", "pydensecrf")
@@ -28,17 +29,19 @@ BAND = 1 << 23
 """Scores held at once while a mask is enlarged: 32 MB of float32."""
 
 
-def scores_to_walk(maps: Tensor, alpha: float) -> Tensor:
+def scores_to_walk(maps: Tensor, alpha: float, powers: Sequence[float] = ()) -> Tensor:
     """Background and class scores of the cells that are walked over (section 3.3 of the paper).
 
     Args:
         maps: Normalised activation maps, float32 (C, h, w).
         alpha: Background power.
+        powers: Further powers for which the background is walked as well.
 
     Returns:
-        float32 (C + 1, ceil(h / 8), ceil(w / 8)), background first.
+        float32 (1 + C + len(powers), ceil(h / 8), ceil(w / 8)): background, classes, background at each of ``powers``.
     """
-    return cell_scores(with_background(maps, alpha), STRIDE)
+    rows = [with_background(maps, alpha), *(background_score(maps, power) for power in powers)]
+    return cell_scores(torch.cat(rows), STRIDE)
 
 
 def probabilities(walked: Tensor, size: tuple[int, int]) -> Tensor:
@@ -47,11 +50,11 @@ def probabilities(walked: Tensor, size: tuple[int, int]) -> Tensor:
     return scores / scores.sum(0).clamp(min=1e-5)
 
 
-def image_affinity(model: Any, image: NDArray[np.uint8], radius: int) -> Tensor:
+def image_affinity(model: Any, image: NDArray[np.uint8], radius: int, borders: Borders = "published") -> Tensor:
     """Pair affinities (P, L) of an image (h, w, 3), zero-padded to whole cells at the right and bottom."""
     x = model.preprocess(image)[None].to(next(model.parameters()).device)
     x = F.pad(x, (0, -x.shape[3] % STRIDE, 0, -x.shape[2] % STRIDE))
-    return pair_affinity(model.features(x), radius)[0]
+    return pair_affinity(model.features(x), radius, borders)[0]
 
 
 def check_engine(engine: str) -> str:
@@ -105,11 +108,11 @@ def mask_at_size(scores: Tensor, values: Sequence[int], size: tuple[int, int]) -
         band = slice(start, start + rows)
         part = torch.lerp(scores[:, above[band]], scores[:, below[band]], weight[band])
         wide = F.interpolate(part[None], (part.shape[1], size[1]), mode="bilinear", align_corners=False)[0]
-        mask[band] = _best_value(wide, values).numpy()
+        mask[band] = best_value(wide, values).numpy()
     return mask
 
 
-def _best_value(scores: Tensor, values: Sequence[int]) -> Tensor:
+def best_value(scores: Tensor, values: Sequence[int]) -> Tensor:
     """The value of the largest row at each pixel: argmax over so few rows is some twenty times slower."""
     best = scores[0].clone()
     found = torch.full_like(best, values[0], dtype=torch.uint8)
