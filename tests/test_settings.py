@@ -63,3 +63,10 @@ def test_unknown_names_list_the_known_ones():
         Settings().replace(alfa=3)
     with pytest.raises(UsageError, match="psa-vgg16"):
         Settings().with_numbers_of("vgg")
+
+
+def test_borders_belong_to_the_method():
+    assert {s.borders for name, s in PRESETS.items() if name.startswith("psa")} == {"published"}
+    assert Settings(borders="full").with_numbers_of("psa-vgg16").borders == "published"
+    with pytest.raises(UsageError, match="borders is open, expected full or published"):
+        Settings().replace(borders="open")

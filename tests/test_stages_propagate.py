@@ -217,3 +217,28 @@ def test_cam_and_propagate_chained_give_what_propagate_gives(photos, tmp_path):
         different = read_mask(mask) != read_mask(tmp_path / "chained" / mask.name)
         assert different.mean() < 0.01
     assert read_cams(tmp_path / "cams" / "both.npz").size == (64, 96)
+
+
+def test_full_borders_mask_a_turned_photo_as_the_turned_mask(tmp_path):
+    """The published graph does not: the cells of its last rows have no pairs with each other."""
+    draw(tmp_path / "photos" / "a.png", (RED, 40, 32))
+    maps = np.full((1, 64, 96), 0.1, np.float32)
+    maps[0, 40:56, 32:40] = 1  # a part of the red square, from which the walk has to find the rest
+    write_cams(tmp_path / "cams" / "a.npz", [1], maps, (64, 96))
+    with Image.open(tmp_path / "photos" / "a.png") as picture:
+        picture.transpose(Image.Transpose.ROTATE_180).save(tmp_path / "photos" / "b.png")
+    write_cams(tmp_path / "cams" / "b.npz", [1], maps[:, ::-1, ::-1], (64, 96))
+    wrong = {}
+    for borders in ("published", "full"):
+        out = tmp_path / borders
+        assert propagate(tmp_path / "photos", out, cams=tmp_path / "cams", borders=borders, alpha=16).ok
+        wrong[borders] = (read_mask(out / "a.png") != read_mask(out / "b.png")[::-1, ::-1]).mean()
+    assert wrong["full"] < 1e-3
+    assert (read_mask(tmp_path / "full" / "a.png")[44:60, 36:52] == 1).all()
+    assert wrong["published"] > 0.01
+
+
+def test_a_photo_of_one_cell_is_masked_with_full_borders(tmp_path):
+    draw(tmp_path / "tiny.png", (RED, 0, 0), size=(8, 8))
+    assert propagate(tmp_path / "tiny.png", tmp_path / "out", borders="full").ok
+    assert set(np.unique(read_mask(tmp_path / "out" / "tiny.png"))) == {1}

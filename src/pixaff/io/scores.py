@@ -55,10 +55,10 @@ def read_scores(path: str | os.PathLike[str]) -> ScoreFile:
     )
     try:
         _expect(classes.dtype.kind in "iu" and classes.ndim == 1, "classes", classes, "integers (C,)")
+        _expect(powers.dtype.kind == "f" and powers.ndim == 1, "powers", powers, "floats (K,)")
         for name, array, many in (("scores", scores, classes), ("background", background, powers)):
             fits = array.dtype.kind == "f" and array.ndim == 3 and len(array) == len(many)
             _expect(fits, name, array, f"floats ({many.size}, h, w)")
-        _expect(powers.dtype.kind == "f" and powers.ndim == 1, "powers", powers, "floats (K,)")
         _expect(alpha.dtype.kind == "f" and alpha.shape == (), "alpha", alpha, "a number")
         for name, array in (("walked_size", walked_size), ("size", size)):
             _expect(array.dtype.kind in "iu" and array.shape == (2,), name, array, "two integers H, W")
@@ -78,7 +78,7 @@ def read_scores(path: str | os.PathLike[str]) -> ScoreFile:
 
 
 def write_scores(path: str | os.PathLike[str], file: ScoreFile) -> None:
-    """Write a score file, compressed, atomically. Scores are stored as float16: two or three bytes a cell and row.
+    """Write a score file, compressed, atomically. Scores are stored as float16: some 50 KB for a photo of 500 x 375.
 
     Raises:
         ValueError: What `read_scores` would refuse.
