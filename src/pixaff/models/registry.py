@@ -11,9 +11,19 @@ from torch import nn
 from pixaff.errors import CheckpointError, UsageError
 from pixaff.io.checkpoints import read_state_dict
 from pixaff.models.lite import LiteAffinity, LiteCam
+from pixaff.models.resnet38 import ResNet38Affinity, ResNet38Cam
+from pixaff.models.vgg16 import Vgg16Affinity, Vgg16Cam
 
-_CAM: dict[str, Callable[[int], nn.Module]] = {"lite_cam": LiteCam}
-_AFFINITY: dict[str, Callable[[], nn.Module]] = {"lite_affinity": LiteAffinity}
+_CAM: dict[str, Callable[[int], nn.Module]] = {
+    "lite_cam": LiteCam,
+    "vgg16_cam": Vgg16Cam,
+    "resnet38_cam": ResNet38Cam,
+}
+_AFFINITY: dict[str, Callable[[], nn.Module]] = {
+    "lite_affinity": LiteAffinity,
+    "vgg16_affinity": Vgg16Affinity,
+    "resnet38_affinity": ResNet38Affinity,
+}
 
 
 def list_models() -> list[str]:
