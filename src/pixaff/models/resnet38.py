@@ -14,7 +14,12 @@ from torch import Tensor, nn
 from pixaff.models.published import Published
 
 FEATURES = 4096
-BLOCKS = ("b2 b2_1 b2_2 b3 b3_1 b3_2 b4 b4_1 b4_2 b4_3 b4_4 b4_5 b5 b5_1 b5_2 b6 b7").split()
+# fmt: off
+BLOCKS = (
+    "b2", "b2_1", "b2_2", "b3", "b3_1", "b3_2", "b4", "b4_1", "b4_2", "b4_3", "b4_4", "b4_5", "b5", "b5_1", "b5_2",
+    "b6", "b7",
+)
+# fmt: on
 LEVELS = ("b5", "b6")
 """Blocks whose first ReLU is a level of the AffinityNet."""
 
