@@ -19,14 +19,17 @@ def propagate(
         Path | None, typer.Option("--out", "-o", metavar="DIR", help="Folder for the masks; default: PHOTOS-masks.")
     ] = None,
     overlay: Annotated[bool, typer.Option("--overlay", help="Write DIR/overlays/NAME.jpg too.")] = False,
-    model: options.Model = "lite",
+    model: options.Model = None,
     labels: options.Labels = "predict",
     classes: options.Classes = None,
     cams: Annotated[
         Path | None, typer.Option("--cams", metavar="DIR", help="Refine these activation maps, not the model's own.")
     ] = None,
     listing: options.List = None,
-    preset: options.Preset = None,
+    preset: options.Networks = None,
+    cam_weights: options.CamWeights = None,
+    affinity_weights: options.AffinityWeights = None,
+    weights_dir: options.WeightsDir = None,
     alpha: options.Alpha = None,
     beta: options.Beta = None,
     radius: options.Radius = None,
@@ -45,7 +48,7 @@ def propagate(
 ) -> None:
     """Masks for photos: activation maps, random walk, dense CRF. Writes DIR/NAME.png in VOC's colours.
 
-    Numbers that are not given are the model's own.
+    Numbers that are not given are the model's own, or the preset's.
     """
     from pixaff.stages.inputs import default_out
 
@@ -60,6 +63,9 @@ def propagate(
             cams=cams,
             listing=listing,
             preset=preset,
+            cam_weights=cam_weights,
+            affinity_weights=affinity_weights,
+            weights_dir=weights_dir,
             scales=optional_numbers(scales, "--scales"),
             flip=flip,
             size=size,
