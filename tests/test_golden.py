@@ -16,8 +16,12 @@ import torch
 from filled import filled_state
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from typer.testing import CliRunner
 
+from pixaff.cli.app import app
+from pixaff.io.cams import read_cams, write_cams
 from pixaff.io.images import read_image
+from pixaff.io.masks import read_mask
 from pixaff.models import create_model
 from pixaff.ops.cam import normalized_cams
 from pixaff.ops.walk import random_walk
@@ -98,3 +102,34 @@ def test_affinities_walks_and_masks(networks: Networks, golden: dict, image: NDA
         scores = probabilities(walked, image.shape[:2])
         mask = mask_at_size(scores, [0, *(index + 1 for index in PRESENT)], image.shape[:2])
         np.testing.assert_array_equal(mask, golden[f"{networks.name}.rw_mask_alpha{alpha}"])
+
+
+@pytest.mark.parametrize("networks", ["vgg16"], indirect=True)
+def test_commands_with_published_weights_write_the_published_maps_and_masks(
+    networks: Networks, golden: dict, tmp_path: Path
+) -> None:
+    image = str(DATA / "crf_image.png")
+    for kind in ("cam", "affinity"):
+        state = getattr(networks, kind).state_dict()
+        torch.save(
+            {"state_dict": {f"module.{name}": tensor for name, tensor in state.items()}}, tmp_path / f"{kind}.pth"
+        )
+    (tmp_path / "labels.csv").write_text("crf_image,cat;person\n")
+
+    def command(name: str, *options: str) -> None:
+        given = ["--preset", "psa-vgg16", "--labels", str(tmp_path / "labels.csv"), "--out", str(tmp_path / name)]
+        done = CliRunner().invoke(app, [name, image, *given, *options, "--device", "cpu"])
+        assert done.exit_code == 0, done.stderr
+
+    command("cam", "--cam-weights", str(tmp_path / "cam.pth"))
+    maps = read_cams(tmp_path / "cam" / "crf_image.npz")
+    assert maps.classes.tolist() == [8, 15]
+    assert np.abs(maps.cams - golden["vgg16.norm_cam"]).max() < 2**-11 + 1e-4  # written as float16
+
+    write_cams(tmp_path / "maps" / "crf_image.npz", [8, 15], golden["cam"], golden["cam"].shape[1:], dtype="float32")
+    for alpha in (16, 24):
+        options = () if alpha == 16 else ("--alpha", str(alpha), "--overwrite")
+        weights = ("--affinity-weights", str(tmp_path / "affinity.pth"))
+        command("propagate", "--cams", str(tmp_path / "maps"), *weights, *options)
+        mask = read_mask(tmp_path / "propagate" / "crf_image.png")
+        np.testing.assert_array_equal(mask, golden[f"vgg16.rw_mask_alpha{alpha}"])
