@@ -126,7 +126,7 @@ def test_commands_with_published_weights_write_the_published_maps_and_masks(
     assert maps.classes.tolist() == [8, 15]
     assert np.abs(maps.cams - golden["vgg16.norm_cam"]).max() < 2**-11 + 1e-4  # written as float16
 
-    write_cams(tmp_path / "maps" / "crf_image.npz", [8, 15], golden["cam"], golden["cam"].shape[1:], dtype="float32")
+    write_cams(tmp_path / "maps" / "crf_image.npz", [8, 15], golden["cam"], golden["cam"].shape[1:])
     for alpha in (16, 24):
         options = () if alpha == 16 else ("--alpha", str(alpha), "--overwrite")
         weights = ("--affinity-weights", str(tmp_path / "affinity.pth"))
