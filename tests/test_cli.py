@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+import pixaff
 from pixaff.cli.app import app
 from pixaff.cli.console import Console, seconds_words
 from pixaff.cli.numbers import optional_numbers, sweep
 from pixaff.errors import OutputError, UsageError
 from pixaff.io.masks import write_mask
+from pixaff.settings import PRESETS
 from pixaff.stages.runner import Event
 
 COMMANDS = [command.name for command in app.registered_commands]
@@ -51,6 +53,29 @@ def test_every_command_explains_itself(command):
     done = runner.invoke(app, [command, "--help"])
     assert done.exit_code == 0
     assert "Usage:" in done.output
+
+
+@pytest.mark.parametrize(
+    ("options", "cam", "affinity", "alpha", "lr"),
+    [
+        ([], "lite_cam", "lite_affinity", PRESETS["lite"].alpha, 3e-4),
+        (["--model", "vgg16_cam"], "vgg16_cam", "vgg16_affinity", 16, 0.1),
+        (["--preset", "psa-resnet38", "--alpha", "5"], "resnet38_cam", "resnet38_affinity", 5, 0.1),
+        (["--preset", "psa-vgg16", "--affinity-model", "lite_affinity"], "vgg16_cam", "lite_affinity", 16, 0.1),
+    ],
+)
+def test_fit_takes_networks_numbers_and_recipes_together(monkeypatch, options, cam, affinity, alpha, lr):
+    given = {}
+
+    def fit(photos, labels, out, **options):
+        given.update(options)
+        raise OutputError("stopped")
+
+    monkeypatch.setattr(pixaff, "fit", fit, raising=False)
+    runner.invoke(app, ["fit", "photos", "--labels", "labels.csv", "--out", "run", *options])
+    settings = given["settings"]
+    assert (settings.cam, settings.affinity, settings.alpha, given["cam_recipe"].lr) == (cam, affinity, alpha, lr)
+    assert given["affinity_recipe"].lr == (2e-4 if affinity == "lite_affinity" else 0.1)
 
 
 def test_usage_errors_exit_with_2_and_one_line():

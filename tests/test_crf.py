@@ -166,7 +166,7 @@ def test_lattice_too_large_to_number_is_refused() -> None:
 
 
 @pytest.mark.parametrize("alpha", [4, 24, 32])
-def test_published_posteriors(alpha: int) -> None:
+def test_golden_posteriors(alpha: int) -> None:
     reference = np.load(DATA / "reference_golden.npz")
     image = np.asarray(Image.open(DATA / "crf_image.png"))
     cam = reference["cam"]

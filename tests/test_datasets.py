@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from toy_set import write_set
 
+from pixaff.models import create_model
 from pixaff.stages.training import datasets
 from pixaff.stages.training.augment import (
     Crop,
@@ -20,7 +21,14 @@ from pixaff.stages.training.augment import (
     random_crop,
     random_size,
 )
-from pixaff.stages.training.datasets import AffinityPhotos, CamPhotos, draw_batches, load_batches, readable_photos
+from pixaff.stages.training.datasets import (
+    AffinityPhotos,
+    CamPhotos,
+    draw_batches,
+    load_batches,
+    normalisation,
+    readable_photos,
+)
 
 HALF = (0.5, 0.5, 0.5)
 
@@ -55,6 +63,27 @@ def test_crop_lies_anywhere_it_can_and_nowhere_else(size: tuple[int, int], grid:
         for c in crops:
             assert c.extent[axis] == min(64, length - c.source[axis])
     assert {c.mirror for c in crops} == {False, True}
+
+
+@pytest.mark.parametrize("network", ["vgg16_cam", "resnet38_affinity"])
+def test_photos_are_fed_as_the_network_s_own_preprocessing_does(
+    network: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    Image.fromarray(image).save(tmp_path / "a.png")
+    with torch.device("meta"):
+        model = create_model(network)
+    mean, std, bgr = normalisation(model)
+    options = {"mean": mean, "std": std, "bgr": bgr, "crop": 64, "seed": 0}
+    monkeypatch.setattr(datasets, "jitter_colours", lambda rng, picture: picture)
+    cells = np.zeros((8, 8), np.uint8)
+    for photos in (
+        CamPhotos([tmp_path / "a.png"], [(0,)], 1, size=(64, 64), **options),
+        AffinityPhotos([tmp_path / "a.png"], [(64, 64)], [cells], **options),
+    ):
+        found = photos[(0, 0)][0]["image"]
+        expected = model.preprocess(image)
+        assert any(torch.allclose(found, one, atol=1e-4) for one in (expected, expected.flip(-1)))
 
 
 def test_crop_side_must_fit_the_grid() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from pathlib import Path
@@ -77,6 +78,12 @@ def test_photos_and_labels_become_a_model_and_masks(tmp_path: Path) -> None:
     assert (tmp_path / "run" / "classes.txt").read_text() == "disc\nsquare\n"
     swapped = {stem: np.array([0, 2, 1], np.uint8)[mask] for stem, mask in masks.items()}
     assert agreement(tmp_path / "run" / "masks", swapped) > 0.9  # background is 0.82 of it
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert (record["images"], record["list"], record["settings"]["cam seed"]) == (12, None, 0)
+    assert record["device"].startswith("cpu")
+    assert record["versions"]["torch"]
+    printed = next(event.data for event in events if event.kind == "settings" and event.command == "fit")
+    assert (printed["alpha"], printed["cam epochs"]) == (3.0, 20)
     # The folder is a model: photos it has not seen, labels predicted.
     unseen, _, truth = write_set(tmp_path / "unseen", 3, seed=9)
     report = propagate(unseen, tmp_path / "predicted", model=tmp_path / "run", device="cpu")

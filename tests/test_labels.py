@@ -29,7 +29,7 @@ def top_left_crop(posterior: np.ndarray, side: int = 128) -> torch.Tensor:
     return crop
 
 
-def test_label_map_equals_the_reference(golden):
+def test_golden_label_map(golden):
     low, high = top_left_crop(golden["crf_alpha4"]), top_left_crop(golden["crf_alpha32"])
     labels = affinity_label_map(low, high)
     assert labels.dtype == torch.uint8
@@ -38,7 +38,7 @@ def test_label_map_equals_the_reference(golden):
     np.testing.assert_array_equal(batch.numpy(), np.stack([golden["labels.map"], golden["labels.map"][:, ::-1]]))
 
 
-def test_pair_labels_equal_the_reference(golden):
+def test_golden_pair_labels(golden):
     label_map = torch.from_numpy(golden["labels.map"])
     for name, found in zip(("bg", "fg", "neg"), pair_labels(label_map), strict=True):
         assert found.dtype == torch.bool

@@ -23,7 +23,7 @@ def masks(golden) -> list[torch.Tensor]:
     return [golden[f"labels.{name}"][None] for name in ("bg", "fg", "neg")]
 
 
-def test_terms_equal_the_reference(golden, masks):
+def test_golden_terms(golden, masks):
     loss = affinity_loss(golden["loss.affinity"], *masks)
     for name in ("bg", "fg", "neg"):
         assert getattr(loss, name).item() == pytest.approx(golden[f"loss.{name}"].item(), abs=1e-5), name

@@ -29,7 +29,7 @@ def affinity() -> torch.nn.Module:
 
 
 def test_names() -> None:
-    assert list_models() == ["lite_cam", "lite_affinity"]
+    assert {"lite_cam", "vgg16_cam", "resnet38_cam", "lite_affinity", "vgg16_affinity"} <= set(list_models())
     with pytest.raises(UsageError, match="did you mean lite_cam"):
         create_model("lite_cma")
     with pytest.raises(UsageError, match="expected at least 1"):
@@ -121,6 +121,27 @@ def test_a_checkpoint_must_fit(cam: torch.nn.Module, tmp_path: Path) -> None:
     assert "1 missing (classifier.weight)" in text
     assert "1 unknown (head.weight)" in text
     assert "top.bn2.bias (2,) instead of (1280,)" in text
+
+
+def test_a_head_of_other_classes_is_named_and_left_alone_on_request(cam: torch.nn.Module, tmp_path: Path) -> None:
+    write_state_dict(tmp_path / "w.safetensors", cam.state_dict())
+    other = create_model("lite_cam", 5)
+    before = {name: tensor.clone() for name, tensor in other.state_dict().items()}
+    with pytest.raises(CheckpointError, match=r"for 3 classes \(classifier\.weight, pixel\.rows\.weight, .*expected 5"):
+        load_checkpoint(other, tmp_path / "w.safetensors")
+    assert all(torch.equal(before[name], tensor) for name, tensor in other.state_dict().items())
+    load_checkpoint(other, tmp_path / "w.safetensors", reset_head=True)
+    rows = {"classifier.weight", "pixel.rows.weight", "pixel.rows.bias"}
+    for name, tensor in other.state_dict().items():
+        assert torch.equal(tensor, before[name] if name in rows else cam.state_dict()[name])
+
+
+def test_files_of_old_versions_lack_counters(cam: torch.nn.Module, tmp_path: Path) -> None:
+    state = {name: tensor for name, tensor in cam.state_dict().items() if not name.endswith("num_batches_tracked")}
+    assert len(state) < len(cam.state_dict())
+    torch.save({"state_dict": {f"module.{name}": tensor for name, tensor in state.items()}}, tmp_path / "w.pth")
+    loaded = load_checkpoint(create_model("lite_cam", 3), tmp_path / "w.pth").state_dict()
+    assert all(torch.equal(loaded[name], tensor) for name, tensor in state.items())
 
 
 def test_a_model_folder_comes_back_as_it_was(cam: torch.nn.Module, affinity: torch.nn.Module, tmp_path: Path) -> None:

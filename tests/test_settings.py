@@ -5,7 +5,7 @@ import json
 import pytest
 
 from pixaff.errors import UsageError
-from pixaff.settings import NUMBERS, PRESETS, Settings
+from pixaff.settings import NUMBERS, PRESETS, Settings, preset_settings, settings_of_network
 
 
 def test_presets_carry_their_own_names_and_the_published_numbers():
@@ -31,6 +31,14 @@ def test_a_preset_lends_its_numbers_and_not_its_networks():
         name: getattr(PRESETS["psa-vgg16"], name) for name in NUMBERS
     }
     assert (settings.preset, settings.cam, settings.size) == ("psa-vgg16", "lite_cam", 300)
+
+
+def test_a_preset_gives_all_and_a_network_finds_its_preset():
+    assert preset_settings("psa-resnet38-cvpr") is PRESETS["psa-resnet38-cvpr"]
+    assert settings_of_network("resnet38_cam") is PRESETS["psa-resnet38"]
+    assert settings_of_network("other_cam") == Settings(cam="other_cam")
+    with pytest.raises(UsageError, match="psa-vgg16"):
+        preset_settings("vgg")
 
 
 def test_settings_survive_json():

@@ -22,7 +22,10 @@ def test_the_installation():
     assert torch.__version__.startswith(facts["versions"]["torch"])
     assert facts["threads"] == torch.get_num_threads()
     assert "torch" in facts["crf_engines"]
-    assert "lite_cam" in facts["models"]
+    assert {"lite_cam", "vgg16_affinity"} <= set(facts["models"])
+    published = facts["presets"]["psa-resnet38"]
+    assert (published["cam"], published["affinity"]) == ("resnet38_cam", "resnet38_affinity")
+    assert (published["crf_low"], published["alpha"], published["crf_high"], published["size"]) == (4, 16, 32, 0)
 
 
 def test_files_are_told_apart(tmp_path):

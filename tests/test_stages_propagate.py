@@ -181,7 +181,7 @@ def test_calls_that_cannot_work_say_so(photos, bundle, monkeypatch):
 
 def test_a_preset_lends_its_numbers(photos):
     events = []
-    propagate(photos, preset="psa-vgg16", steps=3, report=events.append)
+    propagate(photos, model="lite", preset="psa-vgg16", steps=3, report=events.append)
     shown = next(event.data for event in events if event.kind == "settings")
     assert (shown["preset"], shown["alpha"], shown["beta"], shown["steps"]) == ("psa-vgg16", 16.0, 8.0, 3)
 

@@ -62,7 +62,7 @@ def test_network_learns_which_cells_belong_together(tmp_path: Path) -> None:
     TinyAffinity(24).load_state_dict(read_state_dict(result.path))
 
 
-def test_label_map_is_that_of_the_published_implementation() -> None:
+def test_golden_label_map_of_a_photo() -> None:
     """The reference cuts 128 x 128 from the padded 98 x 131 photo; inside, its cells are those of the whole photo."""
     classes = np.array([0, 8, 15])
     low, high = (CamFile(classes, GOLDEN[f"crf_alpha{alpha}"].astype(np.float32), (98, 131)) for alpha in (4, 32))

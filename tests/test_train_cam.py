@@ -198,7 +198,10 @@ def test_weights_start_where_they_are_told(tmp_path: Path) -> None:
     still = Recipe(**{**RECIPE.to_dict(), "lr": 1e-12, "weight_decay": 0.0})
     notes: list[str] = []
     options = {**FAST, "recipe": still, "report": lambda event: notes.append(event.text)}
-    result = train_cam(photos, labels, CLASSES, tmp_path / "run", init=tmp_path / "start.safetensors", **options)
+    start_file = tmp_path / "start.safetensors"
+    with pytest.raises(CheckpointError, match=r"found a head for 7 classes \(head\.weight, head\.bias\), expected 2"):
+        train_cam(photos, labels, CLASSES, tmp_path / "run", init=start_file, **options)
+    result = train_cam(photos, labels, CLASSES, tmp_path / "run", init=start_file, reset_head=True, **options)
     weights = read_state_dict(result.path)
     assert torch.allclose(weights["backbone.0.weight"], start.backbone[0].weight, atol=1e-3)
     assert weights["head.weight"].shape == (2, 16, 1, 1)
@@ -208,5 +211,8 @@ def test_weights_start_where_they_are_told(tmp_path: Path) -> None:
     random = read_state_dict(train_cam(photos, labels, CLASSES, tmp_path / "random", init="random", **options).path)
     assert not torch.allclose(random["backbone.0.weight"], start.backbone[0].weight, atol=1e-3)
     write_state_dict(tmp_path / "other.safetensors", {"conv.weight": torch.zeros(3)})
+    write_state_dict(start_file, start.state_dict() | {"backbone.2.weight": torch.zeros(1)})
+    with pytest.raises(CheckpointError, match=r"1 of another shape \(backbone\.2\.weight \(1,\) instead of"):
+        train_cam(photos, labels, CLASSES, tmp_path / "run2", init=start_file, reset_head=True, **FAST)
     with pytest.raises(CheckpointError, match=r"none of its 1 tensors fits, the first is conv\.weight"):
         train_cam(photos, labels, CLASSES, tmp_path / "other", init=tmp_path / "other.safetensors", **FAST)

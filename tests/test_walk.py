@@ -56,7 +56,7 @@ def dense_walk(scores: torch.Tensor, affinity: torch.Tensor, beta: float, steps:
 
 @pytest.mark.parametrize("solver", SOLVERS)
 @pytest.mark.parametrize("steps", [1, 64, 256])
-def test_full_size_reference(full_size, solver, steps):
+def test_golden_walk_at_full_size(full_size, solver, steps):
     found = random_walk(full_size["scores"], full_size["affinity"], steps=steps, solver=solver)
     assert found.dtype == torch.float32
     assert (found - full_size[f"t{steps}"]).abs().max() < 1e-4
@@ -65,7 +65,7 @@ def test_full_size_reference(full_size, solver, steps):
 @pytest.mark.parametrize("solver", ["power", "chebyshev"])
 @pytest.mark.parametrize("net", ["vgg16", "resnet38"])
 @pytest.mark.parametrize("together", [False, True], ids=["single", "batch"])
-def test_reference_scores_and_masks(golden, net, solver, together):
+def test_golden_scores_and_masks(golden, net, solver, together):
     cam = golden["cam"]
     alphas = (4, 16, 24, 32)
     full = [torch.cat([(1 - cam.amax(0, keepdim=True)) ** alpha, cam]) for alpha in alphas]

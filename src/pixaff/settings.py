@@ -95,9 +95,7 @@ class Settings:
         Raises:
             UsageError: No preset has that name.
         """
-        if preset not in PRESETS:
-            raise UsageError(f"no preset is called {preset!r}", f"presets: {', '.join(PRESETS)}")
-        other = PRESETS[preset]
+        other = preset_settings(preset)
         return self.replace(preset=preset, **{name: getattr(other, name) for name in NUMBERS})
 
     def pick(self, names: Iterable[str]) -> dict[str, Any]:
@@ -152,3 +150,19 @@ PRESETS: dict[str, Settings] = {
     ),
 }
 """Settings by name: the embedded model's and those of the published networks."""
+
+
+def preset_settings(name: str) -> Settings:
+    """The settings of a preset, its networks among them.
+
+    Raises:
+        UsageError: No preset has that name.
+    """
+    if name not in PRESETS:
+        raise UsageError(f"no preset is called {name!r}", f"presets: {', '.join(PRESETS)}")
+    return PRESETS[name]
+
+
+def settings_of_network(cam: str) -> Settings:
+    """The settings that a CAM network goes with: those of the first preset that has it, else the default numbers."""
+    return next((settings for settings in PRESETS.values() if settings.cam == cam), Settings(cam=cam))

@@ -21,6 +21,15 @@ def fit(
         Path | None, typer.Option("--classes", metavar="FILE", help="Class names; default: all that the labels use.")
     ] = None,
     listing: options.List = None,
+    preset: Annotated[
+        str | None, typer.Option("--preset", metavar="NAME", help="Networks and numbers of this preset; default: lite.")
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option("--model", "-m", metavar="NAME", help="Network of the activation maps.")
+    ] = None,
+    affinity_model: Annotated[
+        str | None, typer.Option("--affinity-model", metavar="NAME", help="Network of the affinities.")
+    ] = None,
     cam_epochs: Annotated[int | None, typer.Option("--cam-epochs", metavar="N", help="Of the classifier.")] = None,
     pixel_epochs: Annotated[
         int | None, typer.Option("--pixel-epochs", metavar="N", help="Of the classifier's pixel head.")
@@ -44,6 +53,7 @@ def fit(
         str | None,
         typer.Option("--affinity-init", metavar="FILE|random", help="Start weights; default: the package's."),
     ] = None,
+    reset_head: training.ResetHead = False,
     batch_size: training.BatchSize = None,
     optimizer: training.Optimizer = None,
     precision: training.Precision = None,
@@ -81,12 +91,15 @@ def fit(
 
     Stopped at any point, the same call goes on where it was. DIR is then a model: pixaff propagate --model DIR.
     """
-    from pixaff.settings import Settings
-    from pixaff.stages.training.recipe import AFFINITY_RECIPE, CAM_RECIPE, SEED_RECIPE
+    from pixaff.settings import preset_settings, settings_of_network
+    from pixaff.stages.training.recipe import SEED_RECIPE, affinity_recipe, cam_recipe
 
     shared = {"batch_size": batch_size, "optimizer": optimizer, "precision": precision, "seed": seed}
-    settings = Settings().replace(
+    base = preset_settings(preset) if preset else settings_of_network(model) if model else preset_settings("lite")
+    settings = base.replace(
         preset="own",
+        cam=model,
+        affinity=affinity_model,
         scales=optional_numbers(scales, "--scales"),
         flip=flip,
         size=size,
@@ -110,13 +123,14 @@ def fit(
             classes=classes,
             listing=listing,
             settings=settings,
-            cam_recipe=training.with_given(CAM_RECIPE, {**shared, "epochs": cam_epochs, "lr": cam_lr}),
+            cam_recipe=training.with_given(cam_recipe(settings.cam), {**shared, "epochs": cam_epochs, "lr": cam_lr}),
             seed_recipe=training.with_given(SEED_RECIPE, {**shared, "epochs": pixel_epochs, "lr": pixel_lr}),
             affinity_recipe=training.with_given(
-                AFFINITY_RECIPE, {**shared, "epochs": affinity_epochs, "lr": affinity_lr}
+                affinity_recipe(settings.affinity), {**shared, "epochs": affinity_epochs, "lr": affinity_lr}
             ),
             cam_init=cam_init,
             affinity_init=affinity_init,
+            reset_head=reset_head,
             long_side=whole_range(long_side, "--long-side"),
             crop=crop,
             engine=engine,

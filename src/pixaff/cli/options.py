@@ -16,7 +16,23 @@ List = Annotated[
     Path | None, typer.Option("--list", metavar="FILE", help="Take only the images named there, one a line.")
 ]
 Model = Annotated[
-    str, typer.Option("--model", "-m", metavar="lite|RUN", help="The embedded model, or a folder that `fit` made.")
+    str | None,
+    typer.Option(
+        "--model", "-m", metavar="lite|RUN", help="The embedded model (default), or a folder that `fit` made."
+    ),
+]
+CamWeights = Annotated[
+    Path | None, typer.Option("--cam-weights", metavar="FILE", help="Weights of the preset's CAM network.")
+]
+AffinityWeights = Annotated[
+    Path | None, typer.Option("--affinity-weights", metavar="FILE", help="Weights of the preset's AffinityNet.")
+]
+WeightsDir = Annotated[
+    Path | None, typer.Option("--weights-dir", metavar="DIR", help="Folder of the preset's weights, of any names.")
+]
+Networks = Annotated[
+    str | None,
+    typer.Option("--preset", metavar="NAME", help="Networks and numbers; with --model, its numbers alone."),
 ]
 Labels = Annotated[
     str,

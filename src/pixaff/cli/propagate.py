@@ -23,14 +23,17 @@ def propagate(
         bool,
         typer.Option("--save-scores", help="Write DIR/scores/NAME.npz too, for evaluate --sweep alpha=FROM:TO:STEP."),
     ] = False,
-    model: options.Model = "lite",
+    model: options.Model = None,
     labels: options.Labels = "predict",
     classes: options.Classes = None,
     cams: Annotated[
         Path | None, typer.Option("--cams", metavar="DIR", help="Refine these activation maps, not the model's own.")
     ] = None,
     listing: options.List = None,
-    preset: options.Preset = None,
+    preset: options.Networks = None,
+    cam_weights: options.CamWeights = None,
+    affinity_weights: options.AffinityWeights = None,
+    weights_dir: options.WeightsDir = None,
     alpha: options.Alpha = None,
     beta: options.Beta = None,
     radius: options.Radius = None,
@@ -50,7 +53,7 @@ def propagate(
 ) -> None:
     """Masks for photos: activation maps, random walk, dense CRF. Writes DIR/NAME.png in VOC's colours.
 
-    Numbers that are not given are the model's own.
+    Numbers that are not given are the model's own, or the preset's.
     """
     from pixaff.stages.inputs import default_out
 
@@ -65,6 +68,9 @@ def propagate(
             cams=cams,
             listing=listing,
             preset=preset,
+            cam_weights=cam_weights,
+            affinity_weights=affinity_weights,
+            weights_dir=weights_dir,
             scales=optional_numbers(scales, "--scales"),
             flip=flip,
             size=size,

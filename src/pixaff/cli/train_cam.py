@@ -21,6 +21,7 @@ def train_cam(
     listing: options.List = None,
     model: training.Network = "lite_cam",
     init: training.Init = None,
+    reset_head: training.ResetHead = False,
     crf_low: Annotated[
         str | None,
         typer.Option("--crf-low", metavar="DIR", help="Train the pixel head, on these posteriors."),
@@ -48,9 +49,9 @@ def train_cam(
     as_json: options.Json = False,
 ) -> None:
     """Train the classifier of activation maps on photos with image-level labels. Writes DIR/cam.safetensors."""
-    from pixaff.stages.training.recipe import CAM_RECIPE, SEED_RECIPE
+    from pixaff.stages.training.recipe import SEED_RECIPE, cam_recipe
 
-    recipe = training.with_given(CAM_RECIPE if crf_low is None else SEED_RECIPE, locals())
+    recipe = training.with_given(cam_recipe(model) if crf_low is None else SEED_RECIPE, locals())
     with Console(as_json) as console:
         trained = pixaff.train_cam(
             photos,
@@ -59,6 +60,7 @@ def train_cam(
             out,
             model=model,
             init=init,
+            reset_head=reset_head,
             listing=listing,
             crf_low=crf_low,
             crf_high=crf_high,

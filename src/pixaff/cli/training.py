@@ -18,6 +18,9 @@ Network = Annotated[str, typer.Option("--model", "-m", metavar="NAME", help="Net
 Init = Annotated[
     str | None, typer.Option("--init", metavar="FILE|random", help="Start weights; default: those in the package.")
 ]
+ResetHead = Annotated[
+    bool, typer.Option("--reset-head", help="Let the class rows start anew where FILE has those of other classes.")
+]
 Crop = Annotated[int, typer.Option("--crop", metavar="PIXELS", help="Side of the random crop.")]
 Epochs = Annotated[int | None, typer.Option("--epochs", metavar="N", help="Times that every photo is seen.")]
 BatchSize = Annotated[int | None, typer.Option("--batch-size", "-b", min=1, metavar="N", help="Photos a step.")]

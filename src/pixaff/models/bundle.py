@@ -8,8 +8,8 @@ network and classes, the settings are the preset's; with ``affinity.safetensors`
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -19,8 +19,9 @@ import pixaff.weights
 from pixaff.errors import CheckpointError, PixaffError
 from pixaff.io.atomic import write_text
 from pixaff.io.checkpoints import read_metadata, write_state_dict
-from pixaff.models.registry import create_model, load_checkpoint
-from pixaff.settings import Settings
+from pixaff.models.loading import load_checkpoint
+from pixaff.models.registry import create_model
+from pixaff.settings import Settings, settings_of_network
 
 FORMAT = 1
 EMBEDDED = "lite"
@@ -32,18 +33,20 @@ class Bundle:
     """A loaded model.
 
     Attributes:
-        cam: CAM network, in evaluation mode.
+        cam: CAM network, in evaluation mode, or None when the run refines given maps.
         affinity: AffinityNet, in evaluation mode, or None when the run has not trained it yet.
         classes: Names of the mask values 1, 2, ...
         settings: The numbers that fit the two networks.
         path: The folder.
+        sources: Weights files by part, where they are no folder of pixaff's.
     """
 
-    cam: nn.Module
+    cam: nn.Module | None
     affinity: nn.Module | None
     classes: tuple[str, ...]
     settings: Settings
     path: Path
+    sources: Mapping[str, str] = field(default_factory=dict)
 
 
 def embedded_folder() -> Path:
@@ -92,7 +95,7 @@ def _trained(weights: Path) -> tuple[tuple[str, ...], Settings]:
     metadata = read_metadata(weights)
     try:
         classes = tuple(str(name) for name in json.loads(metadata["classes"]))
-        return classes, Settings(cam=metadata["network"])
+        return classes, settings_of_network(metadata["network"])
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(
             f"{weights} does not say which network and classes it is for", "train it with pixaff train-cam"

@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import difflib
-import os
 from collections.abc import Callable
 
 from torch import nn
 
-from pixaff.errors import CheckpointError, UsageError
-from pixaff.io.checkpoints import read_state_dict
+from pixaff.errors import UsageError
 from pixaff.models.lite import LiteAffinity, LiteCam
+from pixaff.models.resnet38 import ResNet38Affinity, ResNet38Cam
+from pixaff.models.vgg16 import Vgg16Affinity, Vgg16Cam
 
-_CAM: dict[str, Callable[[int], nn.Module]] = {"lite_cam": LiteCam}
-_AFFINITY: dict[str, Callable[[], nn.Module]] = {"lite_affinity": LiteAffinity}
+_CAM: dict[str, Callable[[int], nn.Module]] = {
+    "lite_cam": LiteCam,
+    "vgg16_cam": Vgg16Cam,
+    "resnet38_cam": ResNet38Cam,
+}
+_AFFINITY: dict[str, Callable[[], nn.Module]] = {
+    "lite_affinity": LiteAffinity,
+    "vgg16_affinity": Vgg16Affinity,
+    "resnet38_affinity": ResNet38Affinity,
+}
 
 
 def list_models() -> list[str]:
@@ -42,35 +50,3 @@ def create_model(name: str, num_classes: int = 20) -> nn.Module:
         f"no network is called {name!r}",
         f"did you mean {near[0]}?" if near else f"networks: {', '.join(list_models())}",
     )
-
-
-def load_checkpoint(model: nn.Module, path: str | os.PathLike[str]) -> nn.Module:
-    """Load a file of weights into a network; every tensor must be there and fit. No code of the file is run.
-
-    Returns:
-        The model.
-
-    Raises:
-        CheckpointError: The file cannot be read, or tensors are missing, left over or of another shape.
-    """
-    state, own = read_state_dict(path), model.state_dict()
-    # Files of older PyTorch versions lack these counters, which nothing in evaluation uses.
-    missing = [name for name in own if name not in state and not name.endswith("num_batches_tracked")]
-    extra = [name for name in state if name not in own]
-    shapes = [
-        f"{name} {tuple(state[name].shape)} instead of {tuple(tensor.shape)}"
-        for name, tensor in own.items()
-        if name in state and state[name].shape != tensor.shape
-    ]
-    problems = [
-        f"{len(names)} {kind} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
-        for kind, names in (("missing", missing), ("unknown", extra), ("of another shape", shapes))
-        if names
-    ]
-    if problems:
-        raise CheckpointError(
-            f"{path}: the tensors do not fit {type(model).__name__}: {'; '.join(problems)}",
-            "give the weights of this network, with the same number of classes",
-        )
-    model.load_state_dict(state, strict=False)
-    return model

@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pixaff.io.cams import write_cams
-from pixaff.models.bundle import load_bundle
+from pixaff.models.bundle import EMBEDDED, load_bundle
+from pixaff.models.presets import Weights, load_preset, own_networks
 from pixaff.stages.device import device_words, pick_device
 from pixaff.stages.inputs import find_images
 from pixaff.stages.labelling import class_names, labels_of, read_given_labels
@@ -20,7 +21,7 @@ from pixaff.stages.pools import BATCH, READERS, default_workers, in_batches
 from pixaff.stages.record import announce, write_record
 from pixaff.stages.runner import Callback, Report, run, silent
 
-SETTINGS = ("cam", "scales", "flip", "size", "label_threshold")
+SETTINGS = ("preset", "cam", "scales", "flip", "size", "label_threshold")
 """Those that decide the maps."""
 
 Maps = tuple[tuple[int, ...], NDArray[np.float32], tuple[int, int]]
@@ -31,10 +32,13 @@ def cam(
     inputs: str | Path | Sequence[str | Path],
     out: str | Path,
     *,
-    model: str | Path = "lite",
+    model: str | Path | None = None,
     labels: str | Path = "predict",
     classes: str | Path | None = None,
     listing: str | Path | None = None,
+    preset: str | None = None,
+    cam_weights: str | Path | None = None,
+    weights_dir: str | Path | None = None,
     scales: Sequence[float] | None = None,
     flip: bool | None = None,
     size: int | None = None,
@@ -50,10 +54,14 @@ def cam(
     Args:
         inputs: Photos: a folder, a file, "-" for paths on standard input, or several of these.
         out: Folder for the maps.
-        model: "lite", the embedded one, or a folder that `pixaff.fit` made.
+        model: "lite", the embedded one, or a folder that `pixaff.fit` made. None takes the network of ``preset``, or
+            "lite" without one.
         labels: "predict", a labels.csv, or a folder of VOC XML files.
         classes: File of class names, to make sure that they are the model's.
         listing: List of photos to take.
+        preset: Network and scales; where ``model`` is given, as for `pixaff.propagate`, numbers that maps do not need.
+        cam_weights: Weights of the preset's network.
+        weights_dir: Folder with such a file, recognised by its tensors.
         scales: Image scales whose maps are summed.
         flip: Whether mirror images are seen as well.
         size: Long side in pixels at which the network works; larger photos are shrunk, 0 means never.
@@ -75,11 +83,19 @@ def cam(
     """
     out, where = Path(out), pick_device(device)
     photos = find_images(inputs, None if listing is None else Path(listing))
-    bundle = load_bundle(model, where)
-    settings = bundle.settings.replace(scales=scales, flip=flip, size=size, label_threshold=label_threshold)
+    weights = Weights(cam_weights, None, weights_dir)
+    networks = own_networks(model, preset, weights)
+    if networks is not None:
+        bundle = load_preset(networks, weights, where, classes=classes, parts=("cam",))
+    else:
+        bundle = load_bundle(model or EMBEDDED, where)
+    settings = bundle.settings
+    if networks is None and preset is not None:
+        settings = settings.with_numbers_of(preset)
+    settings = settings.replace(scales=scales, flip=flip, size=size, label_threshold=label_threshold)
     names = class_names(classes, bundle.classes)
     given = read_given_labels(labels, names, photos, command="cam", listed=listing is not None, report=report)
-    shown = {"model": str(model), "labels": str(labels), **settings.pick(SETTINGS)}
+    shown = {**(bundle.sources or {"model": str(model or EMBEDDED)}), "labels": str(labels), **settings.pick(SETTINGS)}
     announce(out, "cam", shown, device=device_words(where), overwrite=overwrite, report=report)
 
     def load(path: Path) -> Photo:
@@ -117,6 +133,7 @@ def cam(
         device=device_words(where),
         classes=names,
         list=listing,
+        images=len(photos),
         counts=result.counts(),
         failed=dict(result.failed),
     )

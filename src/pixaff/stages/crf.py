@@ -13,7 +13,7 @@ import torch
 from pixaff.io.cams import read_cams, write_cams
 from pixaff.ops.cam import with_background
 from pixaff.ops.crf import dense_crf
-from pixaff.settings import Settings
+from pixaff.settings import Settings, preset_settings
 from pixaff.stages.device import device_words, pick_device
 from pixaff.stages.inputs import existing_folder, find_cams, find_images
 from pixaff.stages.maps import given_maps, load_photo
@@ -70,7 +70,7 @@ def crf(
         OutputError: The output folder cannot be written.
     """
     out, folder = Path(out), existing_folder(cams, "make activation maps first: pixaff cam")
-    settings = Settings().with_numbers_of(preset).replace(crf_low=crf_low, crf_high=crf_high, size=size)
+    settings = preset_settings(preset).replace(crf_low=crf_low, crf_high=crf_high, size=size)
     photos = find_images(inputs, None if listing is None else Path(listing))
     where = pick_device(device)
     shown = {"cams": str(cams), **settings.pick(SETTINGS), "engine": check_engine(engine)}
@@ -98,6 +98,7 @@ def crf(
         shown,
         device=device_words(where),
         list=listing,
+        images=len(photos),
         counts=result.counts(),
         failed=dict(result.failed),
     )

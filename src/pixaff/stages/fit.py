@@ -20,6 +20,7 @@ from pixaff.models.bundle import AFFINITY, CAM, RECORD, write_bundle
 from pixaff.settings import Settings, value_words
 from pixaff.stages.cam import cam
 from pixaff.stages.crf import crf
+from pixaff.stages.device import device_words, pick_device
 from pixaff.stages.inputs import find_images
 from pixaff.stages.labelling import labels_of, read_given_labels
 from pixaff.stages.propagate import propagate
@@ -27,8 +28,9 @@ from pixaff.stages.record import read_record, write_record
 from pixaff.stages.runner import Callback, Event, Report, silent
 from pixaff.stages.train_affinity import train_affinity
 from pixaff.stages.train_cam import train_cam
+from pixaff.stages.training import recipe
 from pixaff.stages.training.folder import Trained, digest, leave_out, leave_out_unreadable
-from pixaff.stages.training.recipe import AFFINITY_RECIPE, CAM_RECIPE, SEED_RECIPE, Recipe, TrainingError
+from pixaff.stages.training.recipe import SEED_RECIPE, Recipe, TrainingError
 
 COMMAND = "fit"
 PARTS = ("train-cam", "seed-cams", "seed-crf", "train-pixels", "cams", "crf", "train-affinity", "masks")
@@ -43,11 +45,12 @@ def fit(
     classes: str | Path | Sequence[str] | None = None,
     listing: str | Path | None = None,
     settings: Settings | None = None,
-    cam_recipe: Recipe = CAM_RECIPE,
+    cam_recipe: Recipe | None = None,
     seed_recipe: Recipe = SEED_RECIPE,
-    affinity_recipe: Recipe = AFFINITY_RECIPE,
+    affinity_recipe: Recipe | None = None,
     cam_init: str | Path | None = None,
     affinity_init: str | Path | None = None,
+    reset_head: bool = False,
     long_side: tuple[int, int] = (256, 512),
     crop: int = 448,
     engine: str = "auto",
@@ -71,8 +74,8 @@ def fit(
         listing: List of the photos to take.
         settings: Networks and numbers of the model, kept in it.
         cam_recipe, seed_recipe, affinity_recipe: Epochs, learning rate, seed and the like of the classifier's
-            training, of its pixel head's if it has one, and of the AffinityNet's.
-        cam_init, affinity_init: Weights to start from; see `pixaff.train_cam`.
+            training, of its pixel head's if it has one, and of the AffinityNet's; None takes each network's own.
+        cam_init, affinity_init, reset_head: Weights to start from; see `pixaff.train_cam`.
         long_side: Range of the long side in pixels to which a photo is randomly resized for the classifier.
         crop: Side in pixels of the random crop of all trainings.
         engine: Of the dense CRF: "torch", "pydensecrf" or "auto".
@@ -93,6 +96,9 @@ def fit(
     """
     out, labels = Path(out), Path(labels)
     settings = settings or Settings()
+    cam_recipe = cam_recipe or recipe.cam_recipe(settings.cam)
+    affinity_recipe = affinity_recipe or recipe.affinity_recipe(settings.affinity)
+    where = pick_device(device)
     result = Trained(path=out)
     if overwrite:
         _clear(out)
@@ -113,7 +119,8 @@ def fit(
         "data": digest(f"{photo.stem} {present}" for photo, present in labelled.items()),
     }
     _same_run(out, options)
-    write_record(out, COMMAND, options)
+    write_record(out, COMMAND, options, device=device_words(where), list=listing, images=len(labelled))
+    report(Event("settings", COMMAND, data={**options, "device": device_words(where)}))
     write_text(out / "classes.txt", "".join(f"{name}\n" for name in names))
     seconds = 0.0
 
@@ -133,9 +140,9 @@ def fit(
 
     stage(
         lambda paths, listed: train_cam(
-            paths, labels, names, out / "train-cam", model=settings.cam, init=cam_init, listing=listed,
-            size=long_side, crop=crop, recipe=cam_recipe, device=device, workers=workers, save_every=save_every,
-            resume=True, report=report,
+            paths, labels, names, out / "train-cam", model=settings.cam, init=cam_init, reset_head=reset_head,
+            listing=listed, size=long_side, crop=crop, recipe=cam_recipe, device=device, workers=workers,
+            save_every=save_every, resume=True, report=report,
         )
     )  # fmt: skip
     cam_model, trained = create_model(settings.cam, len(names)), out / "train-cam"

@@ -16,8 +16,12 @@ from pixaff.io.cams import read_cams
 from pixaff.io.checkpoints import read_metadata, read_state_dict
 from pixaff.io.images import IMAGE_SUFFIXES, image_size
 from pixaff.io.masks import VOID, read_mask, voc_palette
+from pixaff.settings import NUMBERS, PRESETS
 from pixaff.stages.pools import default_workers
 from pixaff.stages.record import NAME, read_record, versions
+
+PRESET_FACTS = ("cam", "affinity", "scales", "size", *NUMBERS)
+"""What of a preset is listed."""
 
 
 def info(path: str | Path | None = None) -> dict[str, Any]:
@@ -58,6 +62,7 @@ def _installation() -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "crf_engines": ["torch", *(["pydensecrf"] if importlib.util.find_spec("pydensecrf") else [])],
         "models": list_models(),
+        "presets": {name: settings.pick(PRESET_FACTS) for name, settings in PRESETS.items()},
     }
     try:
         bundle = load_bundle("lite", torch.device("cpu"))

@@ -16,7 +16,8 @@ from pixaff.io.atomic import atomic_path
 from pixaff.io.cams import CamFile, read_cams
 from pixaff.io.masks import write_mask
 from pixaff.io.scores import write_scores
-from pixaff.models.bundle import load_bundle
+from pixaff.models.bundle import EMBEDDED, load_bundle
+from pixaff.models.presets import PARTS, Weights, load_preset, own_networks
 from pixaff.ops.powers import background_powers
 from pixaff.ops.walk import random_walk
 from pixaff.settings import Settings
@@ -47,12 +48,15 @@ def propagate(
     inputs: str | Path | Sequence[str | Path],
     out: str | Path | None = None,
     *,
-    model: str | Path = "lite",
+    model: str | Path | None = None,
     labels: str | Path = "predict",
     classes: str | Path | None = None,
     cams: str | Path | None = None,
     listing: str | Path | None = None,
     preset: str | None = None,
+    cam_weights: str | Path | None = None,
+    affinity_weights: str | Path | None = None,
+    weights_dir: str | Path | None = None,
     scales: Sequence[float] | None = None,
     flip: bool | None = None,
     size: int | None = None,
@@ -77,12 +81,15 @@ def propagate(
     Args:
         inputs: Photos: a folder, a file, "-" for paths on standard input, or several of these.
         out: Folder for the masks; default ``photos-masks`` for ``photos``.
-        model: "lite", the embedded one, or a folder that `pixaff.fit` made.
+        model: "lite", the embedded one, or a folder that `pixaff.fit` made. None takes the networks of ``preset``,
+            or "lite" without one.
         labels: "predict", a labels.csv, or a folder of VOC XML files.
         classes: File of class names, to make sure that they are the model's.
         cams: Folder of activation maps to refine instead of the model's own.
         listing: List of photos to take.
-        preset: Take the method's numbers from this preset instead of the model's own.
+        preset: Networks and numbers; where ``model`` is given, the numbers of the method alone.
+        cam_weights, affinity_weights: Weights of the preset's networks. Given ``cams`` need no CAM network.
+        weights_dir: Folder of such files, recognised by their tensors.
         scales, flip, label_threshold: See `pixaff.cam`.
         size: Long side in pixels at which networks and CRF work; larger photos are shrunk, 0 means never. Masks have
             the photo's own size all the same.
@@ -115,11 +122,19 @@ def propagate(
     out = Path(out) if out is not None else default_out(entries, "masks")
     where = pick_device(device)
     photos = find_images(entries, None if listing is None else Path(listing))
-    bundle = load_bundle(model, where)
+    weights = Weights(cam_weights, affinity_weights, weights_dir)
+    networks = own_networks(model, preset, weights)
+    if networks is not None:
+        parts = PARTS if cams is None else ("affinity",)
+        bundle = load_preset(networks, weights, where, classes=classes, parts=parts)
+    else:
+        bundle = load_bundle(model or EMBEDDED, where)
     affinity = bundle.affinity
     if affinity is None:
         raise CheckpointError(f"{bundle.path} holds no AffinityNet", "train one: pixaff train-affinity, or pixaff fit")
-    settings = bundle.settings if preset is None else bundle.settings.with_numbers_of(preset)
+    settings = bundle.settings
+    if networks is None and preset is not None:
+        settings = settings.with_numbers_of(preset)
     settings = settings.replace(
         scales=scales,
         flip=flip,
@@ -138,7 +153,8 @@ def propagate(
     names = class_names(classes, bundle.classes)
     given = read_given_labels(labels, names, photos, command=COMMAND, listed=listing is not None, report=report)
     folder = None if cams is None else existing_folder(cams)
-    shown = {"model": str(model), "labels": str(labels), **({} if cams is None else {"cams": str(cams)})}
+    shown = {**(bundle.sources or {"model": str(model or EMBEDDED)}), "labels": str(labels)}
+    shown |= {} if cams is None else {"cams": str(cams)}
     shown |= {**settings.pick(SETTINGS), "engine": check_engine(engine)}
     announce(out, COMMAND, shown, device=device_words(where), overwrite=overwrite, report=report)
 
@@ -209,6 +225,7 @@ def propagate(
         device=device_words(where),
         classes=names,
         list=listing,
+        images=len(photos),
         counts=result.counts(),
         failed=dict(result.failed),
     )

@@ -21,7 +21,7 @@ from pixaff.stages.training.datasets import CELL, AffinityPhotos, normalisation
 from pixaff.stages.training.folder import Trained, check_sizes, digest, finish, is_trained
 from pixaff.stages.training.loop import LossFn, train
 from pixaff.stages.training.posteriors import confident_cells
-from pixaff.stages.training.recipe import AFFINITY_RECIPE, Recipe
+from pixaff.stages.training.recipe import Recipe, affinity_recipe
 from pixaff.stages.training.starting import seeded, start_weights
 
 COMMAND = "train-affinity"
@@ -39,7 +39,7 @@ def train_affinity(
     size: int = 512,
     crop: int = 448,
     radius: int = 5,
-    recipe: Recipe = AFFINITY_RECIPE,
+    recipe: Recipe | None = None,
     device: str = "auto",
     workers: int | None = None,
     save_every: float = 300.0,
@@ -60,7 +60,7 @@ def train_affinity(
         size: Long side in pixels to which larger photos are shrunk; 0 means never.
         crop: Side in pixels of the random crop, a multiple of 8.
         radius: Pairs lie closer than this many cells of 8 pixels.
-        recipe: Epochs, learning rate, seed and the like.
+        recipe: Epochs, learning rate, seed and the like; None takes the network's own (see `affinity_recipe`).
         device, workers, save_every, resume, overwrite, report: See `pixaff.train_cam`.
 
     Returns:
@@ -74,7 +74,7 @@ def train_affinity(
             training.
         CheckpointError: ``init`` cannot be read or does not fit.
     """
-    weights = Path(out) / AFFINITY
+    weights, recipe = Path(out) / AFFINITY, recipe or affinity_recipe(model)
     check_sizes(crop)
     if radius < 2:
         raise UsageError(f"radius is {radius}, expected at least 2 cells")
@@ -93,8 +93,8 @@ def train_affinity(
     with seeded(recipe.seed):
         network = create_model(model)
         start = start_weights(network, model, init, COMMAND, report)
-    mean, std = normalisation(network)
-    dataset = AffinityPhotos(kept, sizes, maps, mean=mean, std=std, crop=crop, seed=recipe.seed)
+    mean, std, bgr = normalisation(network)
+    dataset = AffinityPhotos(kept, sizes, maps, mean=mean, std=std, bgr=bgr, crop=crop, seed=recipe.seed)
     data = digest(part for photo, cells in zip(kept, maps, strict=True) for part in (photo.stem, cells.tobytes()))
     config = {"model": model, "init": start, "size": size, "crop": crop, "radius": radius, "data": data}
     train(
@@ -104,6 +104,7 @@ def train_affinity(
         result,
         recipe,
         config=config,
+        listing=listing,
         device=device,
         workers=workers,
         save_every=save_every,

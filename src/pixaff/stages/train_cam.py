@@ -29,7 +29,7 @@ from pixaff.stages.training.folder import (
 )
 from pixaff.stages.training.loop import LossFn, train
 from pixaff.stages.training.posteriors import confident_cells
-from pixaff.stages.training.recipe import CAM_RECIPE, SEED_RECIPE, Recipe, TrainingError
+from pixaff.stages.training.recipe import SEED_RECIPE, Recipe, TrainingError, cam_recipe
 from pixaff.stages.training.starting import seeded, start_weights
 
 COMMAND = "train-cam"
@@ -43,6 +43,7 @@ def train_cam(
     *,
     model: str = "lite_cam",
     init: str | Path | None = None,
+    reset_head: bool = False,
     listing: str | Path | None = None,
     crf_low: str | Path | None = None,
     crf_high: str | Path | None = None,
@@ -64,15 +65,17 @@ def train_cam(
         classes: classes.txt, or the names themselves, in the order of the mask values 1, 2, ...
         out: Folder of the weights ``cam.safetensors``, ``metrics.jsonl``, ``loss.png`` and ``run.json``.
         model: Registry name of the network.
-        init: Weights to start from, a file or "random"; tensors that do not fit, such as the rows of other classes,
-            start anew. None takes the weights shipped with pixaff where the network has some.
+        init: Weights to start from, a file or "random"; what the file lacks starts anew. None takes the weights
+            shipped with pixaff where the network has some.
+        reset_head: Let the class rows start anew where ``init`` has those of another number of classes.
         listing: List of the photos to train on.
         crf_low: Folder of posteriors with much background, made from a first network's maps. With both folders it is
             the network's pixel head that is trained, on the cells that both are sure of (see `seed_loss`).
         crf_high: Folder of posteriors with little background.
         size: Range of the long side in pixels to which a photo is randomly resized.
         crop: Side in pixels of the random crop.
-        recipe: Epochs, learning rate, seed and the like; None takes `CAM_RECIPE`, or `SEED_RECIPE` with posteriors.
+        recipe: Epochs, learning rate, seed and the like; None takes the network's own (see
+            `cam_recipe`), or `SEED_RECIPE` with posteriors.
         device: "auto", "cpu", "cuda" or "cuda:n".
         workers: Processes that read photos; None chooses.
         save_every: Seconds between two checkpoints.
@@ -95,7 +98,7 @@ def train_cam(
     check_sizes(crop, *size)
     if (crf_low is None) != (crf_high is None):
         raise UsageError("found one folder of posteriors, expected two", "give both --crf-low and --crf-high")
-    recipe = recipe or (CAM_RECIPE if crf_low is None else SEED_RECIPE)
+    recipe = recipe or (cam_recipe(model) if crf_low is None else SEED_RECIPE)
     result = Trained(path=weights)
     if is_trained(weights, resume, overwrite, COMMAND, report):
         return result
@@ -114,23 +117,25 @@ def train_cam(
 
     with seeded(recipe.seed):
         network = create_model(model, len(names))
-        start = start_weights(network, model, init, COMMAND, report)
+        start = start_weights(network, model, init, COMMAND, report, reset_head)
     if hasattr(network, "pixel_logits"):
         network.get_buffer("seeded").fill_(crf_low is not None)
     elif crf_low is not None:
         raise UsageError(f"{model} has no pixel head to train on posteriors", "leave out --crf-low and --crf-high")
-    mean, std = normalisation(network)
+    mean, std, bgr = normalisation(network)
     config = {"model": model, "init": start, "classes": list(names), "size": list(size), "crop": crop}
     dataset: CamPhotos | AffinityPhotos
     if crf_low is None or crf_high is None:
-        dataset = CamPhotos(kept, present, len(names), mean=mean, std=std, size=size, crop=crop, seed=recipe.seed)
+        dataset = CamPhotos(
+            kept, present, len(names), mean=mean, std=std, bgr=bgr, size=size, crop=crop, seed=recipe.seed
+        )
         config["data"] = digest(f"{photo.stem} {shown}" for photo, shown in zip(kept, present, strict=True))
         loss: LossFn = cam_loss
     else:
         kept, sizes, maps = confident_cells(
             kept, Path(crf_low), Path(crf_high), size[1], workers or default_workers(), result, COMMAND, report
         )
-        dataset = AffinityPhotos(kept, sizes, maps, mean=mean, std=std, crop=crop, seed=recipe.seed)
+        dataset = AffinityPhotos(kept, sizes, maps, mean=mean, std=std, bgr=bgr, crop=crop, seed=recipe.seed)
         cells = zip(dataset.paths, dataset.label_maps, strict=True)
         config["data"] = digest(part for photo, labels in cells for part in (photo.stem, labels.tobytes()))
         loss = seed_loss
@@ -141,6 +146,7 @@ def train_cam(
         result,
         recipe,
         config=config,
+        listing=listing,
         device=device,
         workers=workers,
         save_every=save_every,

@@ -96,12 +96,17 @@ def jitter_colours(
     return picture
 
 
-def place_picture(picture: Image.Image, crop: Crop, mean: tuple[float, ...], std: tuple[float, ...]) -> torch.Tensor:
-    """Normalise the crop's window and put it on the canvas: float32 (3, side, side), zeros around it."""
+def place_picture(
+    picture: Image.Image, crop: Crop, mean: tuple[float, ...], std: tuple[float, ...], bgr: bool = False
+) -> torch.Tensor:
+    """Normalise the crop's window and put it on the canvas: float32 (3, side, side), zeros around it.
+
+    With ``bgr`` the normalised colours come out in the order blue, green, red.
+    """
     pixels = F.normalize(F.to_dtype(F.pil_to_tensor(picture), torch.float32, scale=True), list(mean), list(std))
     canvas = torch.zeros(3, crop.side, crop.side)
     (top, left), (height, width) = crop.target, crop.extent
-    canvas[:, top : top + height, left : left + width] = pixels
+    canvas[:, top : top + height, left : left + width] = pixels.flip(0) if bgr else pixels
     return canvas.flip(-1) if crop.mirror else canvas
 
 

@@ -83,10 +83,10 @@ def load_batches(dataset: Dataset[Sample], batches: list[list[Key]], workers: in
     )
 
 
-def normalisation(model: nn.Module) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation of the colours, of values 0 to 1, that a network expects."""
+def normalisation(model: nn.Module) -> tuple[tuple[float, ...], tuple[float, ...], bool]:
+    """Mean and standard deviation of red, green and blue from 0 to 1 that a network expects, and whether as BGR."""
     mean, std = (tuple(float(value) for value in getattr(model, name)) for name in ("mean", "std"))
-    return mean, std
+    return mean, std, bool(getattr(model, "bgr", False))
 
 
 class CamPhotos(Dataset[Sample]):
@@ -99,6 +99,7 @@ class CamPhotos(Dataset[Sample]):
         classes: Of each photo, the present classes (0-based).
         num_classes: K.
         mean, std: Normalisation of the network, of values 0 to 1.
+        bgr: Whether the network wants blue before red.
         size: Range of the long side in pixels.
         crop: Side of the crop in pixels.
         seed: Decides all augmentation.
@@ -115,8 +116,9 @@ class CamPhotos(Dataset[Sample]):
         size: tuple[int, int],
         crop: int,
         seed: int,
+        bgr: bool = False,
     ) -> None:
-        self.paths, self.mean, self.std = list(paths), mean, std
+        self.paths, self.mean, self.std, self.bgr = list(paths), mean, std, bgr
         self.size, self.crop, self.seed = size, crop, seed
         self.targets = torch.zeros(len(paths), num_classes)
         for row, present in zip(self.targets, classes, strict=True):
@@ -134,7 +136,8 @@ class CamPhotos(Dataset[Sample]):
             return {}, failed
         crop = random_crop(rng, random_size(rng, image.shape[:2], self.size), self.crop)
         picture = jitter_colours(rng, cut_picture(image, crop))
-        return {"image": place_picture(picture, crop, self.mean, self.std), "target": self.targets[index]}, failed
+        pixels = place_picture(picture, crop, self.mean, self.std, self.bgr)
+        return {"image": pixels, "target": self.targets[index]}, failed
 
 
 class AffinityPhotos(Dataset[Sample]):
@@ -146,7 +149,7 @@ class AffinityPhotos(Dataset[Sample]):
         paths: The photos.
         sizes: Of each photo, (height, width) in pixels to which it is brought.
         label_maps: Of each photo, uint8 (ceil(height / 8), ceil(width / 8)); see `pixaff.ops.labels`.
-        mean, std, crop, seed: As for `CamPhotos`; the crop is a multiple of 8.
+        mean, std, bgr, crop, seed: As for `CamPhotos`; the crop is a multiple of 8.
     """
 
     def __init__(
@@ -159,9 +162,10 @@ class AffinityPhotos(Dataset[Sample]):
         std: tuple[float, ...],
         crop: int,
         seed: int,
+        bgr: bool = False,
     ) -> None:
         self.paths, self.sizes, self.label_maps = list(paths), list(sizes), list(label_maps)
-        self.mean, self.std, self.crop, self.seed = mean, std, crop, seed
+        self.mean, self.std, self.bgr, self.crop, self.seed = mean, std, bgr, crop, seed
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -176,7 +180,7 @@ class AffinityPhotos(Dataset[Sample]):
         crop = random_crop(rng, self.sizes[index], self.crop, grid=CELL)
         picture = jitter_colours(rng, cut_picture(image, crop))
         labels = cut_cells(self.label_maps[index], crop, CELL, outside=IGNORE)
-        return {"image": place_picture(picture, crop, self.mean, self.std), "labels": labels}, failed
+        return {"image": place_picture(picture, crop, self.mean, self.std, self.bgr), "labels": labels}, failed
 
 
 def _first_readable(

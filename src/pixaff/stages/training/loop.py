@@ -48,6 +48,7 @@ def train(
     recipe: Recipe,
     *,
     config: Mapping[str, Any],
+    listing: str | Path | None = None,
     device: str = "auto",
     workers: int | None = None,
     save_every: float = 300.0,
@@ -66,6 +67,7 @@ def train(
         recipe: The numbers of the training.
         config: What else decides the result (the network's name, the crop, a digest of the data), in plain values.
             A checkpoint is only resumed with the recipe and configuration that it was written with.
+        listing: List that chose the photos, for the record.
         device: "auto", "cpu", "cuda" or "cuda:n".
         workers: Processes that read photos; None chooses.
         save_every: Seconds between two checkpoints; 0 writes one after every step.
@@ -93,7 +95,7 @@ def train(
         report(Event("note", command, f"going on after step {at.step} of {len(batches)}"))
     began = at.step
     keep_records(out, began)
-    write_record(out, command, config, device=device_words(where))
+    write_record(out, command, config, device=device_words(where), list=listing, images=len(dataset))
     report(Event("settings", command, data=config))
     report(Event("begin", command, total=len(batches) - began))
 

@@ -75,3 +75,25 @@ SEED_RECIPE = Recipe(
     epochs=3, batch_size=16, lr=1e-4, optimizer="adamw", weight_decay=1e-2, backbone_lr_scale=0.0, precision="fp32"
 )
 AFFINITY_RECIPE = Recipe(epochs=8, batch_size=8, lr=2e-4, optimizer="adamw")
+
+# Section 4.2 of the paper and the authors' release: SGD at 0.1, new layers at ten times that, all in float32.
+PUBLISHED_CAM_RECIPE = Recipe(epochs=15, batch_size=16, lr=0.1, precision="fp32")
+PUBLISHED_AFFINITY_RECIPE = Recipe(epochs=8, batch_size=8, lr=0.1, precision="fp32")
+
+OWN_RECIPES = {
+    "vgg16_cam": PUBLISHED_CAM_RECIPE,
+    "resnet38_cam": PUBLISHED_CAM_RECIPE,
+    "vgg16_affinity": PUBLISHED_AFFINITY_RECIPE,
+    "resnet38_affinity": PUBLISHED_AFFINITY_RECIPE,
+}
+"""Recipes of the networks that are not trained by the default ones."""
+
+
+def cam_recipe(network: str) -> Recipe:
+    """The recipe by which a classifier is trained when none is given."""
+    return OWN_RECIPES.get(network, CAM_RECIPE)
+
+
+def affinity_recipe(network: str) -> Recipe:
+    """The recipe by which an AffinityNet is trained when none is given."""
+    return OWN_RECIPES.get(network, AFFINITY_RECIPE)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from torch import nn
 from pixaff.errors import CheckpointError
 from pixaff.io.checkpoints import read_state_dict
 from pixaff.models.bundle import AFFINITY, CAM, embedded_folder
+from pixaff.models.loading import head_error, misfits, other_classes, wrong_shapes
 from pixaff.stages.runner import Callback, Event
 
 RANDOM = "random"
@@ -27,28 +28,40 @@ def seeded(seed: int) -> Iterator[None]:
         yield
 
 
-def load_fitting(model: nn.Module, path: Path) -> list[str]:
-    """Copy those tensors of a weights file that have their name and shape in the model.
+def load_fitting(model: nn.Module, path: Path, reset_head: bool) -> tuple[list[str], list[str]]:
+    """Copy the tensors of a weights file that the model has; others start anew, or are passed over.
 
     Returns:
-        Names of the model's parameters that the file does not set.
+        Names of the model's parameters that the file does not set, and of the file's tensors without use.
 
     Raises:
-        CheckpointError: The file cannot be read, or nothing in it fits.
+        CheckpointError: The file cannot be read, nothing in it fits, a tensor has another shape, or its head is for
+            another number of classes and ``reset_head`` is not set.
     """
-    state = read_state_dict(path)
-    own = model.state_dict()
-    fitting = {name: tensor for name, tensor in state.items() if name in own and tensor.shape == own[name].shape}
+    state, own = read_state_dict(path), model.state_dict()
+    rows = other_classes(model, state)
+    if rows and not reset_head:
+        raise head_error(model, state, path)
+    wrong = [name for name in wrong_shapes(own, state) if name not in rows]
+    if wrong:
+        found = misfits(own, state, {"of another shape": wrong})
+        raise CheckpointError(
+            f"{path}: the tensors do not fit {type(model).__name__}: {found}",
+            "start from weights of the same network",
+        )
+    fitting = {name: tensor for name, tensor in state.items() if name in own and name not in rows}
     if not fitting:
         raise CheckpointError(
             f"{path}: none of its {len(state)} tensors fits, the first is {next(iter(state), 'missing')}",
             f"give weights of the same network; its first tensor is {next(iter(own), 'missing')}",
         )
     model.load_state_dict(fitting, strict=False)
-    return [name for name, _ in model.named_parameters() if name not in fitting]
+    return [name for name, _ in model.named_parameters() if name not in fitting], [n for n in state if n not in own]
 
 
-def start_weights(model: nn.Module, name: str, init: str | Path | None, command: str, report: Callback) -> str:
+def start_weights(
+    model: nn.Module, name: str, init: str | Path | None, command: str, report: Callback, reset_head: bool = False
+) -> str:
     """Bring a new network to the weights it starts from, and say which these are.
 
     Args:
@@ -56,6 +69,8 @@ def start_weights(model: nn.Module, name: str, init: str | Path | None, command:
         name: Its registry name.
         init: A weights file, "random", or None for the weights that pixaff ships for the network, if any.
         command, report: Whom to tell.
+        reset_head: Whether the class rows may start anew where ``init`` has those of another number of classes. Those
+            of pixaff's own weights always may: they are a start for any classes.
 
     Returns:
         The name of the file, or "random": what a checkpoint remembers.
@@ -65,12 +80,19 @@ def start_weights(model: nn.Module, name: str, init: str | Path | None, command:
     """
     if init is None:
         shipped = embedded_folder() / SHIPPED.get(name, "")
-        init = shipped if shipped.is_file() else RANDOM
-    if str(init) == RANDOM:
+        if not shipped.is_file():
+            report(Event("warning", command, f"{name} starts from random weights; init names a file of better ones"))
+            return RANDOM
+        init, reset_head = shipped, True
+    elif str(init) == RANDOM:
         report(Event("note", command, f"{name} starts from random weights"))
         return RANDOM
     path = Path(init)
-    new = load_fitting(model, path)
-    anew = f", anew: {', '.join(new[:4])}{', ...' if len(new) > 4 else ''}" if new else ""
-    report(Event("note", command, f"{name} starts from {path}{anew}"))
+    new, unused = load_fitting(model, path, reset_head)
+    words = "".join(f", {kind}: {_some(names)}" for kind, names in (("anew", new), ("unused", unused)) if names)
+    report(Event("note", command, f"{name} starts from {path}{words}"))
     return path.name
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:4]) + (", ..." if len(names) > 4 else "")

@@ -1,0 +1,103 @@
+"""Weights into a network: every tensor must be there and fit, or the error says which do not."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+
+from torch import Tensor, nn
+
+from pixaff.errors import CheckpointError
+from pixaff.io.checkpoints import read_state_dict
+
+NAMED = 3
+"""Tensors that an error names of each kind."""
+
+
+def load_checkpoint(model: nn.Module, path: str | os.PathLike[str], *, reset_head: bool = False) -> nn.Module:
+    """Load a file of weights into a network; every tensor must be there and fit. No code of the file is run.
+
+    Batch norm's ``num_batches_tracked`` may be absent: files of older PyTorch versions lack these counters, which
+    nothing in evaluation uses.
+
+    Args:
+        model: The network.
+        path: A `.pth` (bare, inside ``{"state_dict": ...}``, with names prefixed by ``module.``) or `.safetensors`.
+        reset_head: Leave the class rows as they are where the file has those of another number of classes.
+
+    Returns:
+        The model.
+
+    Raises:
+        CheckpointError: The file cannot be read, or tensors are missing, left over or of another shape.
+    """
+    return load_state(model, read_state_dict(path), path, reset_head=reset_head)
+
+
+def load_state(
+    model: nn.Module, state: Mapping[str, Tensor], path: str | os.PathLike[str], *, reset_head: bool = False
+) -> nn.Module:
+    """`load_checkpoint` for tensors that have been read already, from ``path``."""
+    own = model.state_dict()
+    rows = other_classes(model, state)
+    if rows and not reset_head:
+        raise head_error(model, state, path)
+    kinds = problems(model, state, rows)
+    if any(kinds.values()):
+        raise CheckpointError(
+            f"{path}: the tensors do not fit {type(model).__name__}: {misfits(own, state, kinds)}",
+            "give the weights of this network",
+        )
+    model.load_state_dict({name: tensor for name, tensor in state.items() if name not in rows}, strict=False)
+    return model
+
+
+def problems(model: nn.Module, state: Mapping[str, Tensor], rows: Sequence[str]) -> dict[str, list[str]]:
+    """Tensors that keep ``state`` from being the network's, by kind; the shape of the class ``rows`` is none."""
+    own = model.state_dict()
+    return {
+        "missing": [name for name in own if name not in state and not name.endswith("num_batches_tracked")],
+        "unknown": [name for name in state if name not in own],
+        "of another shape": [name for name in wrong_shapes(own, state) if name not in rows],
+    }
+
+
+def other_classes(model: nn.Module, state: Mapping[str, Tensor]) -> list[str]:
+    """Tensors of a CAM network's head whose rows in ``state`` are those of another number of classes."""
+    if not hasattr(model, "cam"):
+        return []  # an AffinityNet knows no classes
+    own = model.state_dict()
+    head = {id(parameter) for parameter in model.parameter_groups()["head"]}  # type: ignore[operator]
+    names = {name for name, parameter in model.named_parameters() if id(parameter) in head}
+    wrong = [name for name in wrong_shapes(own, state) if name in names]
+    return [name for name in wrong if own[name].ndim and own[name].shape[1:] == state[name].shape[1:]]
+
+
+def head_error(model: nn.Module, state: Mapping[str, Tensor], path: str | os.PathLike[str]) -> CheckpointError:
+    """The error about weights for another number of classes."""
+    rows, own = other_classes(model, state), model.state_dict()
+    # A head may have a row for the background too: the smallest is without it.
+    found, expected = (min(len(tensors[name]) for name in rows) for tensors in (state, own))
+    return CheckpointError(
+        f"{path}: found a head for {found} classes ({', '.join(rows)}), expected {expected}",
+        f"give weights for {expected} classes, or leave the head untrained with --reset-head (reset_head=True)",
+    )
+
+
+def wrong_shapes(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> list[str]:
+    """Tensors of a network that ``state`` holds in another shape."""
+    return [name for name, tensor in own.items() if name in state and state[name].shape != tensor.shape]
+
+
+def misfits(own: Mapping[str, Tensor], state: Mapping[str, Tensor], kinds: Mapping[str, Sequence[str]]) -> str:
+    """Tensors by kind in words, such as "1 missing (fc8.weight); 2 of another shape (...)"."""
+
+    def described(name: str) -> str:
+        both = name in own and name in state and own[name].shape != state[name].shape
+        return f"{name} {tuple(state[name].shape)} instead of {tuple(own[name].shape)}" if both else name
+
+    return "; ".join(
+        f"{len(names)} {kind} ({', '.join(map(described, names[:NAMED]))}{', ...' if len(names) > NAMED else ''})"
+        for kind, names in kinds.items()
+        if names
+    )

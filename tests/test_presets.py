@@ -1,0 +1,227 @@
+"""Presets that bring their own networks: which files are theirs, and what is said when something is missing."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from toy_set import Tiny, TinyAffinity, TinyCam, write_set
+from typer.testing import CliRunner
+
+from pixaff.cli.app import app
+from pixaff.errors import CheckpointError, UsageError
+from pixaff.io.checkpoints import write_state_dict
+from pixaff.io.labels import VOC_CLASSES
+from pixaff.models import presets
+from pixaff.models.presets import Weights, load_preset, own_networks, recognised
+from pixaff.models.registry import create_model
+from pixaff.settings import PRESETS
+from pixaff.stages.cam import cam
+from pixaff.stages.propagate import propagate
+from pixaff.stages.runner import Event
+
+VGG = PRESETS["psa-vgg16"]
+PUBLISHED = ("vgg16_cam", "vgg16_affinity", "resnet38_cam", "resnet38_affinity")
+
+
+class TinyMerged(TinyAffinity):
+    """With a layer that tells it from a classifier, as the published AffinityNets have."""
+
+    def __init__(self) -> None:
+        super().__init__(24)
+        self.f9 = nn.Conv2d(24, 24, 1)
+
+
+def create(name: str, num_classes: int = 20) -> Tiny:
+    return TinyMerged() if name.endswith("affinity") else TinyCam(num_classes)
+
+
+@pytest.fixture
+def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The published networks at a thousandth of their size."""
+    monkeypatch.setattr(presets, "create_model", create)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Weights of both networks, 20 classes, under names that say nothing, among other files."""
+    weights = tmp_path / "weights"
+    weights.mkdir()
+    torch.manual_seed(0)
+    prefixed = {f"module.{name}": tensor for name, tensor in TinyCam(20).state_dict().items()}
+    torch.save({"state_dict": prefixed}, weights / "drive-download-1")
+    write_state_dict(weights / "drive-download-2.bin", TinyMerged().state_dict())
+    (weights / "README.txt").write_text("from the authors")
+    (weights / "page.pth").write_text("<html>")
+    (weights / "sub").mkdir()
+    return weights
+
+
+@pytest.mark.parametrize("network", PUBLISHED)
+@pytest.mark.parametrize("classes", [20, 5])
+def test_published_weights_are_known_by_their_tensors(network: str, classes: int) -> None:
+    with torch.device("meta"):
+        state = create_model(network, classes).state_dict()
+    published = {name: tensor for name, tensor in state.items() if not name.endswith("num_batches_tracked")}
+    assert recognised(published, PUBLISHED) == network
+    assert recognised(published, [other for other in PUBLISHED if other != network]) is None
+    published.popitem()
+    assert recognised(published, PUBLISHED) is None
+
+
+@pytest.mark.parametrize(
+    ("model", "preset", "networks"),
+    [
+        (None, None, None),
+        (None, "lite", None),
+        (None, "psa-vgg16", "vgg16_cam"),
+        (None, "psa-resnet38-cvpr", "resnet38_cam"),
+        ("lite", "psa-vgg16", None),
+        ("run", None, None),
+    ],
+)
+def test_a_preset_brings_its_networks_unless_a_model_is_named(
+    model: str | None, preset: str | None, networks: str | None
+) -> None:
+    found = own_networks(model, preset, Weights())
+    assert (found and found.cam) == networks
+    if networks is None:
+        with pytest.raises(UsageError, match="found weights of networks and"):
+            own_networks(model, preset, Weights(cam="a.pth"))
+
+
+def test_unknown_presets_list_the_known_ones() -> None:
+    with pytest.raises(UsageError, match=r"no preset is called 'vgg' \(presets: lite, psa-vgg16"):
+        own_networks(None, "vgg", Weights())
+
+
+def test_without_weights_the_options_are_named() -> None:
+    with pytest.raises(UsageError, match=r"vgg16_cam and vgg16_affinity \(give --cam-weights FILE and --affinity-w"):
+        load_preset(VGG, Weights(), "cpu")
+    with pytest.raises(UsageError, match=r"weights of vgg16_affinity \(give --affinity-weights FILE, or --weights-dir"):
+        load_preset(VGG, Weights(cam="a.pth"), "cpu", parts=("affinity",))
+
+
+@pytest.mark.usefixtures("tiny")
+def test_a_folder_of_weights(folder: Path) -> None:
+    bundle = load_preset(VGG, Weights(folder=folder), "cpu")
+    assert isinstance(bundle.cam, TinyCam)
+    assert isinstance(bundle.affinity, TinyMerged)
+    assert not bundle.cam.training
+    assert bundle.classes == VOC_CLASSES
+    assert bundle.settings == VGG
+    assert bundle.sources == {
+        "cam_weights": str(folder / "drive-download-1"),
+        "affinity_weights": str(folder / "drive-download-2.bin"),
+    }
+    alone = load_preset(VGG, Weights(folder=folder), "cpu", parts=("affinity",))
+    assert alone.cam is None
+    assert list(alone.sources) == ["affinity_weights"]
+    # A file that is named goes before the folder's.
+    os.rename(folder / "drive-download-1", folder.parent / "mine.pth")
+    mixed = load_preset(VGG, Weights(cam=folder.parent / "mine.pth", folder=folder), "cpu")
+    assert mixed.sources["cam_weights"].endswith("mine.pth")
+    with pytest.raises(
+        CheckpointError, match=r"no file holds the weights of vgg16_cam; other files: README\.txt, drive"
+    ):
+        load_preset(VGG, Weights(folder=folder), "cpu", parts=("cam",))
+    with pytest.raises(CheckpointError, match="no such folder"):
+        load_preset(VGG, Weights(folder=folder / "gone"), "cpu")
+
+
+@pytest.mark.usefixtures("tiny")
+def test_two_files_of_one_network_are_not_chosen_between(folder: Path) -> None:
+    write_state_dict(folder / "other.safetensors", TinyMerged().state_dict())
+    with pytest.raises(CheckpointError, match=r"two files of vgg16_affinity, drive-download-2\.bin and other\.safe"):
+        load_preset(VGG, Weights(folder=folder), "cpu")
+
+
+class Touch:
+    """Makes a file when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.system, (f'echo ran > "{self.path}"',)
+
+
+@pytest.mark.usefixtures("tiny")
+def test_hostile_files_in_the_folder_do_not_run(folder: Path) -> None:
+    torch.save({"head.weight": Touch(folder / "ran")}, folder / "a.pth")
+    load_preset(VGG, Weights(folder=folder), "cpu")
+    with pytest.raises(CheckpointError, match="nothing in it was run"):
+        load_preset(VGG, Weights(cam=folder / "a.pth"), "cpu", parts=("cam",))
+    assert not (folder / "ran").exists()
+
+
+@pytest.mark.usefixtures("tiny")
+def test_class_names_belong_to_the_weights(tmp_path: Path) -> None:
+    write_state_dict(tmp_path / "two.safetensors", TinyCam(2).state_dict())
+    names = {"classes": json.dumps(["cup", "pan"])}
+    write_state_dict(tmp_path / "ours.safetensors", TinyCam(2).state_dict(), metadata=names)
+    (tmp_path / "classes.txt").write_text("tea\ncoffee\n")
+    (tmp_path / "three.txt").write_text("a\nb\nc\n")
+
+    def classes(file: str, given: str | None) -> tuple[str, ...]:
+        path = None if given is None else tmp_path / given
+        bundle = load_preset(VGG, Weights(cam=tmp_path / file), "cpu", classes=path, parts=("cam",))
+        assert bundle.cam is not None
+        assert bundle.cam(torch.zeros(1, 3, 32, 32)).shape == (1, 2)
+        return bundle.classes
+
+    assert classes("ours.safetensors", None) == ("cup", "pan")
+    assert classes("two.safetensors", "classes.txt") == ("tea", "coffee")
+    with pytest.raises(UsageError, match=r"is for 2 classes and does not name them \(give --classes"):
+        classes("two.safetensors", None)
+    with pytest.raises(UsageError, match=r"names 3 classes, .*two\.safetensors is for 2"):
+        classes("two.safetensors", "three.txt")
+
+
+@pytest.mark.usefixtures("tiny")
+def test_runs_say_and_record_what_they_took(folder: Path, tmp_path: Path) -> None:
+    photos, _, _ = write_set(tmp_path / "set", 3)
+    (tmp_path / "two.txt").write_text("toy00\ntoy02\n")
+    said: list[Event] = []
+    options: dict[str, Any] = {"preset": "psa-resnet38", "weights_dir": folder, "device": "cpu", "size": 64}
+    report = propagate(
+        photos, tmp_path / "masks", **options, listing=tmp_path / "two.txt", alpha=24, scales=[1], report=said.append
+    )
+    assert report.ok
+    assert sorted(report.done) == ["toy00.png", "toy02.png"]
+    record = json.loads((tmp_path / "masks" / "run.json").read_text())
+    settings = record["settings"]
+    given = {"preset": "psa-resnet38", "cam": "resnet38_cam", "affinity": "resnet38_affinity", "alpha": 24, "size": 64}
+    given |= {"scales": [1], "flip": True, "beta": 8, "radius": 5, "steps": 256, "final_crf": False}
+    assert {name: settings[name] for name in given} == given
+    assert settings["cam_weights"] == str(folder / "drive-download-1")
+    assert (record["images"], record["counts"]["done"]) == (2, 2)
+    assert record["list"] == str(tmp_path / "two.txt")
+    assert record["device"].startswith("cpu")
+    assert {"pixaff", "torch", "timm", "numpy"} <= record["versions"].keys()
+    assert record["classes"] == list(VOC_CLASSES)
+    printed = next(event.data for event in said if event.kind == "settings")
+    assert {name: printed[name] for name in given} == given | {"scales": [1]}
+
+    maps = cam(photos, tmp_path / "cams", **options, scales=[1.0])
+    assert len(maps.done) == 3
+    settings = json.loads((tmp_path / "cams" / "run.json").read_text())["settings"]
+    assert (settings["preset"], settings["cam"], settings["size"]) == ("psa-resnet38", "resnet38_cam", 64)
+    # With maps at hand the AffinityNet is enough.
+    (folder / "drive-download-1").unlink()
+    assert propagate(photos, tmp_path / "refined", cams=tmp_path / "cams", **options).ok
+
+
+def test_the_command_line_says_which_options_are_missing(tmp_path: Path) -> None:
+    photos, _, _ = write_set(tmp_path, 1)
+    for command in ("cam", "propagate"):
+        done = CliRunner().invoke(app, [command, str(photos), "--out", str(tmp_path / "o"), "--preset", "psa-vgg16"])
+        assert done.exit_code == 2
+        assert "--cam-weights FILE" in done.stderr
+        assert "--weights-dir DIR" in done.stderr
+        assert not (tmp_path / "o").exists()
