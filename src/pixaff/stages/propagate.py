@@ -73,7 +73,8 @@ def propagate(
         model: "lite", the embedded one, or a folder that `pixaff.fit` made.
         labels: "predict", a labels.csv, or a folder of VOC XML files.
         classes: File of class names, to make sure that they are the model's.
-        cams: Folder of activation maps to refine instead of the model's own.
+        cams: Folder of activation maps to refine instead of the model's own, in any of the formats that
+            `pixaff.io.cams.read_cams` reads.
         listing: List of photos to take.
         preset: Take the method's numbers from this preset instead of the model's own.
         scales, flip, label_threshold: See `pixaff.cam`.
