@@ -77,12 +77,8 @@ def crf(
     settings = Settings().with_numbers_of(preset).replace(crf_low=crf_low, crf_high=crf_high, size=size)
     photos = find_images(inputs, None if listing is None else Path(listing))
     where = pick_device(device)
-    shown = {
-        "cams": str(cams),
-        **settings.pick(SETTINGS),
-        "engine": check_engine(engine),
-        "format": check_format(format, FORMATS),
-    }
+    shown = {"cams": str(cams), **settings.pick(SETTINGS), "engine": check_engine(engine)}
+    shown["format"] = check_format(format, FORMATS)
     announce(out, COMMAND, shown, device=device_words(where), overwrite=overwrite, report=report)
     outputs = partial(_outputs, out, SUFFIXES[format])
     work = partial(

@@ -43,8 +43,8 @@ def read_label_maps(
     def one(photo: Path) -> Labelled | PixaffError:
         try:
             size = image_size(photo)
-            pair = (read_cams(find_cams(folder, photo.stem)) for folder in (low, high))
-            return label_photo(photo, size, *pair, max_side)
+            sides = [read_cams(find_cams(folder, photo.stem)) for folder in (low, high)]
+            return label_photo(photo, size, sides[0], sides[1], max_side)
         except PixaffError as error:
             return error
 
