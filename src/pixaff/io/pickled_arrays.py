@@ -122,7 +122,7 @@ def _encoded(text: Any, encoding: Any) -> bytes:
 
 def _storage(data: Any) -> NDArray[Any]:
     """The numbers behind a tensor, float or integer (N,)."""
-    _check(type(data) is bytes, "has a tensor without bytes")
+    _check(type(data) is bytes and data.startswith(b"\x80"), "has a tensor without the bytes of one")
     stream = io.BytesIO(data)
     head, version, machine = (read_pickle(stream, {}) for _ in range(3))
     _check((head, version) == (_TORCH_MAGIC, _TORCH_PROTOCOL), "has a tensor of an unknown version")
