@@ -53,11 +53,12 @@ def write_maps(path: Path, form: str, classes: Sequence[int], maps: NDArray[np.f
     given = torch.from_numpy(maps)
     full = _resized(given, size)
     if form == "psa":
-        write_psa(path, classes, full)
+        write_psa(path, classes, full.numpy())
         return
     strided = _resized(given, (-(-size[0] // IRN_STRIDE), -(-size[1] // IRN_STRIDE)))
     # As IRN does: few of the points that remain hit the maximum.
-    write_irn(path, classes, strided / (strided.amax((1, 2), keepdim=True) + EPSILON), full)
+    strided = strided / (strided.amax((1, 2), keepdim=True) + EPSILON)
+    write_irn(path, classes, strided.numpy(), full.numpy())
 
 
 def _resized(maps: Tensor, size: tuple[int, int]) -> Tensor:
