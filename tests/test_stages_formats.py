@@ -33,6 +33,8 @@ from pixaff.stages.training.posteriors import read_label_maps
 from pixaff.stages.training.recipe import Recipe
 
 SIZE = (64, 96)
+DATA = Path(__file__).parent / "data"
+GOLDEN = np.load(DATA / "reference_golden.npz")
 WRITERS = {
     "psa": lambda path, maps: save(path, {0: maps[0], 1: maps[1]}),
     "irn": lambda path, maps: save(
@@ -246,3 +248,23 @@ def test_affinities_are_trained_on_folders_of_psa(tmp_path, monkeypatch):
     assert result.path.is_file()
     assert result.done == ["toy02.png", "toy03.png"]
     assert [name for name, _ in result.failed] == ["toy00.png", "toy01.png"]
+
+
+def test_golden_maps_of_psa_lead_to_the_published_posteriors_and_labels(tmp_path):
+    """Their file in, their posteriors and affinity labels out; cat and person are shown."""
+    (tmp_path / "image.png").write_bytes((DATA / "crf_image.png").read_bytes())
+    save(tmp_path / "cams" / "image.npy", dict(zip((7, 14), GOLDEN["cam"].astype(np.float32), strict=True)))
+    powers = {"crf_low": 4, "crf_high": 32}
+    assert crf(tmp_path / "image.png", tmp_path / "cams", tmp_path, engine="torch", format="psa", **powers).ok
+    for side, alpha in (("low", 4), ("high", 32)):
+        rows = np.load(tmp_path / side / "image.npy", allow_pickle=True).item()
+        assert list(rows) == [0, 8, 15]
+        found, expected = np.stack(list(rows.values())), GOLDEN[f"crf_alpha{alpha}"]
+        assert (found.argmax(0) == expected.argmax(0)).mean() >= 0.999
+        assert np.abs(found - expected).mean() <= 1e-4
+    ((size, cells),) = read_label_maps([tmp_path / "image.png"], tmp_path / "low", tmp_path / "high", 0, 1)
+    assert size == (98, 131)
+    # The reference's crop is 128 x 128; its classes are rows of the posteriors.
+    values = np.full(256, 255, np.uint8)
+    values[:3] = 0, 8, 15
+    assert np.array_equal(cells[:, :16], values[GOLDEN["labels.map"]][:13])

@@ -127,7 +127,7 @@ def _sum_to_one(rows: list[NDArray[Any]]) -> bool:
 
 
 def _keyed(content: dict[Any, Any]) -> tuple[list[int], list[NDArray[Any]]]:
-    """IRN, Puzzle-CAM, CLIP-ES and those after them: `keys` beside an array of maps."""
+    """IRN, AMN, Puzzle-CAM, CLIP-ES and those after them: `keys` beside an array of maps."""
     name = next((name for name in MAP_NAMES if name in content), None)
     if name is None:
         raise ValueError(f"found {_names(content)}, {_EXPECTED}")
@@ -136,6 +136,8 @@ def _keyed(content: dict[Any, Any]) -> tuple[list[int], list[NDArray[Any]]]:
         raise ValueError(f"{name}: found shape {maps.shape}, expected (C, H, W)")
     if len(keys) == len(maps) + 1 and keys[0] == 0:
         return keys[1:], list(maps)  # Puzzle-CAM: mask values, with a background that has no map
+    if len(maps) == len(keys) + 1 and keys:
+        maps = maps[1:]  # AMN: a background that has no key, which its own programs leave out too
     if len(keys) != len(maps):
         raise ValueError(f"found {len(keys)} keys and {len(maps)} maps in {name}, expected one key for each")
     return [key + 1 for key in keys], list(maps)
