@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
+import typer
+
 import pixaff
 from pixaff.cli import options
 from pixaff.cli.console import Console, end
@@ -22,6 +26,9 @@ def cam(
     flip: options.Flip = None,
     size: options.Size = None,
     label_threshold: options.LabelThreshold = None,
+    format: Annotated[
+        str, typer.Option("--format", metavar="npz|psa|irn", help="Ours, or what the programs PSA or IRN read (.npy).")
+    ] = "npz",
     device: options.Device = "auto",
     batch_size: options.BatchSize = None,
     workers: options.Workers = None,
@@ -44,6 +51,7 @@ def cam(
             flip=flip,
             size=size,
             label_threshold=label_threshold,
+            format=format,
             device=device,
             batch_size=batch_size,
             workers=workers,

@@ -14,13 +14,16 @@ from pixaff.cli.console import Console, end
 
 def crf(
     photos: options.Photos,
-    cams: Annotated[Path, typer.Option("--cams", metavar="DIR", help="Activation maps, as `pixaff cam` writes them.")],
+    cams: Annotated[Path, typer.Option("--cams", metavar="DIR", help="Activation maps, ours or another program's.")],
     out: options.Out,
     crf_low: options.CrfLow = None,
     crf_high: options.CrfHigh = None,
     preset: options.Preset = None,
     size: options.Size = None,
     engine: options.Engine = "auto",
+    format: Annotated[
+        str, typer.Option("--format", metavar="npz|psa", help="Ours, or what the program PSA reads (.npy).")
+    ] = "npz",
     listing: options.List = None,
     device: options.Device = "auto",
     workers: options.Workers = None,
@@ -38,6 +41,7 @@ def crf(
             crf_high=crf_high,
             size=size,
             engine=engine,
+            format=format,
             listing=listing,
             device=device,
             workers=workers,

@@ -1,10 +1,11 @@
-"""CAM files: class activation maps, or CRF posteriors, of one photo as `NAME.npz`."""
+"""CAM files: class activation maps, or CRF posteriors, of one photo; ours, and those of other programs."""
 
 from __future__ import annotations
 
 import os
 import zipfile
 from dataclasses import dataclass
+from pickle import UnpicklingError
 from typing import Any, Literal
 
 import numpy as np
@@ -12,9 +13,11 @@ from numpy.typing import ArrayLike, NDArray
 
 from pixaff.errors import FormatError
 from pixaff.io.atomic import atomic_path
+from pixaff.io.cam_formats import NPY_MAGIC, read_pickled
 
 MAX_BYTES = 4 << 30
 _HINT = "expected an .npz with classes, cams and size, as pixaff writes it"
+_FOREIGN_HINT = "docs/formats.md shows each format that can be read"
 _TOLERANCE = 1e-3  # what rounding in another program may put above 1 or below 0
 
 
@@ -25,7 +28,8 @@ class CamFile:
     Attributes:
         classes: int64 (C,), the maps' mask values: 1..K, and 0 for the background of CRF posteriors; none twice.
         cams: float32 (C, h, w), in 0..1.
-        size: (H, W) of the photo, in pixels; the maps may be smaller.
+        size: (H, W) of the photo, in pixels; the maps may be smaller. Files of other programs do not tell it: there
+            it is (h, w), which is the photo's own size in most of them.
     """
 
     classes: NDArray[np.int64]
@@ -34,12 +38,21 @@ class CamFile:
 
 
 def read_cams(path: str | os.PathLike[str]) -> CamFile:
-    """Read and check a CAM file; nothing in it is ever unpickled.
+    """Read and check a CAM file, told apart by content: ours (.npz), or one of another program (.npy, a pickled dict).
+
+    Read are the maps of PSA, SEAM, MCTformer and WeakTr, of IRN, AdvCAM, ReCAM and AMN, of Puzzle-CAM (maps or walk)
+    and of CLIP-ES, and the CRF posteriors of PSA and SEAM. A pickle is taken apart without running anything. Negative
+    numbers of such a file become 0 (SEAM writes some), maps beyond 1 are refused as in ours.
+
+    Returns:
+        The maps; those of other programs in ascending order of class.
 
     Raises:
-        FormatError: Missing, truncated, no such archive, or an array that is absent, of a wrong type or shape, not
-            finite, or out of range.
+        FormatError: Missing, truncated, of no known format, a pickle that asks for more than arrays, or an array that
+            is absent, of a wrong type or shape, not finite, or out of range.
     """
+    if _starts_with(path, NPY_MAGIC):
+        return _read_foreign(path)
     arrays = _load(path)
     classes, cams, size = (arrays[name] for name in ("classes", "cams", "size"))
     try:
@@ -83,8 +96,8 @@ def write_cams(
         )
 
 
-def _checked(classes: NDArray[Any], cams: NDArray[Any], size: tuple[int, int]) -> CamFile:
-    """The arrays in their final types, or a ValueError that says found against expected."""
+def _checked(classes: NDArray[Any], cams: NDArray[Any], size: tuple[int, int], signed: bool = False) -> CamFile:
+    """The arrays in their final types, negative numbers allowed or not, or a ValueError: found against expected."""
     if cams.ndim != 3 or 0 in cams.shape or classes.shape != cams.shape[:1]:
         raise ValueError(f"found classes {classes.shape}, cams {cams.shape}, expected (C,) and (C, h, w)")
     if classes.min() < 0 or classes.max() > 254:
@@ -97,9 +110,38 @@ def _checked(classes: NDArray[Any], cams: NDArray[Any], size: tuple[int, int]) -
     low, high = float(cams.min()), float(cams.max())  # NaN if any is
     if not (np.isfinite(low) and np.isfinite(high)):
         raise ValueError("cams: found NaN or infinite values")
-    if low < -_TOLERANCE or high > 1 + _TOLERANCE:
+    if (low < -_TOLERANCE and not signed) or high > 1 + _TOLERANCE:
         raise ValueError(f"cams: found values {low:.4g}..{high:.4g}, expected 0..1: divide each map by its maximum")
     return CamFile(classes.astype(np.int64), np.clip(cams, 0, 1, out=cams), (int(size[0]), int(size[1])))
+
+
+def _starts_with(path: str | os.PathLike[str], magic: bytes) -> bool:
+    try:
+        with open(path, "rb") as stream:
+            return stream.read(len(magic)) == magic
+    except OSError:
+        return False  # `_load` says what is wrong
+
+
+def _read_foreign(path: str | os.PathLike[str]) -> CamFile:
+    try:
+        if os.path.getsize(path) > MAX_BYTES:
+            raise ValueError(f"found over {MAX_BYTES >> 30} GiB")
+        with open(path, "rb") as stream:
+            classes, cams = read_pickled(stream.read())
+        return _checked(classes, cams, (cams.shape[1], cams.shape[2]), signed=True)
+    except UnpicklingError as error:
+        raise FormatError(
+            f"{path}: {error}, expected a dict of plain arrays; nothing in it was run",
+            f"distrust it, or write it anew where it comes from: {_FOREIGN_HINT}",
+        ) from None
+    except UnicodeError as error:  # a ValueError that says nothing about maps
+        raise FormatError(f"{path}: damaged: {error}", "write it again, or remove it") from None
+    except ValueError as error:
+        raise FormatError(f"{path}: {error}", _FOREIGN_HINT) from None
+    # Damaged pickles: EOFError, KeyError, IndexError, TypeError, OverflowError, MemoryError, ...
+    except Exception as error:
+        raise FormatError(f"{path}: damaged: {error or type(error).__name__}", "write it again, or remove it") from None
 
 
 def _load(path: str | os.PathLike[str]) -> dict[str, NDArray[Any]]:
@@ -126,7 +168,7 @@ def _load(path: str | os.PathLike[str]) -> dict[str, NDArray[Any]]:
     except (IsADirectoryError, PermissionError) as error:
         raise FormatError(f"{path}: cannot be read: {error.strerror}") from None
     except zipfile.BadZipFile:
-        raise FormatError(f"{path}: damaged, or no .npz file", "write it again, or remove it") from None
+        raise FormatError(f"{path}: damaged, or no .npz or .npy file", "write it again, or remove it") from None
     # Arrays with damaged headers or compressed data: ValueError, zlib.error, EOFError, SyntaxError, MemoryError, ...
     except Exception as error:
         raise FormatError(f"{path}: damaged: {error or type(error).__name__}", "write it again, or remove it") from None

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pixaff.io.cams import write_cams
 from pixaff.models.bundle import EMBEDDED, load_bundle
 from pixaff.models.presets import Weights, load_preset, own_networks
 from pixaff.stages.device import device_words, pick_device
+from pixaff.stages.formats import SUFFIXES, check_format, write_maps
 from pixaff.stages.inputs import find_images
 from pixaff.stages.labelling import class_names, labels_of, read_given_labels
 from pixaff.stages.lanes import lanes
@@ -43,6 +43,7 @@ def cam(
     flip: bool | None = None,
     size: int | None = None,
     label_threshold: float | None = None,
+    format: str = "npz",
     device: str = "auto",
     batch_size: int | None = None,
     workers: int | None = None,
@@ -50,6 +51,8 @@ def cam(
     report: Callback = silent,
 ) -> Report:
     """Write ``out/NAME.npz`` for each photo: the activation maps of its classes (section 3.1 of the paper).
+
+    For the programs of others, ``format`` makes that ``out/NAME.npy``, with maps of the photo's own size.
 
     Args:
         inputs: Photos: a folder, a file, "-" for paths on standard input, or several of these.
@@ -66,6 +69,7 @@ def cam(
         flip: Whether mirror images are seen as well.
         size: Long side in pixels at which the network works; larger photos are shrunk, 0 means never.
         label_threshold: Probability from which a predicted class counts as present.
+        format: "npz" is ours; "psa" and "irn" are what the programs of those names read.
         device: "auto", "cpu", "cuda" or "cuda:n".
         batch_size: Photos computed together.
         workers: Threads that read and write.
@@ -81,7 +85,7 @@ def cam(
         CheckpointError: The model cannot be loaded.
         OutputError: The output folder cannot be written.
     """
-    out, where = Path(out), pick_device(device)
+    out, where, suffix = Path(out), pick_device(device), SUFFIXES[check_format(format, SUFFIXES)]
     photos = find_images(inputs, None if listing is None else Path(listing))
     weights = Weights(cam_weights, None, weights_dir)
     networks = own_networks(model, preset, weights)
@@ -96,6 +100,7 @@ def cam(
     names = class_names(classes, bundle.classes)
     given = read_given_labels(labels, names, photos, command="cam", listed=listing is not None, report=report)
     shown = {**(bundle.sources or {"model": str(model or EMBEDDED)}), "labels": str(labels), **settings.pick(SETTINGS)}
+    shown["format"] = format
     announce(out, "cam", shown, device=device_words(where), overwrite=overwrite, report=report)
 
     def load(path: Path) -> Photo:
@@ -107,7 +112,7 @@ def cam(
 
     def save(path: Path, result: Maps) -> Mapping[str, Any]:
         present, maps, size = result
-        write_cams(out / f"{path.stem}.npz", np.array(present) + 1, maps, size)
+        write_maps(out / f"{path.stem}{suffix}", format, [index + 1 for index in present], maps, size)
         return {"classes": [names[index] for index in present]}
 
     with lanes(where) as (spread, at_a_time):
@@ -122,7 +127,7 @@ def cam(
                 workers=workers or min(READERS, default_workers()),
             ),
             command="cam",
-            outputs=lambda path: (out / f"{path.stem}.npz",),
+            outputs=lambda path: (out / f"{path.stem}{suffix}",),
             overwrite=overwrite,
             report=report,
         )

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
-from pixaff.io.cams import read_cams, write_cams
+from pixaff.io.cams import read_cams
 from pixaff.ops.cam import with_background
 from pixaff.ops.crf import dense_crf
 from pixaff.settings import Settings, preset_settings
 from pixaff.stages.device import device_words, pick_device
+from pixaff.stages.formats import SUFFIXES, check_format, write_maps
 from pixaff.stages.inputs import existing_folder, find_cams, find_images
 from pixaff.stages.maps import given_maps, load_photo
 from pixaff.stages.pools import default_workers, in_processes, in_threads
@@ -25,6 +25,7 @@ from pixaff.stages.runner import Callback, Outcome, Report, run, silent
 COMMAND = "crf"
 SETTINGS = ("preset", "crf_low", "crf_high", "size")
 SIDES = ("low", "high")
+FORMATS = ("npz", "psa")
 PHOTOS_PER_WORKER = 8
 """Fewer are done in this process."""
 
@@ -39,6 +40,7 @@ def crf(
     crf_high: float | None = None,
     size: int | None = None,
     engine: str = "auto",
+    format: str = "npz",
     listing: str | Path | None = None,
     device: str = "auto",
     workers: int | None = None,
@@ -48,17 +50,19 @@ def crf(
     """Write ``out/low/NAME.npz`` and ``out/high/NAME.npz`` for each photo: posteriors of background and classes.
 
     The background score of activation maps is ``(1 - max cam) ** power``; both powers share one lattice. The
-    posteriors are float16, their first row (class 0) is the background.
+    posteriors are float16, their first row (class 0) is the background. For the programs of others, ``format`` makes
+    the files ``NAME.npy``, with float32 posteriors of the photo's own size.
 
     Args:
         inputs: Photos: a folder, a file, "-" for paths on standard input, or several of these.
-        cams: Folder of their activation maps, as `pixaff.cam` writes them.
+        cams: Folder of their activation maps, in any of the formats that `pixaff.io.cams.read_cams` reads.
         out: Folder for the two folders of posteriors.
         preset: Settings whose numbers apply where none is given.
         crf_low: Background power with much background.
         crf_high: Background power with little background.
         size: Long side in pixels at which the CRF works; 0 means the photo's own.
         engine: "torch", "pydensecrf", or "auto" for whichever is installed and fits the device.
+        format: "npz" is ours; "psa" is what the program of that name reads.
         listing: List of photos to take.
         device: Where the torch engine computes.
         workers: Processes; default all processors. Short lists stay in this process.
@@ -74,8 +78,18 @@ def crf(
     photos = find_images(inputs, None if listing is None else Path(listing))
     where = pick_device(device)
     shown = {"cams": str(cams), **settings.pick(SETTINGS), "engine": check_engine(engine)}
+    shown["format"] = check_format(format, FORMATS)
     announce(out, COMMAND, shown, device=device_words(where), overwrite=overwrite, report=report)
-    work = partial(_posteriors, cams=folder, out=out, settings=settings, engine=engine, device=str(where))
+    outputs = partial(_outputs, out, SUFFIXES[format])
+    work = partial(
+        _posteriors,
+        cams=folder,
+        outputs=outputs,
+        form=format,
+        settings=settings,
+        engine=engine,
+        device=str(where),
+    )
     count = workers or default_workers()
 
     def spread(todo: Sequence[Path]) -> Generator[tuple[Path, Outcome], None, None]:
@@ -88,7 +102,7 @@ def crf(
         photos,
         spread,
         command=COMMAND,
-        outputs=partial(_outputs, out),
+        outputs=outputs,
         overwrite=overwrite,
         report=report,
     )
@@ -105,11 +119,20 @@ def crf(
     return result
 
 
-def _outputs(out: Path, photo: Path) -> tuple[Path, ...]:
-    return tuple(out / side / f"{photo.stem}.npz" for side in SIDES)
+def _outputs(out: Path, suffix: str, photo: Path) -> tuple[Path, ...]:
+    return tuple(out / side / f"{photo.stem}{suffix}" for side in SIDES)
 
 
-def _posteriors(photo: Path, *, cams: Path, out: Path, settings: Settings, engine: str, device: str) -> dict[str, Any]:
+def _posteriors(
+    photo: Path,
+    *,
+    cams: Path,
+    outputs: Callable[[Path], tuple[Path, ...]],
+    form: str,
+    settings: Settings,
+    engine: str,
+    device: str,
+) -> dict[str, Any]:
     """Read a photo and its maps, write both posteriors."""
     file = read_cams(find_cams(cams, photo.stem))
     loaded = load_photo(photo, None, settings)
@@ -117,6 +140,6 @@ def _posteriors(photo: Path, *, cams: Path, out: Path, settings: Settings, engin
     powers = (settings.crf_low, settings.crf_high)
     unaries = torch.stack([with_background(maps, power) for power in powers])
     posteriors = dense_crf(loaded.image, unaries, engine=engine).cpu().numpy()
-    for path, posterior in zip(_outputs(out, photo), posteriors, strict=True):
-        write_cams(path, np.array([0, *(index + 1 for index in present)]), posterior, loaded.size)
+    for path, posterior in zip(outputs(photo), posteriors, strict=True):
+        write_maps(path, form, [0, *(index + 1 for index in present)], posterior, loaded.size)
     return {}

@@ -81,7 +81,7 @@ def existing_folder(path: str | Path, hint: str = "") -> Path:
 
 
 def find_cams(folder: Path, stem: str) -> Path:
-    """The file of a photo's activation maps.
+    """The file of a photo's activation maps or posteriors; ours, where another program's lies beside it.
 
     Raises:
         FormatError: There is none.
@@ -90,7 +90,7 @@ def find_cams(folder: Path, stem: str) -> Path:
         path = folder / f"{stem}{suffix}"
         if path.is_file():
             return path
-    raise FormatError(f"{folder}: no activation maps of {stem} ({stem}.npz)")
+    raise FormatError(f"{folder}: no activation maps of {stem}, neither {stem}.npz nor {stem}.npy")
 
 
 def _folder(folder: Path) -> Iterable[Path]:

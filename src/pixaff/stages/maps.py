@@ -56,10 +56,16 @@ def given_maps(file: CamFile, photo: Photo, device: torch.device) -> tuple[tuple
     """The same from a file of activation maps, brought to the photo's working size; only labelled classes are taken.
 
     Raises:
-        FormatError: The file holds posteriors, or none of the labelled classes.
+        FormatError: The file holds posteriors, none of the labelled classes, or maps of the photo lying on its side.
     """
     if 0 in file.classes:
         raise FormatError("found a background row, expected activation maps", "these look like CRF posteriors")
+    if file.size == photo.size[::-1] != photo.size:
+        raise FormatError(
+            f"found maps of a photo of {file.size[0]} x {file.size[1]} pixels, expected {photo.size[0]} x "
+            f"{photo.size[1]}: they lie on their side",
+            "the program that made them did not turn the photo upright by its EXIF orientation",
+        )
     wanted = None if photo.labels is None else {index + 1 for index in photo.labels}
     rows = [i for i in np.argsort(file.classes) if wanted is None or file.classes[i] in wanted]
     if not rows:

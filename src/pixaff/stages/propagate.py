@@ -85,7 +85,8 @@ def propagate(
             or "lite" without one.
         labels: "predict", a labels.csv, or a folder of VOC XML files.
         classes: File of class names, to make sure that they are the model's.
-        cams: Folder of activation maps to refine instead of the model's own.
+        cams: Folder of activation maps to refine instead of the model's own, in any of the formats that
+            `pixaff.io.cams.read_cams` reads.
         listing: List of photos to take.
         preset: Networks and numbers; where ``model`` is given, the numbers of the method alone.
         cam_weights, affinity_weights: Weights of the preset's networks. Given ``cams`` need no CAM network.

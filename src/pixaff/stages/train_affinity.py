@@ -51,7 +51,7 @@ def train_affinity(
 
     Args:
         photos: A folder, files, or "-"; see `find_images`.
-        crf_low: Folder of posteriors with much background, as `pixaff.crf` writes them.
+        crf_low: Folder of posteriors with much background, as `pixaff.crf` writes them, or in PSA's format.
         crf_high: The same with little background.
         out: Folder of the weights ``affinity.safetensors``, ``metrics.jsonl``, ``loss.png`` and ``run.json``.
         model: Registry name of the network.

@@ -14,6 +14,7 @@ from pixaff.errors import FormatError, PixaffError
 from pixaff.io.cams import CamFile, read_cams
 from pixaff.io.images import image_size
 from pixaff.ops.labels import affinity_label_map
+from pixaff.stages.inputs import find_cams
 from pixaff.stages.runner import Callback, Event
 from pixaff.stages.training.datasets import CELL, IGNORE
 from pixaff.stages.training.folder import Trained, leave_out
@@ -30,7 +31,7 @@ def read_label_maps(
 
     Args:
         photos: The photos, whose stems name the posteriors.
-        low: Folder of the posteriors with much background.
+        low: Folder of the posteriors with much background, NAME.npz or PSA's NAME.npy.
         high: Folder of those with little background.
         max_side: Long side in pixels to which larger photos are shrunk; 0 means never.
         workers: Threads; most of the time goes into decompression, which runs beside Python.
@@ -42,8 +43,8 @@ def read_label_maps(
     def one(photo: Path) -> Labelled | PixaffError:
         try:
             size = image_size(photo)
-            pair = read_cams(low / f"{photo.stem}.npz"), read_cams(high / f"{photo.stem}.npz")
-            return label_photo(photo, size, *pair, max_side)
+            sides = [read_cams(find_cams(folder, photo.stem)) for folder in (low, high)]
+            return label_photo(photo, size, sides[0], sides[1], max_side)
         except PixaffError as error:
             return error
 
