@@ -15,6 +15,7 @@ from pixaff.cli.numbers import optional_numbers, sweep
 from pixaff.errors import OutputError, UsageError
 from pixaff.io.masks import write_mask
 from pixaff.settings import PRESETS
+from pixaff.stages.training.recipe import CAM_RECIPE
 from pixaff.stages.runner import Event
 
 COMMANDS = [command.name for command in app.registered_commands]
@@ -58,7 +59,7 @@ def test_every_command_explains_itself(command):
 @pytest.mark.parametrize(
     ("options", "cam", "affinity", "alpha", "lr"),
     [
-        ([], "lite_cam", "lite_affinity", PRESETS["lite"].alpha, 3e-4),
+        ([], "lite_cam", "lite_affinity", PRESETS["lite"].alpha, CAM_RECIPE.lr),
         (["--model", "vgg16_cam"], "vgg16_cam", "vgg16_affinity", 16, 0.1),
         (["--preset", "psa-resnet38", "--alpha", "5"], "resnet38_cam", "resnet38_affinity", 5, 0.1),
         (["--preset", "psa-vgg16", "--affinity-model", "lite_affinity"], "vgg16_cam", "lite_affinity", 16, 0.1),
