@@ -15,8 +15,8 @@ from pixaff.cli.numbers import optional_numbers, sweep
 from pixaff.errors import OutputError, UsageError
 from pixaff.io.masks import write_mask
 from pixaff.settings import PRESETS
-from pixaff.stages.training.recipe import CAM_RECIPE
 from pixaff.stages.runner import Event
+from pixaff.stages.training.recipe import CAM_RECIPE
 
 COMMANDS = [command.name for command in app.registered_commands]
 runner = CliRunner()
