@@ -8,12 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from toy_set import create_tiny
 
 from pixaff.errors import CheckpointError, UsageError
 from pixaff.io.checkpoints import write_state_dict
+from pixaff.models import bundle as bundles
 from pixaff.models import create_model, list_models, load_checkpoint
 from pixaff.models.bundle import load_bundle, write_bundle
-from pixaff.settings import Settings
+from pixaff.settings import PRESETS, Settings
 
 
 @pytest.fixture(scope="module")
@@ -178,3 +180,12 @@ def test_the_folder_of_a_training_is_a_model_without_affinities(cam: torch.nn.Mo
     write_state_dict(weights, cam.state_dict())
     with pytest.raises(CheckpointError, match="does not say which network"):
         load_bundle(tmp_path)
+
+
+def test_a_training_of_a_published_network_takes_its_preset_s_numbers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bundles, "create_model", create_tiny)
+    names = {"network": "resnet38_cam", "classes": json.dumps(["a", "b"])}
+    write_state_dict(tmp_path / "cam.safetensors", create_tiny("resnet38_cam", 2).state_dict(), metadata=names)
+    assert load_bundle(tmp_path).settings == PRESETS["psa-resnet38"]

@@ -184,6 +184,17 @@ def test_class_names_belong_to_the_weights(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("tiny")
+def test_swapped_weights_are_told_by_their_tensors(folder: Path) -> None:
+    swapped = Weights(cam=folder / "drive-download-2.bin", affinity=folder / "drive-download-1")
+    with pytest.raises(
+        CheckpointError, match=r"drive-download-2\.bin: the tensors do not fit TinyCam: 2 unknown \(f9\.bi"
+    ):
+        load_preset(VGG, swapped, "cpu")
+    with pytest.raises(CheckpointError, match=r"drive-download-1: .* TinyMerged: 2 missing \(f9\.weight, f9\.bias\)"):
+        load_preset(VGG, swapped, "cpu", parts=("affinity",))
+
+
+@pytest.mark.usefixtures("tiny")
 def test_runs_say_and_record_what_they_took(folder: Path, tmp_path: Path) -> None:
     photos, _, _ = write_set(tmp_path / "set", 3)
     (tmp_path / "two.txt").write_text("toy00\ntoy02\n")

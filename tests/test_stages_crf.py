@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -39,6 +41,14 @@ def test_both_posteriors_are_those_of_the_dense_crf(photos, tmp_path):
         np.testing.assert_allclose(found.cams, expected.numpy(), atol=1e-3)
     low, high = (read_cams(tmp_path / "out" / side / "p1.npz").cams[0] for side in ("low", "high"))
     assert low.mean() > high.mean()
+
+
+def test_a_preset_gives_both_powers_and_the_size(photos, tmp_path):
+    crf(photos / "p0.png", tmp_path / "cams", tmp_path / "out", preset="psa-resnet38-cvpr", engine="torch", workers=1)
+    record = json.loads((tmp_path / "out" / "run.json").read_text())
+    settings = record["settings"]
+    assert (settings["crf_low"], settings["crf_high"], settings["size"]) == (4, 24, 0)
+    assert (record["images"], record["list"], record["settings"]["engine"]) == (1, None, "torch")
 
 
 def test_worker_processes_give_the_same(photos, tmp_path, monkeypatch):

@@ -95,13 +95,11 @@ def load_preset(
     loaded: dict[str, nn.Module] = {}
     for part in parts:
         state = read_state_dict(files[part])
-        if part == "cam":
-            count = _count_classes(settings.cam, state)
-            names = _class_names(count, files[part], classes)
-            network = create_model(settings.cam, count)
-        else:
-            network = create_model(settings.affinity)
+        count = _count_classes(settings.cam, state) if part == "cam" else 0
+        network = create_model(settings.cam, count) if count else create_model(settings.affinity)
         loaded[part] = load_state(network, state, files[part]).to(device).eval()
+        if count:
+            names = _class_names(count, files[part], classes)
     sources = {f"{part}_weights": str(files[part]) for part in parts}
     folder = files[parts[0]].parent
     return Bundle(loaded.get("cam"), loaded.get("affinity"), names, settings, folder, sources)
