@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import zipfile
 from dataclasses import dataclass
 from pickle import UnpicklingError
 from typing import Any, Literal
@@ -14,8 +13,8 @@ from numpy.typing import ArrayLike, NDArray
 from pixaff.errors import FormatError
 from pixaff.io.atomic import atomic_path
 from pixaff.io.cam_formats import NPY_MAGIC, read_pickled
+from pixaff.io.npz import MAX_BYTES, read_arrays
 
-MAX_BYTES = 4 << 30
 _HINT = "expected an .npz with classes, cams and size, as pixaff writes it"
 _FOREIGN_HINT = "docs/formats.md shows each format that can be read"
 _TOLERANCE = 1e-3  # what rounding in another program may put above 1 or below 0
@@ -53,8 +52,7 @@ def read_cams(path: str | os.PathLike[str]) -> CamFile:
     """
     if _starts_with(path, NPY_MAGIC):
         return _read_foreign(path)
-    arrays = _load(path)
-    classes, cams, size = (arrays[name] for name in ("classes", "cams", "size"))
+    classes, cams, size = read_arrays(path, ("classes", "cams", "size"), _HINT, "pixaff cam")
     try:
         if classes.dtype.kind not in "iu" or classes.ndim != 1:
             raise ValueError(f"classes: found {classes.dtype} {classes.shape}, expected integers (C,)")
@@ -120,7 +118,7 @@ def _starts_with(path: str | os.PathLike[str], magic: bytes) -> bool:
         with open(path, "rb") as stream:
             return stream.read(len(magic)) == magic
     except OSError:
-        return False  # `_load` says what is wrong
+        return False  # `read_arrays` says what is wrong
 
 
 def _read_foreign(path: str | os.PathLike[str]) -> CamFile:
@@ -140,35 +138,5 @@ def _read_foreign(path: str | os.PathLike[str]) -> CamFile:
     except ValueError as error:
         raise FormatError(f"{path}: {error}", _FOREIGN_HINT) from None
     # Damaged pickles: EOFError, KeyError, IndexError, TypeError, OverflowError, MemoryError, ...
-    except Exception as error:
-        raise FormatError(f"{path}: damaged: {error or type(error).__name__}", "write it again, or remove it") from None
-
-
-def _load(path: str | os.PathLike[str]) -> dict[str, NDArray[Any]]:
-    names = ("classes", "cams", "size")
-    try:
-        with zipfile.ZipFile(path) as archive:
-            members = {member.filename: member.file_size for member in archive.infolist()}
-        missing = [name for name in names if f"{name}.npy" not in members]
-        if missing:
-            found = ", ".join(name.removesuffix(".npy") for name in list(members)[:8]) or "nothing"
-            raise FormatError(f"{path}: found {found}, {' and '.join(missing)} missing", _HINT)
-        if sum(members[f"{name}.npy"] for name in names) > MAX_BYTES:
-            raise FormatError(f"{path}: found over {MAX_BYTES >> 30} GiB of arrays", _HINT)
-        with np.load(path, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in names}
-        for name, array in arrays.items():
-            if not isinstance(array, np.ndarray):  # the raw bytes of a member that is no array
-                raise FormatError(f"{path}: {name}: found no array", _HINT)
-        return arrays
-    except FormatError:
-        raise
-    except FileNotFoundError:
-        raise FormatError(f"{path}: no such file", "check the path, or run pixaff cam first") from None
-    except (IsADirectoryError, PermissionError) as error:
-        raise FormatError(f"{path}: cannot be read: {error.strerror}") from None
-    except zipfile.BadZipFile:
-        raise FormatError(f"{path}: damaged, or no .npz or .npy file", "write it again, or remove it") from None
-    # Arrays with damaged headers or compressed data: ValueError, zlib.error, EOFError, SyntaxError, MemoryError, ...
     except Exception as error:
         raise FormatError(f"{path}: damaged: {error or type(error).__name__}", "write it again, or remove it") from None

@@ -49,7 +49,7 @@ def read_arrays(path: str | os.PathLike[str], names: Sequence[str], expected: st
     except (IsADirectoryError, PermissionError) as error:
         raise FormatError(f"{path}: cannot be read: {error.strerror}") from None
     except zipfile.BadZipFile:
-        raise FormatError(f"{path}: damaged, or no .npz file", "write it again, or remove it") from None
+        raise FormatError(f"{path}: damaged, or no .npz or .npy file", "write it again, or remove it") from None
     # Arrays with damaged headers or compressed data: ValueError, zlib.error, EOFError, SyntaxError, MemoryError, ...
     except Exception as error:
         raise FormatError(f"{path}: damaged: {error or type(error).__name__}", "write it again, or remove it") from None
