@@ -187,11 +187,34 @@ def test_class_names_belong_to_the_weights(tmp_path: Path) -> None:
 def test_swapped_weights_are_told_by_their_tensors(folder: Path) -> None:
     swapped = Weights(cam=folder / "drive-download-2.bin", affinity=folder / "drive-download-1")
     with pytest.raises(
-        CheckpointError, match=r"drive-download-2\.bin: the tensors do not fit TinyCam: 2 unknown \(f9\.bi"
+        CheckpointError,
+        match=r"drive-download-2\.bin: found the weights of vgg16_affinity, expected those of vgg16_cam \(swap",
     ):
         load_preset(VGG, swapped, "cpu")
-    with pytest.raises(CheckpointError, match=r"drive-download-1: .* TinyMerged: 2 missing \(f9\.weight, f9\.bias\)"):
+    with pytest.raises(
+        CheckpointError, match=r"drive-download-1: found the weights of vgg16_cam, expected .*affinity \("
+    ):
         load_preset(VGG, swapped, "cpu", parts=("affinity",))
+
+
+@pytest.mark.usefixtures("tiny")
+def test_weights_that_no_option_names_are_fetched(folder: Path) -> None:
+    files = {"vgg16-cam": folder / "drive-download-1", "vgg16-affinity": folder}
+    asked: list[str] = []
+
+    def fetch(name: str) -> Path:
+        asked.append(name)
+        return files[name]
+
+    bundle = load_preset(VGG, Weights(), "cpu", fetch=fetch)
+    assert asked == ["vgg16-cam", "vgg16-affinity"]
+    assert bundle.sources["affinity_weights"] == str(folder / "drive-download-2.bin")
+    load_preset(VGG, Weights(cam=folder / "drive-download-1"), "cpu", parts=("cam",), fetch=fetch)
+    assert asked == ["vgg16-cam", "vgg16-affinity"]
+    with pytest.raises(
+        UsageError, match=r"psa-vgg16 needs weights of vgg16_cam and vgg16_affinity \(give --cam-weights"
+    ):
+        load_preset(VGG, Weights(), "cpu")
 
 
 @pytest.mark.usefixtures("tiny")
@@ -228,11 +251,12 @@ def test_runs_say_and_record_what_they_took(folder: Path, tmp_path: Path) -> Non
     assert propagate(photos, tmp_path / "refined", cams=tmp_path / "cams", **options).ok
 
 
-def test_the_command_line_says_which_options_are_missing(tmp_path: Path) -> None:
+def test_the_command_line_says_which_weights_are_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PIXAFF_OFFLINE", "1")
+    monkeypatch.setenv("PIXAFF_CACHE", str(tmp_path / "cache"))
     photos, _, _ = write_set(tmp_path, 1)
     for command in ("cam", "propagate"):
         done = CliRunner().invoke(app, [command, str(photos), "--out", str(tmp_path / "o"), "--preset", "psa-vgg16"])
-        assert done.exit_code == 2
-        assert "--cam-weights FILE" in done.stderr
-        assert "--weights-dir DIR" in done.stderr
-        assert not (tmp_path / "o").exists()
+        assert done.exit_code == 1
+        assert "vgg16-cam is not in the cache" in done.stderr
+        assert "pixaff download-weights vgg16-cam --from-file FILE" in done.stderr

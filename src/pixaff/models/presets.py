@@ -7,7 +7,7 @@ folder in which they are recognised by the names and shapes of their tensors.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,12 +18,22 @@ from pixaff.errors import CheckpointError, UsageError
 from pixaff.io.checkpoints import read_metadata, read_state_dict
 from pixaff.io.labels import VOC_CLASSES, read_classes
 from pixaff.models.bundle import Bundle
-from pixaff.models.loading import load_state, other_classes, problems
+from pixaff.models.loading import adapted, load_state, other_classes, problems
 from pixaff.models.registry import create_model
 from pixaff.settings import PRESETS, Settings, preset_settings
 
 PARTS = ("cam", "affinity")
 LITE = PRESETS["lite"]
+IMAGENET_CLASSES = 1000
+PUBLISHED = {
+    "vgg16_cam": "vgg16-cam",
+    "vgg16_affinity": "vgg16-affinity",
+    "resnet38_cam": "resnet38-cam",
+    "resnet38_affinity": "resnet38-affinity",
+    "hybrid_cam": "hybrid",
+    "hybrid_affinity": "hybrid",
+}
+"""Names in the catalogue of published weights, by network."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +79,7 @@ def load_preset(
     *,
     classes: str | Path | None = None,
     parts: Sequence[str] = PARTS,
+    fetch: Callable[[str], Path] | None = None,
 ) -> Bundle:
     """Load the networks of a preset.
 
@@ -79,8 +90,10 @@ def load_preset(
         classes: File of the class names. None takes those that a training of pixaff wrote into its weights, and for
             20 classes without names Pascal VOC's.
         parts: The networks that the run needs: "cam", "affinity" or both.
+        fetch: Gives the path of published weights by their name in the catalogue, for those that no option names.
 
     Raises:
+        DownloadError: They cannot be fetched.
         UsageError: Nothing says where weights are, or the class names are not as many as the classes.
         CheckpointError: Weights cannot be read or do not fit, or the folder lacks a network or has two of one.
         LabelsError: ``classes`` cannot be read.
@@ -89,61 +102,79 @@ def load_preset(
     files = {part: Path(path) for part in parts if (path := named[part]) is not None}
     absent = [part for part in parts if part not in files]
     if absent:
-        found = default_weights(settings, absent) if weights.folder is None else _in_folder(settings, weights, absent)
-        files |= found
+        files |= (
+            _published(settings, absent, fetch)
+            if weights.folder is None
+            else _in_folder(settings, weights.folder, absent)
+        )
     names = VOC_CLASSES if classes is None else read_classes(classes)
     loaded: dict[str, nn.Module] = {}
     for part in parts:
         state = read_state_dict(files[part])
+        _check_kind(settings, part, state, files[part])
         count = _count_classes(settings.cam, state) if part == "cam" else 0
+        if count and _is_start(settings.cam, state):
+            raise _start_error(files[part], settings.cam)
         network = create_model(settings.cam, count) if count else create_model(settings.affinity)
         loaded[part] = load_state(network, state, files[part]).to(device).eval()
         if count:
             names = _class_names(count, files[part], classes)
     sources = {f"{part}_weights": str(files[part]) for part in parts}
-    folder = files[parts[0]].parent
-    return Bundle(loaded.get("cam"), loaded.get("affinity"), names, settings, folder, sources)
+    place = files[parts[0]].parent
+    return Bundle(loaded.get("cam"), loaded.get("affinity"), names, settings, place, sources)
 
 
-def default_weights(settings: Settings, parts: Sequence[str]) -> dict[str, Path]:
-    """Files of weights for the parts of a preset for which no option names any.
-
-    Raises:
-        UsageError: There are none: the options that name them.
-    """
-    networks = " and ".join(str(getattr(settings, part)) for part in parts)
-    options = " and ".join(f"--{part}-weights FILE" for part in parts)
-    raise UsageError(
-        f"preset {settings.preset} needs weights of {networks}",
-        f"give {options}, or --weights-dir DIR; with --model lite the preset lends its numbers to the embedded model",
-    )
+def _published(settings: Settings, parts: Sequence[str], fetch: Callable[[str], Path] | None) -> dict[str, Path]:
+    """Files of weights for the parts of a preset for which no option names any: the published ones, from the cache."""
+    networks = [str(getattr(settings, part)) for part in parts]
+    if fetch is None or not all(network in PUBLISHED for network in networks):
+        options = " and ".join(f"--{part}-weights FILE" for part in parts)
+        raise UsageError(
+            f"preset {settings.preset} needs weights of {' and '.join(networks)}",
+            f"give {options}, or --weights-dir DIR; with --model lite the preset lends its numbers to the embedded "
+            "model",
+        )
+    files: dict[str, Path] = {}
+    for part, network in zip(parts, networks, strict=True):
+        path = fetch(PUBLISHED[network])
+        files[part] = path if path.is_file() else _in_folder(settings, path, [part])[part]
+    return files
 
 
 def recognised(state: Mapping[str, Tensor], networks: Sequence[str]) -> str | None:
     """The network whose tensors these are, by names and shapes, with any number of classes; None for none of them."""
     for name in networks:
         model = _shape_of(name)
-        if not any(problems(model, state, other_classes(model, state)).values()):
+        try:
+            fitted = adapted(model, state)
+        except CheckpointError:
+            continue
+        if not any(problems(model, fitted, other_classes(model, fitted)).values()):
             return name
     return None
 
 
-def _in_folder(settings: Settings, weights: Weights, parts: Sequence[str]) -> dict[str, Path]:
+def _in_folder(settings: Settings, folder: str | Path, parts: Sequence[str]) -> dict[str, Path]:
     """The files of a folder that hold the networks of some parts."""
-    folder = Path(str(weights.folder))
+    folder = Path(folder)
     if not folder.is_dir():
         raise CheckpointError(f"{folder}: no such folder", "check --weights-dir")
     networks = {str(getattr(settings, part)): part for part in parts}
     found: dict[str, Path] = {}
     others: list[str] = []
+    starts: list[str] = []
     for path in sorted(folder.iterdir()):
         if path.name.startswith(".") or not path.is_file():
             continue
         try:
-            network = recognised(read_state_dict(path), list(networks))
+            state = read_state_dict(path)
         except CheckpointError:
-            network = None
-        if network is None:
+            others.append(path.name)
+            continue
+        network = recognised(state, list(networks))
+        if settings.cam in networks and _is_start(settings.cam, state):
+            starts.append(path.name)
+        elif network is None:
             others.append(path.name)
         elif networks[network] in found:
             both = f"{found[networks[network]].name} and {path.name}"
@@ -154,6 +185,8 @@ def _in_folder(settings: Settings, weights: Weights, parts: Sequence[str]) -> di
         else:
             found[networks[network]] = path
     lacking = [network for network, part in networks.items() if part not in found]
+    if settings.cam in lacking and starts:
+        raise _start_error(folder / starts[0], settings.cam)
     if lacking:
         rest = f"; other files: {', '.join(others[:5])}{', ...' if len(others) > 5 else ''}" if others else ""
         raise CheckpointError(
@@ -173,6 +206,28 @@ def _count_classes(network: str, state: Mapping[str, Tensor]) -> int:
     """Classes of the CAM network's head in a file: rows beyond those of a network for one class."""
     rows = other_classes(_shape_of(network), state)
     return min((len(state[name]) for name in rows), default=1)
+
+
+def _is_start(network: str, state: Mapping[str, Tensor]) -> bool:
+    """Whether weights of a CAM network are ImageNet's classifier, from which a training starts."""
+    return _count_classes(network, state) == IMAGENET_CLASSES
+
+
+def _start_error(path: Path, network: str) -> CheckpointError:
+    return CheckpointError(
+        f"{path}: found a classifier of ImageNet's {IMAGENET_CLASSES} classes, a start for trainings of {network}",
+        f"give trained weights, or train some: pixaff train-cam --model {network} --init {path} --reset-head",
+    )
+
+
+def _check_kind(settings: Settings, part: str, state: Mapping[str, Tensor], path: Path) -> None:
+    """Raise `CheckpointError` for weights of the preset's other network, which is what a swapped pair looks like."""
+    own, other = (settings.cam, settings.affinity) if part == "cam" else (settings.affinity, settings.cam)
+    if recognised(state, [own, other]) == other:
+        raise CheckpointError(
+            f"{path}: found the weights of {other}, expected those of {own}",
+            "swap --cam-weights and --affinity-weights",
+        )
 
 
 def _class_names(count: int, path: Path, classes: str | Path | None) -> tuple[str, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pixaff.weights
@@ -21,6 +22,11 @@ def fetch_weights(name: str, command: str, report: Callback) -> Path:
     path = pixaff.weights.fetch(name, network=reporting(command, report))
     report(Event("end", command))
     return path
+
+
+def fetcher(command: str, report: Callback) -> Callable[[str], Path]:
+    """`fetch_weights` for a stage that does not know yet which weights it needs."""
+    return lambda name: fetch_weights(name, command, report)
 
 
 def posterior_folder(folder: str | Path, command: str, report: Callback) -> Path:
