@@ -95,11 +95,13 @@ def _trained(weights: Path) -> tuple[tuple[str, ...], Settings]:
     metadata = read_metadata(weights)
     try:
         classes = tuple(str(name) for name in json.loads(metadata["classes"]))
-        return classes, settings_of_network(metadata["network"])
+        settings = settings_of_network(metadata["network"])
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(
             f"{weights} does not say which network and classes it is for", "train it with pixaff train-cam"
         ) from error
+    affinity = weights.with_name(AFFINITY)
+    return classes, settings.replace(affinity=read_metadata(affinity).get("network") if affinity.is_file() else None)
 
 
 def write_bundle(

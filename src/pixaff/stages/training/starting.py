@@ -31,6 +31,8 @@ def seeded(seed: int) -> Iterator[None]:
 def load_fitting(model: nn.Module, path: Path, reset_head: bool) -> tuple[list[str], list[str]]:
     """Copy the tensors of a weights file that the model has; others start anew, or are passed over.
 
+    A model with ``own_names(state)`` is asked for its names of another library's tensors first.
+
     Returns:
         Names of the model's parameters that the file does not set, and of the file's tensors without use.
 
@@ -39,6 +41,8 @@ def load_fitting(model: nn.Module, path: Path, reset_head: bool) -> tuple[list[s
             another number of classes and ``reset_head`` is not set.
     """
     state, own = read_state_dict(path), model.state_dict()
+    if hasattr(model, "own_names"):
+        state = model.own_names(state)  # type: ignore[operator]
     rows = other_classes(model, state)
     if rows and not reset_head:
         raise head_error(model, state, path)
