@@ -73,8 +73,13 @@ def load_bundle(model: str | Path, device: torch.device | str = "cpu") -> Bundle
     cam = load_checkpoint(create_model(settings.cam, len(classes)), folder / CAM)
     affinity = None
     if (folder / AFFINITY).is_file():
-        affinity = load_checkpoint(create_model(settings.affinity), folder / AFFINITY).to(device).eval()
-    return Bundle(cam.to(device).eval(), affinity, classes, settings, folder)
+        affinity = _ready(load_checkpoint(create_model(settings.affinity), folder / AFFINITY), device)
+    return Bundle(_ready(cam, device), affinity, classes, settings, folder)
+
+
+def _ready(network: nn.Module, device: torch.device | str) -> nn.Module:
+    """On its device, with the channels last as the images come: no convolution then rearranges its weights."""
+    return network.to(device).to(memory_format=torch.channels_last).eval()
 
 
 def _recorded(record: Path) -> tuple[tuple[str, ...], Settings]:
