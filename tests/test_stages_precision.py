@@ -118,6 +118,6 @@ def test_bfloat16_moves_maps_and_affinities_a_little() -> None:
     exact, rounded = (activation_maps(cam_model, photo, settings, name)[1] for name in ("fp32", "bf16"))
     assert exact.dtype == rounded.dtype == torch.float32
     assert 0 < (exact - rounded).abs().max() < 0.02
-    exact, rounded = (image_affinity(affinity, image, 5, name) for name in ("fp32", "bf16"))
+    exact, rounded = (image_affinity(affinity, image, 5, precision=name) for name in ("fp32", "bf16"))
     assert exact.dtype == rounded.dtype == torch.float32
     assert 0 < (exact - rounded).abs().max() < 0.02

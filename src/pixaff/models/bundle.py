@@ -19,7 +19,7 @@ import pixaff.weights
 from pixaff.errors import CheckpointError, PixaffError
 from pixaff.io.atomic import write_text
 from pixaff.io.checkpoints import read_metadata, write_state_dict
-from pixaff.models.loading import load_checkpoint
+from pixaff.models.loading import load_checkpoint, ready
 from pixaff.models.registry import create_model
 from pixaff.settings import Settings, settings_of_network
 
@@ -73,13 +73,8 @@ def load_bundle(model: str | Path, device: torch.device | str = "cpu") -> Bundle
     cam = load_checkpoint(create_model(settings.cam, len(classes)), folder / CAM)
     affinity = None
     if (folder / AFFINITY).is_file():
-        affinity = _ready(load_checkpoint(create_model(settings.affinity), folder / AFFINITY), device)
-    return Bundle(_ready(cam, device), affinity, classes, settings, folder)
-
-
-def _ready(network: nn.Module, device: torch.device | str) -> nn.Module:
-    """On its device, with the channels last as the images come: no convolution then rearranges its weights."""
-    return network.to(device).to(memory_format=torch.channels_last).eval()
+        affinity = ready(load_checkpoint(create_model(settings.affinity), folder / AFFINITY), device)
+    return Bundle(ready(cam, device), affinity, classes, settings, folder)
 
 
 def _recorded(record: Path) -> tuple[tuple[str, ...], Settings]:

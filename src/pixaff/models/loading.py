@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 
+import torch
 from torch import Tensor, nn
 
 from pixaff.errors import CheckpointError
@@ -50,6 +51,11 @@ def load_state(
         )
     model.load_state_dict({name: tensor for name, tensor in state.items() if name not in rows}, strict=False)
     return model
+
+
+def ready(model: nn.Module, device: torch.device | str) -> nn.Module:
+    """The network on its device, for use, its channels last as the images come: no call rearranges the weights."""
+    return model.to(device).to(memory_format=torch.channels_last).eval()
 
 
 def problems(model: nn.Module, state: Mapping[str, Tensor], rows: Sequence[str]) -> dict[str, list[str]]:

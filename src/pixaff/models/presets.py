@@ -18,7 +18,7 @@ from pixaff.errors import CheckpointError, UsageError
 from pixaff.io.checkpoints import read_metadata, read_state_dict
 from pixaff.io.labels import VOC_CLASSES, read_classes
 from pixaff.models.bundle import Bundle
-from pixaff.models.loading import load_state, other_classes, problems
+from pixaff.models.loading import load_state, other_classes, problems, ready
 from pixaff.models.registry import create_model
 from pixaff.settings import PRESETS, Settings, preset_settings
 
@@ -101,7 +101,7 @@ def load_preset(
             network = create_model(settings.cam, count)
         else:
             network = create_model(settings.affinity)
-        loaded[part] = load_state(network, state, files[part]).to(device).eval()
+        loaded[part] = ready(load_state(network, state, files[part]), device)
     sources = {f"{part}_weights": str(files[part]) for part in parts}
     folder = files[parts[0]].parent
     return Bundle(loaded.get("cam"), loaded.get("affinity"), names, settings, folder, sources)
