@@ -46,3 +46,13 @@ def test_cuda_gets_one_photo_after_the_other():
 def test_what_a_photo_raises_is_passed_on():
     with lanes(CPU) as (spread, _), pytest.raises(ZeroDivisionError):
         spread(lambda a: 1 // a, [1, 0])
+
+
+def test_a_large_network_has_the_machine_to_itself():
+    large = torch.nn.Linear(4000, 2500, device="meta")
+    small = torch.nn.Linear(10, 10)
+    with lanes(CPU, small, large) as (spread, at_a_time):
+        assert at_a_time == 1
+        assert spread(lambda a: torch.get_num_threads(), range(2)) == [4, 4]
+    with lanes(CPU, small) as (_, at_a_time):
+        assert at_a_time == 4

@@ -29,6 +29,7 @@ def cam(
     format: Annotated[
         str, typer.Option("--format", metavar="npz|psa|irn", help="Ours, or what the programs PSA or IRN read (.npy).")
     ] = "npz",
+    precision: options.Precision = "fp32",
     device: options.Device = "auto",
     batch_size: options.BatchSize = None,
     workers: options.Workers = None,
@@ -52,6 +53,7 @@ def cam(
             size=size,
             label_threshold=label_threshold,
             format=format,
+            precision=precision,
             device=device,
             batch_size=batch_size,
             workers=workers,

@@ -51,6 +51,9 @@ Size = Annotated[
     typer.Option("--size", metavar="PIXELS", help="Long side to work at; larger photos are shrunk. 0: their own."),
 ]
 Device = Annotated[str, typer.Option("--device", metavar="auto|cpu|cuda[:n]", help="Where to compute.")]
+Precision = Annotated[
+    str, typer.Option("--precision", metavar="fp32|bf16|auto", help="Of the networks; auto: whichever is faster here.")
+]
 BatchSize = Annotated[
     int | None, typer.Option("--batch-size", "-b", min=1, metavar="N", help="Photos computed together.")
 ]

@@ -14,7 +14,10 @@ if TYPE_CHECKING:
 GivenLabels = Annotated[
     str, typer.Option("--labels", "-l", metavar="FILE|DIR", help="labels.csv, or a folder of VOC XML.")
 ]
-Network = Annotated[str, typer.Option("--model", "-m", metavar="NAME", help="Network to train; see `pixaff info`.")]
+Network = Annotated[
+    str,
+    typer.Option("--model", "-m", metavar="NAME", help="Network to train: see `pixaff info`; or timm:NAME[:affinity]."),
+]
 Init = Annotated[
     str | None, typer.Option("--init", metavar="FILE|random", help="Start weights; default: those in the package.")
 ]

@@ -19,7 +19,7 @@ import pixaff.weights
 from pixaff.errors import CheckpointError, PixaffError
 from pixaff.io.atomic import write_text
 from pixaff.io.checkpoints import read_metadata, write_state_dict
-from pixaff.models.loading import load_checkpoint
+from pixaff.models.loading import load_checkpoint, ready
 from pixaff.models.registry import create_model
 from pixaff.settings import Settings, settings_of_network
 
@@ -73,8 +73,8 @@ def load_bundle(model: str | Path, device: torch.device | str = "cpu") -> Bundle
     cam = load_checkpoint(create_model(settings.cam, len(classes)), folder / CAM)
     affinity = None
     if (folder / AFFINITY).is_file():
-        affinity = load_checkpoint(create_model(settings.affinity), folder / AFFINITY).to(device).eval()
-    return Bundle(cam.to(device).eval(), affinity, classes, settings, folder)
+        affinity = ready(load_checkpoint(create_model(settings.affinity), folder / AFFINITY), device)
+    return Bundle(ready(cam, device), affinity, classes, settings, folder)
 
 
 def _recorded(record: Path) -> tuple[tuple[str, ...], Settings]:
@@ -95,11 +95,13 @@ def _trained(weights: Path) -> tuple[tuple[str, ...], Settings]:
     metadata = read_metadata(weights)
     try:
         classes = tuple(str(name) for name in json.loads(metadata["classes"]))
-        return classes, settings_of_network(metadata["network"])
+        settings = settings_of_network(metadata["network"])
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(
             f"{weights} does not say which network and classes it is for", "train it with pixaff train-cam"
         ) from error
+    affinity = weights.with_name(AFFINITY)
+    return classes, settings.replace(affinity=read_metadata(affinity).get("network") if affinity.is_file() else None)
 
 
 def write_bundle(

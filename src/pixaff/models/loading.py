@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 
+import torch
 from torch import Tensor, nn
 
 from pixaff.errors import CheckpointError
@@ -61,6 +62,11 @@ def adapted(model: nn.Module, state: Mapping[str, Tensor]) -> Mapping[str, Tenso
     """
     adapt: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]] | None = getattr(model, "adapted_state", None)
     return state if adapt is None else adapt(state)
+
+
+def ready(model: nn.Module, device: torch.device | str) -> nn.Module:
+    """The network on its device, for use, its channels last as the images come: no call rearranges the weights."""
+    return model.to(device).to(memory_format=torch.channels_last).eval()
 
 
 def problems(model: nn.Module, state: Mapping[str, Tensor], rows: Sequence[str]) -> dict[str, list[str]]:

@@ -18,7 +18,7 @@ from pixaff.errors import CheckpointError, UsageError
 from pixaff.io.checkpoints import read_metadata, read_state_dict
 from pixaff.io.labels import VOC_CLASSES, read_classes
 from pixaff.models.bundle import Bundle
-from pixaff.models.loading import adapted, load_state, other_classes, problems
+from pixaff.models.loading import adapted, load_state, other_classes, problems, ready
 from pixaff.models.registry import create_model
 from pixaff.settings import PRESETS, Settings, preset_settings
 
@@ -116,7 +116,7 @@ def load_preset(
         if count and _is_start(settings.cam, state):
             raise _start_error(files[part], settings.cam)
         network = create_model(settings.cam, count) if count else create_model(settings.affinity)
-        loaded[part] = load_state(network, state, files[part]).to(device).eval()
+        loaded[part] = ready(load_state(network, state, files[part]), device)
         if count:
             names = _class_names(count, files[part], classes)
     sources = {f"{part}_weights": str(files[part]) for part in parts}

@@ -19,6 +19,7 @@ from pixaff.stages.labelling import class_names, labels_of, read_given_labels
 from pixaff.stages.lanes import lanes
 from pixaff.stages.maps import Photo, activation_maps, check_scales, load_photo
 from pixaff.stages.pools import BATCH, READERS, default_workers, in_batches
+from pixaff.stages.precision import settle_precision
 from pixaff.stages.record import announce, write_record
 from pixaff.stages.runner import Callback, Report, run, silent
 
@@ -45,6 +46,7 @@ def cam(
     size: int | None = None,
     label_threshold: float | None = None,
     format: str = "npz",
+    precision: str = "fp32",
     device: str = "auto",
     batch_size: int | None = None,
     workers: int | None = None,
@@ -71,6 +73,8 @@ def cam(
         size: Long side in pixels at which the network works; larger photos are shrunk, 0 means never.
         label_threshold: Probability from which a predicted class counts as present.
         format: "npz" is ours; "psa" and "irn" are what the programs of those names read.
+        precision: "fp32"; "bf16", which is faster where the processor is made for it and moves the maps by less than
+            2 % of their maximum; or "auto", whichever is faster here.
         device: "auto", "cpu", "cuda" or "cuda:n".
         batch_size: Photos computed together.
         workers: Threads that read and write.
@@ -101,15 +105,16 @@ def cam(
     check_scales(bundle.cam, settings)
     names = class_names(classes, bundle.classes)
     given = read_given_labels(labels, names, photos, command="cam", listed=listing is not None, report=report)
+    precision = settle_precision(precision, bundle.cam, None, where, "cam", report)
     shown = {**(bundle.sources or {"model": str(model or EMBEDDED)}), "labels": str(labels), **settings.pick(SETTINGS)}
-    shown["format"] = format
+    shown |= {"format": format, "precision": precision}
     announce(out, "cam", shown, device=device_words(where), overwrite=overwrite, report=report)
 
     def load(path: Path) -> Photo:
         return load_photo(path, labels_of(path, given, labels), settings)
 
     def maps_of(photo: Photo) -> Maps:
-        present, maps = activation_maps(bundle.cam, photo, settings)
+        present, maps = activation_maps(bundle.cam, photo, settings, precision)
         return present, maps.cpu().numpy(), photo.size
 
     def save(path: Path, result: Maps) -> Mapping[str, Any]:
@@ -117,7 +122,7 @@ def cam(
         write_maps(out / f"{path.stem}{suffix}", format, [index + 1 for index in present], maps, size)
         return {"classes": [names[index] for index in present]}
 
-    with lanes(where) as (spread, at_a_time):
+    with lanes(where, bundle.cam) as (spread, at_a_time):
         result = run(
             photos,
             lambda todo: in_batches(

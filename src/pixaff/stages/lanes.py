@@ -1,8 +1,8 @@
 """Photos computed side by side on the CPU, each by one thread.
 
-The networks here are small and the walk and CRF are made of small products, so that splitting each operation between
-threads gains little, and costs much where other programs use the processors too: OpenMP's threads then wait for each
-other at the end of every operation. A photo a thread has none of that.
+The embedded networks are small and the walk and CRF are made of small products, so that splitting each operation
+between threads gains little, and costs much where other programs use the processors too: OpenMP's threads then wait
+for each other at the end of every operation. A photo a thread has none of that.
 """
 
 from __future__ import annotations
@@ -13,10 +13,14 @@ from contextlib import contextmanager
 from typing import Any, Protocol, TypeVar
 
 import torch
+from torch import nn
 
 Result = TypeVar("Result")
 MOST = 8
 """Photos computed at a time: each takes a few hundred megabytes."""
+LARGE = 10_000_000
+"""Parameters from which on a network has the machine to itself, photo after photo: each takes some gigabytes, and its
+large convolutions keep all threads busy. `lite` has five million."""
 
 
 class Spread(Protocol):
@@ -26,14 +30,16 @@ class Spread(Protocol):
 
 
 @contextmanager
-def lanes(device: torch.device) -> Iterator[tuple[Spread, int]]:
+def lanes(device: torch.device, *networks: nn.Module | None) -> Iterator[tuple[Spread, int]]:
     """Yield a function that maps over photos, and the number of photos that it works on at a time.
 
-    On CUDA that is one; on the CPU it is the number of torch's threads, which are divided between the photos inside
-    the block. A single photo has them all.
+    On CUDA and for large networks that is one; on the CPU it is else the number of torch's threads, which are divided
+    between the photos inside the block. A single photo has them all.
     """
     threads = torch.get_num_threads()
-    count = min(threads, MOST) if device.type == "cpu" else 1
+    sizes = [sum(parameter.numel() for parameter in network.parameters()) for network in networks if network]
+    large = max(sizes, default=0) >= LARGE
+    count = min(threads, MOST) if device.type == "cpu" and not large else 1
     pool = ThreadPoolExecutor(count, "pixaff", initializer=torch.set_num_threads, initargs=(threads // count,))
 
     def spread(function: Callable[..., Result], *arguments: Iterable[Any]) -> list[Result]:

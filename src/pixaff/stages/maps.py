@@ -18,6 +18,7 @@ from pixaff.io.images import load_image
 from pixaff.ops.cam import normalized_cams
 from pixaff.settings import Settings
 from pixaff.stages.refine import at_network_size
+from pixaff.stages.training.precision import autocast
 
 
 @dataclass(frozen=True)
@@ -45,12 +46,18 @@ def load_photo(path: Path, labels: tuple[int, ...] | None, settings: Settings) -
     return Photo(image, size, labels)
 
 
-def activation_maps(model: Any, photo: Photo, settings: Settings) -> tuple[tuple[int, ...], Tensor]:
-    """The classes of a photo (0-based, ascending) and their normalised activation maps, float32 (C, h, w)."""
+def activation_maps(
+    model: Any, photo: Photo, settings: Settings, precision: str = "fp32"
+) -> tuple[tuple[int, ...], Tensor]:
+    """The classes of a photo (0-based, ascending) and their normalised activation maps, float32 (C, h, w).
+
+    With the precision "bf16" the network computes in bfloat16; its maps are summed in float32 all the same.
+    """
     classes = photo.labels
-    if classes is None:
-        classes = predict(model, photo.image, settings.label_threshold)
-    return classes, normalized_cams(model, photo.image, classes, scales=settings.scales, flip=settings.flip)
+    with autocast(precision, next(model.parameters()).device):
+        if classes is None:
+            classes = predict(model, photo.image, settings.label_threshold)
+        return classes, normalized_cams(model, photo.image, classes, scales=settings.scales, flip=settings.flip)
 
 
 def given_maps(file: CamFile, photo: Photo, device: torch.device) -> tuple[tuple[int, ...], Tensor]:

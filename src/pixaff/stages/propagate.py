@@ -28,6 +28,7 @@ from pixaff.stages.labelling import class_names, labels_of, read_given_labels
 from pixaff.stages.lanes import lanes
 from pixaff.stages.maps import Photo, activation_maps, check_scales, given_maps, load_photo
 from pixaff.stages.pools import BATCH, READERS, default_workers, in_batches
+from pixaff.stages.precision import settle_precision
 from pixaff.stages.record import announce, write_record
 from pixaff.stages.refine import (
     at_network_size,
@@ -81,6 +82,7 @@ def propagate(
     engine: str = "auto",
     overlay: bool = False,
     save_scores: bool = False,
+    precision: str = "fp32",
     device: str = "auto",
     batch_size: int | None = None,
     workers: int | None = None,
@@ -115,6 +117,7 @@ def propagate(
         overlay: Write ``out/overlays/NAME.jpg`` too: the mask laid over the photo.
         save_scores: Write ``out/scores/NAME.npz`` too: the walked scores, from which `pixaff.evaluate` makes the masks
             of every alpha. They are those before the final CRF.
+        precision: Of both networks; see `pixaff.cam`.
         device: "auto", "cpu", "cuda" or "cuda:n".
         batch_size: Photos computed together; their walks are one sparse product.
         workers: Threads that read and write.
@@ -169,6 +172,9 @@ def propagate(
     shown = {**(bundle.sources or {"model": str(model or EMBEDDED)}), "labels": str(labels)}
     shown |= {} if cams is None else {"cams": str(cams)}
     shown |= {**settings.pick(SETTINGS), "engine": check_engine(engine)}
+    shown["precision"] = precision = settle_precision(
+        precision, None if folder else bundle.cam, affinity, where, COMMAND, report
+    )
     announce(out, COMMAND, shown, device=device_words(where), overwrite=overwrite, report=report)
 
     def load(path: Path) -> tuple[Photo, CamFile | None]:
@@ -178,12 +184,12 @@ def propagate(
     def begin(photo: Photo, file: CamFile | None) -> tuple[tuple[int, ...], Tensor, Tensor]:
         """Classes, scores to walk and affinities of a photo."""
         if file is None:
-            present, maps = activation_maps(bundle.cam, photo, settings)
+            present, maps = activation_maps(bundle.cam, photo, settings, precision)
         else:
             present, maps = given_maps(file, photo, where)
         seen = at_network_size(affinity, photo.image)
         start = scores_to_walk(at_size(maps, seen.shape[:2]), settings.alpha, powers)
-        return present, start, image_affinity(affinity, seen, settings.radius, settings.borders)
+        return present, start, image_affinity(affinity, seen, settings.radius, settings.borders, precision)
 
     def finish(photo: Photo, walked: Tensor) -> Tensor:
         size = photo.image.shape[:2]
@@ -210,7 +216,7 @@ def propagate(
             write_scores(out / SCORES / f"{path.stem}.npz", file)
         return {"classes": [names[index] if index < len(names) else str(index + 1) for index in present]}
 
-    with lanes(where) as (spread, at_a_time):
+    with lanes(where, bundle.cam, affinity) as (spread, at_a_time):
 
         @torch.inference_mode()
         def compute(batch: list[tuple[Photo, CamFile | None]]) -> list[Scored]:

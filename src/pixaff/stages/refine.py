@@ -19,6 +19,7 @@ from pixaff.ops.cam import background_score, with_background
 from pixaff.ops.crf import dense_crf
 from pixaff.ops.neighbours import Borders
 from pixaff.ops.walk import cell_scores, upsample_scores
+from pixaff.stages.training.precision import autocast
 
 ENGINES = ("auto", "torch", "pydensecrf")
 STRIDE = 8
@@ -72,11 +73,18 @@ def at_size(maps: Tensor, size: tuple[int, int]) -> Tensor:
     return F.interpolate(maps[None], size, mode="bilinear", align_corners=False)[0]
 
 
-def image_affinity(model: Any, image: NDArray[np.uint8], radius: int, borders: Borders = "published") -> Tensor:
-    """Pair affinities (P, L) of an image (h, w, 3), zero-padded to whole cells at the right and bottom."""
+def image_affinity(
+    model: Any, image: NDArray[np.uint8], radius: int, borders: Borders = "published", precision: str = "fp32"
+) -> Tensor:
+    """Pair affinities (P, L) of an image (h, w, 3), zero-padded to whole cells at the right and bottom.
+
+    With the precision "bf16" the network computes in bfloat16, the affinities of its features in float32.
+    """
     x = model.preprocess(image)[None].to(next(model.parameters()).device)
     x = F.pad(x, (0, -x.shape[3] % STRIDE, 0, -x.shape[2] % STRIDE))
-    return pair_affinity(model.features(x), radius, borders)[0]
+    with autocast(precision, x.device):
+        features = model.features(x.contiguous(memory_format=torch.channels_last))
+    return pair_affinity(features.float().contiguous(), radius, borders)[0]
 
 
 def check_engine(engine: str) -> str:

@@ -11,6 +11,7 @@ from torch import nn
 from pixaff.errors import UsageError
 from pixaff.models import create_model
 from pixaff.models.bundle import AFFINITY
+from pixaff.models.registry import TIMM
 from pixaff.ops.affinity import pair_affinity
 from pixaff.ops.labels import pair_labels
 from pixaff.ops.losses import affinity_loss
@@ -56,7 +57,7 @@ def train_affinity(
             means published ones, such as "@crf-low", which are fetched when they are missing.
         crf_high: The same with little background.
         out: Folder of the weights ``affinity.safetensors``, ``metrics.jsonl``, ``loss.png`` and ``run.json``.
-        model: Registry name of the network.
+        model: Name of the network; see `pixaff.models.create_model`.
         init: See `pixaff.train_cam`.
         listing: List of the photos to train on.
         size: Long side in pixels to which larger photos are shrunk; 0 means never.
@@ -93,6 +94,9 @@ def train_affinity(
 
     with seeded(recipe.seed):
         network = create_model(model)
+        if not hasattr(network, "features"):
+            better = f"{model}:affinity" if model.startswith(TIMM) else "lite_affinity"
+            raise UsageError(f"{model} is no AffinityNet", f"choose another --model, such as {better}")
         start = start_weights(network, model, init, COMMAND, report)
     mean, std, bgr = normalisation(network)
     dataset = AffinityPhotos(kept, sizes, maps, mean=mean, std=std, bgr=bgr, crop=crop, seed=recipe.seed)

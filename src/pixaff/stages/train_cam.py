@@ -31,7 +31,7 @@ from pixaff.stages.training.folder import (
 from pixaff.stages.training.loop import LossFn, train
 from pixaff.stages.training.posteriors import confident_cells
 from pixaff.stages.training.recipe import SEED_RECIPE, Recipe, TrainingError, cam_recipe
-from pixaff.stages.training.starting import seeded, start_weights
+from pixaff.stages.training.starting import RANDOM, seeded, start_weights
 
 COMMAND = "train-cam"
 
@@ -65,7 +65,7 @@ def train_cam(
         labels: labels.csv or a folder of VOC XML files.
         classes: classes.txt, or the names themselves, in the order of the mask values 1, 2, ...
         out: Folder of the weights ``cam.safetensors``, ``metrics.jsonl``, ``loss.png`` and ``run.json``.
-        model: Registry name of the network.
+        model: Name of the network; see `pixaff.models.create_model`.
         init: Weights to start from, a file or "random"; what the file lacks starts anew. None takes the weights
             shipped with pixaff where the network has some.
         reset_head: Let the class rows start anew where ``init`` has those of another number of classes.
@@ -118,7 +118,12 @@ def train_cam(
 
     with seeded(recipe.seed):
         network = create_model(model, len(names))
+        if not hasattr(network, "cam"):
+            raise UsageError(f"{model} makes no activation maps", "choose another --model, such as lite_cam")
         start = start_weights(network, model, init, COMMAND, report, reset_head)
+    if start == RANDOM and recipe.backbone_lr_scale == 0:
+        text = f"the backbone of {model} is random and stays so: give its weights with --init, or --backbone-lr-scale 1"
+        report(Event("warning", COMMAND, text))
     if hasattr(network, "pixel_logits"):
         network.get_buffer("seeded").fill_(crf_low is not None)
     elif crf_low is not None:

@@ -26,7 +26,7 @@ def choose_precision(requested: str, device: torch.device, seconds: Callable[[st
     """Settle ``auto``: bf16 on CUDA from compute capability 8 (Ampere) on, on the CPU whichever is faster.
 
     CPUs differ too much for a rule: with AMX bfloat16 is several times faster than float32, while elsewhere, and for
-    depthwise convolutions, it is often slower. So ``seconds(precision)`` is asked for the time of a step of each.
+    depthwise convolutions, it is often slower. So ``seconds(precision)`` is asked for the time of a trial of each.
 
     Returns:
         "fp32" or "bf16", and why.
@@ -38,7 +38,7 @@ def choose_precision(requested: str, device: torch.device, seconds: Callable[[st
         return ("bf16" if major >= 8 else "fp32"), f"compute capability {major}.{minor}"
     fp32, bf16 = seconds("fp32"), seconds("bf16")
     chosen = "bf16" if bf16 * GAIN < fp32 else "fp32"
-    return chosen, f"a small step took {fp32:.2g} s in fp32, {bf16:.2g} s in bf16"
+    return chosen, f"a trial took {fp32:.2g} s in fp32, {bf16:.2g} s in bf16"
 
 
 def settle_precision(

@@ -31,6 +31,8 @@ def seeded(seed: int) -> Iterator[None]:
 def load_fitting(model: nn.Module, path: Path, reset_head: bool) -> tuple[list[str], list[str]]:
     """Copy the tensors of a weights file that the model has; others start anew, or are passed over.
 
+    A model with ``own_names(state)`` is asked for its names of another library's tensors first.
+
     Returns:
         Names of the model's parameters that the file does not set, and of the file's tensors without use.
 
@@ -38,8 +40,10 @@ def load_fitting(model: nn.Module, path: Path, reset_head: bool) -> tuple[list[s
         CheckpointError: The file cannot be read, nothing in it fits, a tensor has another shape, or its head is for
             another number of classes and ``reset_head`` is not set.
     """
-    state = adapted(model, read_state_dict(path))
-    own = model.state_dict()
+    tensors = read_state_dict(path)
+    if hasattr(model, "own_names"):
+        tensors = model.own_names(tensors)  # type: ignore[operator]
+    state, own = adapted(model, tensors), model.state_dict()
     rows = other_classes(model, state)
     if rows and not reset_head:
         raise head_error(model, state, path)

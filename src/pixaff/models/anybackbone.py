@@ -1,0 +1,233 @@
+"""A CAM network and an AffinityNet on any backbone of timm that gives feature maps.
+
+Both work at stride 8. Where the backbone can be dilated (timm's ``output_stride=8``: ResNet, RegNet, EfficientNet,
+MobileNet, ConvNeXt, ...), its last levels lie there by themselves. Where it cannot (vision transformers, Swin, VGG,
+DenseNet, ...), its deeper levels stay as coarse as they are and what is made of them is enlarged, bilinearly.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pixaff.errors import UsageError
+from pixaff.models.lite import normalized
+from pixaff.models.timm import import_timm, timm_model
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+STRIDE = 8
+OPTIONS: tuple[dict[str, Any], ...] = (
+    {"features_only": True, "output_stride": STRIDE},
+    {"features_only": True, "dynamic_img_size": True},
+    {"features_only": True},
+)
+"""Ways of asking for a backbone, best first: dilated; a transformer for images of any size; as it is."""
+LEVELS = 3
+
+
+class AnyBackbone(nn.Module):
+    """The feature levels of a timm network; batch norm always runs on its stored statistics.
+
+    Args:
+        name: timm's name, with or without the tag of pretrained weights, which may decide mean and std.
+
+    Attributes:
+        mean, std: Of the colours from 0 to 1, as timm has them.
+        channels: Of each level.
+
+    Raises:
+        UsageError: timm has no such network, or it gives no feature maps for images of any size.
+    """
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.net = _feature_network(name)
+        info: Any = self.net.feature_info
+        config: Any = self.net.pretrained_cfg
+        self.mean, self.std = (tuple(float(value) for value in config[key]) for key in ("mean", "std"))
+        self.channels = tuple(int(count) for count in info.channels())
+        # Padded to it, an image is cut into whole cells by every level and by stride 8.
+        self.unit = math.lcm(STRIDE, *(int(reduction) for reduction in info.reduction()))
+        self.rows_last = self._probe(name)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """Normalised images (B,3,H,W), H and W multiples of ``unit`` -> levels (B,C,h,w), fine to coarse."""
+        levels = self.net(x)
+        return [level.permute(0, 3, 1, 2) for level in levels] if self.rows_last else list(levels)
+
+    def _probe(self, name: str) -> bool:
+        """Whether the levels come as (B,h,w,C), told by an image of no common size."""
+        side = self.unit * -(-96 // self.unit)
+        try:
+            with torch.no_grad():
+                levels = self.net.eval()(torch.zeros(1, 3, side, side + self.unit))
+        except (RuntimeError, AssertionError, ValueError, TypeError) as error:
+            raise UsageError(
+                f"timm:{name} cannot look at images of any size: {error or type(error).__name__}",
+                "take a network of convolutions, such as timm:resnet50, or timm:vit_small_patch16_224",
+            ) from error
+        shapes = [tuple(level.shape) for level in levels]
+        for at in (1, 3):
+            if all(len(shape) == 4 and shape[at] == count for shape, count in zip(shapes, self.channels, strict=True)):
+                return at == 3
+        raise UsageError(
+            f"timm:{name} gives no feature maps: found shapes {shapes}, expected (1, C, h, w)",
+            "take a network of convolutions, such as timm:resnet50",
+        )
+
+
+class _OnBackbone(nn.Module):
+    """What the two networks share: the backbone, and how it is fed, started and trained."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.backbone = AnyBackbone(name)
+        self.mean, self.std = self.backbone.mean, self.backbone.std
+
+    def preprocess(self, image: object) -> Tensor:
+        """PIL image or uint8 (H,W,3) RGB -> normalised float32 (3,H,W)."""
+        return normalized(image, self.mean, self.std)
+
+    def train(self, mode: bool = True) -> Self:
+        """Training mode for all but batch norm, which keeps the statistics of its start weights."""
+        super().train(mode)
+        for module in self.modules():
+            if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)):
+                module.eval()
+        return self
+
+    def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
+        """Trainable parameters, the backbone's and the new ones."""
+        groups: dict[str, list[nn.Parameter]] = {"backbone": [], "head": []}
+        for name, parameter in self.named_parameters():
+            if parameter.requires_grad:
+                groups["backbone" if name.startswith("backbone.") else "head"].append(parameter)
+        return groups
+
+    def own_names(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The tensors of a timm file under the names that they have here; a file of pixaff's stays as it is.
+
+        timm itself calls the layers of a network otherwise when it is asked for features: "stages.0" is "stages_0"
+        or "model.stages.0" then. Its own classifier and the like become "timm.fc" and so on, which nothing here is.
+        """
+        prefix = "backbone.net."
+        if any(name.startswith(prefix) for name in state):
+            return dict(state)
+        own = {
+            name.removeprefix(prefix).removeprefix("model.").replace(".", "_"): name
+            for name in self.state_dict()
+            if name.startswith(prefix)
+        }
+        return {own.get(name.replace(".", "_"), f"timm.{name}"): tensor for name, tensor in state.items()}
+
+    def levels(self, x: Tensor) -> list[Tensor]:
+        """Normalised images (B,3,H,W), padded at the right and bottom with zeros -> all levels of the backbone."""
+        unit = self.backbone.unit
+        levels: list[Tensor] = self.backbone(F.pad(x, (0, -x.shape[3] % unit, 0, -x.shape[2] % unit)))
+        return levels
+
+    def at_stride(self, maps: Tensor, x: Tensor) -> Tensor:
+        """Maps (B,C,h,w) of a level of ``levels(x)`` -> (B,C,ceil(H / 8),ceil(W / 8))."""
+        unit, height, width = self.backbone.unit, *x.shape[2:]
+        size = [-(-side // unit) * unit // STRIDE for side in (height, width)]
+        if list(maps.shape[2:]) != size:
+            maps = F.interpolate(maps, size, mode="bilinear", align_corners=False)
+        return maps[:, :, : -(-height // STRIDE), : -(-width // STRIDE)]
+
+
+class AnyCam(_OnBackbone):
+    """Classifier whose class rows at every cell are the activation maps (Zhou et al., CVPR 2016; section 3.1).
+
+    Args:
+        name: timm's name of the backbone.
+        num_classes: Foreground classes K.
+
+    Raises:
+        UsageError: See `AnyBackbone`.
+    """
+
+    def __init__(self, name: str, num_classes: int = 20) -> None:
+        super().__init__(name)
+        self.classifier = nn.Conv2d(self.backbone.channels[-1], num_classes, 1, bias=False)
+        nn.init.normal_(self.classifier.weight, std=0.01)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalised images (B,3,H,W) -> logits (B,K): the average of the class rows over the image."""
+        return self._rows(x).mean((2, 3))
+
+    def cam(self, x: Tensor) -> Tensor:
+        """Normalised images (B,3,H,W) -> maps (B,K,h,w) >= 0, h = ceil(H / 8): the relu of the class rows."""
+        return F.relu(self._rows(x))
+
+    def _rows(self, x: Tensor) -> Tensor:
+        # Enlarged after the 1x1 convolution: that comes to the same and is many times less work.
+        return self.at_stride(self.classifier(self.levels(x)[-1]), x)
+
+
+class AnyAffinity(_OnBackbone):
+    """AffinityNet (section 3.2) on the last three levels of the backbone.
+
+    1x1 convolutions to 64, 128 and 256 channels, group norm, ELU, concatenated at stride 8, 1x1 convolution to 448,
+    ELU. The group norm is that of the published VGG-16 network: features of an unknown scale would else drive every
+    affinity to 0, where the loss has no slope.
+
+    Args:
+        name: timm's name of the backbone.
+
+    Raises:
+        UsageError: See `AnyBackbone`, or it has less than three levels.
+    """
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        channels = self.backbone.channels[-LEVELS:]
+        if len(channels) < LEVELS:
+            raise UsageError(f"timm:{name} has {len(channels)} levels of features, an AffinityNet needs {LEVELS}")
+        sizes = (64, 128, 256)
+        self.reduce = nn.ModuleList(nn.Conv2d(c, size, 1, bias=False) for c, size in zip(channels, sizes, strict=True))
+        self.norms = nn.ModuleList(nn.GroupNorm(size // 8, size) for size in sizes)
+        self.merge = nn.Conv2d(sum(sizes), sum(sizes), 1, bias=False)
+        for conv in self.reduce:
+            nn.init.kaiming_normal_(conv.get_parameter("weight"))
+        nn.init.xavier_uniform_(self.merge.weight, gain=4)
+
+    def features(self, x: Tensor) -> Tensor:
+        """Normalised images (B,3,H,W) -> features (B,448,h,w) with h = ceil(H / 8)."""
+        levels = self.levels(x)[-LEVELS:]
+        parts = [
+            self.at_stride(F.elu(norm(conv(level))), x)
+            for conv, norm, level in zip(self.reduce, self.norms, levels, strict=True)
+        ]
+        return F.elu(self.merge(torch.cat(parts, 1)))
+
+    forward = features
+
+
+def _feature_network(name: str) -> nn.Module:
+    """The network of that name as its feature levels, with random weights."""
+    timm = import_timm()
+    # Also keeps out "hf-hub:..." and the like, which would reach for the network.
+    if not timm.is_model(name):
+        near = difflib.get_close_matches(name, timm.list_models(), 3)
+        raise UsageError(
+            f"timm {timm.__version__} has no network called {name!r}",
+            f"did you mean {' or '.join(f'timm:{match}' for match in near)}?" if near else "see timm.list_models()",
+        )
+    refused: Exception | None = None
+    for options in OPTIONS:
+        try:
+            return timm_model(name, **options)
+        # What timm raises where a network does not know an option differs from network to network.
+        except (TypeError, AssertionError, ValueError, RuntimeError, NotImplementedError, AttributeError) as error:
+            refused = error
+    raise UsageError(
+        f"timm:{name} gives no feature maps: {refused}", "take a network of convolutions, such as timm:resnet50"
+    ) from refused
