@@ -13,6 +13,7 @@ CHILDREN = [
     errors.FormatError,
     errors.CheckpointError,
     errors.OutputError,
+    errors.DownloadError,
     errors.DeviceError,
 ]
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from pixaff.settings import Settings as Settings
     from pixaff.stages.cam import cam as cam
     from pixaff.stages.crf import crf as crf
+    from pixaff.stages.download_weights import download_weights as download_weights
     from pixaff.stages.evaluate import evaluate as evaluate
     from pixaff.stages.fit import fit as fit
     from pixaff.stages.info import info as info
@@ -38,6 +39,7 @@ _HOMES = {
     "cam": "pixaff.stages.cam",
     "create_model": "pixaff.models",
     "crf": "pixaff.stages.crf",
+    "download_weights": "pixaff.stages.download_weights",
     "evaluate": "pixaff.stages.evaluate",
     "fit": "pixaff.stages.fit",
     "info": "pixaff.stages.info",

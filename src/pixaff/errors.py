@@ -60,5 +60,9 @@ class OutputError(PixaffError):
     """A result cannot be written: disk full, no permission."""
 
 
+class DownloadError(PixaffError):
+    """Published weights cannot be fetched, or what came is not what it should be."""
+
+
 class DeviceError(PixaffError):
     """The requested device does not exist or ran out of memory."""

@@ -41,6 +41,7 @@ class Console:
         self.bar: Progress | None = None
         self.task: TaskID | None = None
         self.total = self.count = 0
+        self.fetching = ""
         self.spoke = self.began = time.monotonic()
 
     def __enter__(self) -> Console:
@@ -63,6 +64,8 @@ class Console:
             self._stop_bar()
         elif event.kind == "progress":
             self._progress(event)
+        elif event.kind == "download":
+            self._download(event)
         else:
             self._photo(event)
 
@@ -117,6 +120,25 @@ class Console:
             self.data(dict(event.data))
         self._advance(event.text, event.text)
 
+    def _download(self, event: Event) -> None:
+        done, total = event.data["done"], event.data["total"]
+        if event.text != self.fetching:
+            self._stop_bar()
+            self.fetching, self.spoke = event.text, time.monotonic()
+            if sys.stderr.isatty():
+                from rich.console import Console as RichConsole
+                from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+
+                columns = TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn()
+                self.bar = Progress(*columns, TransferSpeedColumn(), console=RichConsole(stderr=True), transient=True)
+                self.task = self.bar.add_task(event.text, total=total)
+                self.bar.start()
+        if self.bar is not None and self.task is not None:
+            self.bar.update(self.task, completed=done, total=total)
+        elif time.monotonic() - self.spoke >= EVERY:
+            self.spoke = time.monotonic()
+            self.say(f"{event.text}: {done / 1e6:.0f} MB" + (f" of {total / 1e6:.0f} MB" if total else ""))
+
     def _advance(self, description: str, words: str) -> None:
         if self.bar is not None and self.task is not None:
             self.bar.update(self.task, description=description, completed=self.count)
@@ -134,6 +156,7 @@ class Console:
         if self.bar is not None:
             self.bar.stop()
             self.bar = self.task = None
+        self.fetching = ""
 
 
 def end(console: Console, command: str, report: Report, out: Path) -> None:

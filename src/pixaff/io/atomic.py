@@ -74,6 +74,19 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
         temporary.write_bytes(text.encode("utf-8"))
 
 
+@contextmanager
+def output_errors(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Turn every `OSError` of the block into an `OutputError` that names `path`, for files that are not atomic.
+
+    Raises:
+        OutputError: With the reason (disk full, no permission, ...).
+    """
+    try:
+        yield
+    except OSError as error:
+        raise _output_error(Path(path), error) from error
+
+
 def _output_error(path: Path, error: OSError) -> OutputError:
     reason = error.strerror or str(error) or type(error).__name__
     return OutputError(f"{path}: cannot be written: {reason}", _HINTS.get(error.errno or 0, ""))

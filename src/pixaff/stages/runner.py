@@ -26,8 +26,9 @@ class Event:
 
     Attributes:
         kind: "settings" (effective settings, in ``data``), "begin" (``total`` photos follow), "done", "skipped" or
-            "failed" (one photo), "progress" (a step of a training run, in ``data``), "note" or "warning" (words),
-            "end".
+            "failed" (one photo), "progress" (a step of a training run, in ``data``), "download" (of
+            weights called ``text``; in ``data`` the bytes "done" and "total", which may be None), "note" or "warning"
+            (words), "end".
         command: The stage that speaks, such as "propagate".
         text: Words: why a photo failed, a note, a warning.
         photo: The photo in question.
@@ -36,7 +37,7 @@ class Event:
         data: Further facts.
     """
 
-    kind: Literal["settings", "begin", "done", "skipped", "failed", "progress", "note", "warning", "end"]
+    kind: Literal["settings", "begin", "done", "skipped", "failed", "progress", "download", "note", "warning", "end"]
     command: str
     text: str = ""
     photo: Path | None = None

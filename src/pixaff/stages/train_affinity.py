@@ -14,6 +14,7 @@ from pixaff.models.bundle import AFFINITY
 from pixaff.ops.affinity import pair_affinity
 from pixaff.ops.labels import pair_labels
 from pixaff.ops.losses import affinity_loss
+from pixaff.stages.fetching import posterior_folder
 from pixaff.stages.inputs import find_images
 from pixaff.stages.pools import default_workers
 from pixaff.stages.runner import Callback, silent
@@ -51,7 +52,8 @@ def train_affinity(
 
     Args:
         photos: A folder, files, or "-"; see `find_images`.
-        crf_low: Folder of posteriors with much background, as `pixaff.crf` writes them, or in PSA's format.
+        crf_low: Folder of posteriors with much background, as `pixaff.crf` writes them, or in PSA's format; "@NAME"
+            means published ones, such as "@crf-low", which are fetched when they are missing.
         crf_high: The same with little background.
         out: Folder of the weights ``affinity.safetensors``, ``metrics.jsonl``, ``loss.png`` and ``run.json``.
         model: Registry name of the network.
@@ -86,9 +88,8 @@ def train_affinity(
     if is_trained(weights, resume, overwrite, COMMAND, report):
         return result
     found = find_images(photos, None if listing is None else Path(listing))
-    kept, sizes, maps = confident_cells(
-        found, Path(crf_low), Path(crf_high), size, workers or default_workers(), result, COMMAND, report
-    )
+    low, high = (posterior_folder(folder, COMMAND, report) for folder in (crf_low, crf_high))
+    kept, sizes, maps = confident_cells(found, low, high, size, workers or default_workers(), result, COMMAND, report)
 
     with seeded(recipe.seed):
         network = create_model(model)

@@ -13,6 +13,7 @@ from pixaff.errors import LabelsError, UsageError
 from pixaff.io.labels import read_classes
 from pixaff.models import create_model
 from pixaff.models.bundle import CAM
+from pixaff.stages.fetching import posterior_folder
 from pixaff.stages.inputs import find_images
 from pixaff.stages.labelling import labels_of, read_given_labels
 from pixaff.stages.pools import default_workers
@@ -132,8 +133,9 @@ def train_cam(
         config["data"] = digest(f"{photo.stem} {shown}" for photo, shown in zip(kept, present, strict=True))
         loss: LossFn = cam_loss
     else:
+        low, high = (posterior_folder(folder, COMMAND, report) for folder in (crf_low, crf_high))
         kept, sizes, maps = confident_cells(
-            kept, Path(crf_low), Path(crf_high), size[1], workers or default_workers(), result, COMMAND, report
+            kept, low, high, size[1], workers or default_workers(), result, COMMAND, report
         )
         dataset = AffinityPhotos(kept, sizes, maps, mean=mean, std=std, bgr=bgr, crop=crop, seed=recipe.seed)
         cells = zip(dataset.paths, dataset.label_maps, strict=True)

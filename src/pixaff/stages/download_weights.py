@@ -1,0 +1,246 @@
+"""Published weights into the cache, and what the cache holds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from pixaff.errors import DownloadError, PixaffError, UsageError
+from pixaff.stages.fetching import reporting
+from pixaff.stages.runner import Callback, Event, describe, silent
+from pixaff.weights import inventory, sources
+from pixaff.weights.cache import cache_folder, cached, expected, offline
+from pixaff.weights.catalogue import Entry, find, load_catalogue, parse_source
+from pixaff.weights.disk import size_words
+from pixaff.weights.fetching import fetch
+from pixaff.weights.local import import_file, import_folder
+from pixaff.weights.network import Found, Network
+from pixaff.weights.sources import source_words
+
+COMMAND = "download-weights"
+
+
+@dataclass(frozen=True)
+class Item:
+    """What became of one name, or of one way to it.
+
+    Attributes:
+        name: The name.
+        status: "cached", "missing", "unfinished" or "changed"; "done", "skipped" or "failed"; "would" for a dry run;
+            "verified"; "answers" for a way that was tried; "removed".
+        text: Words: where, how large, why not.
+        data: The same as plain values.
+    """
+
+    name: str
+    status: str
+    text: str = ""
+    data: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def ok(self) -> bool:
+        return self.status not in ("failed", "changed")
+
+
+def download_weights(
+    names: Sequence[str],
+    *,
+    mirror: str | None = None,
+    from_file: str | Path | None = None,
+    from_dir: str | Path | None = None,
+    force: bool = False,
+    dry_run: bool = False,
+    cache: str | Path | None = None,
+    catalogue: str | Path | None = None,
+    network: Network | None = None,
+    report: Callback = silent,
+) -> list[Item]:
+    """Fetch published weights into the cache, or bring them from this machine.
+
+    Args:
+        names: Names of the catalogue.
+        mirror: Where to fetch from in place of the catalogue's sources; for several names an address ending in "/".
+        from_file: A file on this machine to take, for one name.
+        from_dir: A folder on this machine to take the files from.
+        force: Fetch again what is there.
+        dry_run: Only say what would be fetched, from where, and how large it is.
+        cache: The cache; default PIXAFF_CACHE, else the system's place for caches.
+        catalogue: A TOML file with further entries; default PIXAFF_CATALOGUE.
+        network: How services are reached; default with progress and words sent to ``report``.
+        report: Receives the progress, and every failure as it happens.
+
+    Returns:
+        One item a name; a name that fails does not stop the others.
+
+    Raises:
+        UsageError: A name is unknown, or options contradict each other.
+        OutputError: The cache cannot be written, or the disk is full.
+    """
+    entries = _entries(names, catalogue)
+    root, network = cache_folder(cache), network or reporting(COMMAND, report)
+    if not entries:
+        raise UsageError("no name is given", "pixaff download-weights --list shows them")
+    if sum(given is not None for given in (mirror, from_file, from_dir)) > 1:
+        raise UsageError("found several of --mirror, --from-file and --from-dir, expected one")
+    if from_file is not None and len(entries) > 1:
+        raise UsageError(f"--from-file is for one name, found {len(entries)}", "take --from-dir for several")
+    if mirror is not None and len(entries) > 1 and not mirror.endswith("/"):
+        raise UsageError(f"--mirror {mirror} is one file, found {len(entries)} names", "end a folder's address with /")
+
+    def work(entry: Entry) -> Item:
+        place = {"cache": cache, "catalogue": catalogue, "network": network}
+        if dry_run and from_file is None and from_dir is None:
+            return _planned(entry, root, mirror, force, network)
+        if dry_run:
+            text = f"would take {from_file or from_dir} into {root / entry.name}"
+            return Item(entry.name, "would", text, {"source": str(from_file or from_dir)})
+        if from_file is not None:
+            path = import_file(entry.name, from_file, **place)  # type: ignore[arg-type]
+        elif from_dir is not None:
+            path = import_folder(entry.name, from_dir, alone=len(entries) == 1, **place)  # type: ignore[arg-type]
+        else:
+            there = None if force else cached(root, entry)
+            if there is not None:
+                return _made(entry, root, there, "skipped")
+            path = fetch(entry.name, mirror=mirror, force=force, **place)  # type: ignore[arg-type]
+        report(Event("end", COMMAND))
+        return _made(entry, root, path, "done")
+
+    return [_named(entry, work, report) for entry in entries]
+
+
+def list_weights(
+    names: Sequence[str] = (), *, cache: str | Path | None = None, catalogue: str | Path | None = None
+) -> list[Item]:
+    """What can be fetched, from where, and what of it is in the cache; no names mean all."""
+    root = cache_folder(cache)
+    items = []
+    for entry in _entries(names or None, catalogue):
+        found = inventory.state(root, entry)
+        facts = {
+            "what": entry.what,
+            "kind": entry.kind,
+            "sources": [source_words(source) for source in entry.sources],
+            "path": str(found.path),
+            "bytes": found.size,
+            "files": {file: {"sha256": each.sha256, "size": each.size} for file, each in found.files.items()},
+        }
+        items.append(Item(entry.name, found.status, entry.what, facts))
+    return items
+
+
+def verify_weights(
+    names: Sequence[str] = (),
+    *,
+    cache: str | Path | None = None,
+    catalogue: str | Path | None = None,
+    report: Callback = silent,
+) -> list[Item]:
+    """Hash what is in the cache and compare; no names mean all that is there."""
+    root = cache_folder(cache)
+    entries = _entries(names or None, catalogue)
+    if not names:
+        entries = [entry for entry in entries if inventory.state(root, entry).status in ("cached", "changed")]
+
+    def work(entry: Entry) -> Item:
+        wrong = inventory.verify(root, entry)
+        if wrong:
+            again = f"fetch it again: pixaff download-weights {entry.name} --force"
+            shown = wrong if len(wrong) < 4 else [*wrong[:3], f"and {len(wrong) - 3} more"]
+            report(Event("failed", COMMAND, f"{entry.name}: {'; '.join(shown)} ({again})"))
+            return Item(entry.name, "failed", "; ".join(shown), {"error": "; ".join(wrong)})
+        return Item(entry.name, "verified", str(cached(root, entry)), {"path": str(cached(root, entry))})
+
+    return [_named(entry, work, report) for entry in entries]
+
+
+def prune_weights(
+    names: Sequence[str] = (),
+    *,
+    dry_run: bool = False,
+    cache: str | Path | None = None,
+    catalogue: str | Path | None = None,
+    report: Callback = silent,
+) -> list[Item]:
+    """Remove unfinished downloads and what no catalogue names any more; with names, all their files."""
+    known, root = load_catalogue(catalogue), cache_folder(cache)
+    chosen = [find(known, name).name for name in names]
+    gone = inventory.prune(root, known, chosen, dry_run, reporting(COMMAND, report).say)
+    status = "would" if dry_run else "removed"
+    return [
+        Item(path.relative_to(root).parts[0], status, f"{path}, {size_words(size)}", {"path": str(path), "bytes": size})
+        for path, size in gone.items()
+    ]
+
+
+def check_sources(
+    names: Sequence[str] = (),
+    *,
+    mirror: str | None = None,
+    catalogue: str | Path | None = None,
+    network: Network | None = None,
+    report: Callback = silent,
+) -> Iterator[Item]:
+    """Try every way to every source, mirrors included, by its first bytes; nothing is kept. No names mean all.
+
+    Raises:
+        DownloadError: PIXAFF_OFFLINE is set.
+    """
+    if offline():
+        raise DownloadError("PIXAFF_OFFLINE forbids to try the sources", "unset it")
+    network = network or reporting(COMMAND, report)
+    for entry in _entries(names or None, catalogue):
+        for source in entry.sources if mirror is None else (parse_source(mirror),):
+            for way, found in sources.probe(source, entry.file, network):
+                facts: dict[str, Any] = {"source": source_words(source), **({"way": way} if way else {})}
+                where = f"{source_words(source)}{f', {way}' if way else ''}"
+                if isinstance(found, Found):
+                    facts |= {"bytes": found.size}
+                    yield Item(entry.name, "answers", f"{where}: {size_words(found.size)}", facts)
+                else:
+                    yield Item(entry.name, "failed", f"{where}: {found}", {**facts, "error": str(found)})
+
+
+def _entries(names: Sequence[str] | None, catalogue: str | Path | None) -> list[Entry]:
+    known = load_catalogue(catalogue)
+    return list(known.values()) if names is None else [find(known, name) for name in dict.fromkeys(names)]
+
+
+def _named(entry: Entry, work: Callable[[Entry], Item], report: Callback) -> Item:
+    """Do the work for one entry; what fails is named, and the next one begins."""
+    try:
+        return work(entry)
+    except UsageError:
+        raise
+    except PixaffError as error:
+        if error.exit_code != 1 or type(error).__name__ == "OutputError":
+            raise
+        report(Event("failed", COMMAND, describe(error)))
+        return Item(entry.name, "failed", describe(error), {"error": describe(error)})
+
+
+def _made(entry: Entry, root: Path, path: Path, status: str) -> Item:
+    found = inventory.state(root, entry)
+    files = {file: {"sha256": each.sha256, "size": each.size} for file, each in found.files.items()}
+    return Item(entry.name, status, f"{path}, {inventory.content_words(path)}", {"path": str(path), "files": files})
+
+
+def _planned(entry: Entry, root: Path, mirror: str | None, force: bool, network: Network) -> Item:
+    """What a run would do for an entry. The size is the known one, else asked for."""
+    there = None if force else cached(root, entry)
+    if there is not None:
+        return Item(entry.name, "skipped", f"{there} is there", {"path": str(there)})
+    place, words = root / entry.name / entry.file, [] if not offline() else ["PIXAFF_OFFLINE forbids to ask"]
+    for source in entry.sources if mirror is None else (parse_source(mirror),):
+        size = expected(root, entry, entry.file).size
+        answers = [] if offline() else list(sources.probe(source, entry.file, replace(network, retries=0)))
+        sizes = [found.size for _, found in answers if isinstance(found, Found)]
+        words += [f"{way}: {found}" for way, found in answers if isinstance(found, PixaffError)]
+        if sizes or offline():
+            known = [each for each in sizes if each is not None]
+            size = size or (sum(known) if entry.kind == "folder" and known else max(known, default=None))
+            text = f"would fetch {size_words(size)} from {source_words(source)} to {place}"
+            return Item(entry.name, "would", text, {"source": source_words(source), "bytes": size, "path": str(place)})
+    raise DownloadError(f"{entry.name}: no source answers: {'; '.join(words)}", "pixaff download-weights --check")

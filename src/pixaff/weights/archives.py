@@ -1,0 +1,294 @@
+"""Archives that others made: unpacked member by member, each looked at first, within bounds."""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import hashlib
+import io
+import re
+import stat
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import IO
+
+from pixaff.errors import DownloadError
+from pixaff.io.atomic import output_errors
+from pixaff.weights.disk import ensure_space, size_words
+
+KEPT = (".npy", ".png")
+CHUNK = 1 << 18
+_MAGIC = {
+    b"PK\x03\x04": "zip",
+    b"\x1f\x8b": "tar.gz",
+    b"7z\xbc\xaf\x27\x1c": "7z",
+    b"Rar!\x1a\x07": "rar",
+    b"BZh": "bzip2",
+    b"\xfd7zXZ\x00": "xz",
+    b"\x28\xb5\x2f\xfd": "zstd",
+}
+_RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
+
+_DAMAGED = (
+    zipfile.BadZipFile,
+    tarfile.TarError,
+    gzip.BadGzipFile,
+    zlib.error,
+    EOFError,
+    ValueError,
+    OverflowError,
+    RuntimeError,  # also a compression that zipfile does not know, and headers nested without end
+)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Bounds beyond which an archive is refused. The published ones hold 10,582 files, some 2 MB each.
+
+    Attributes:
+        members: Number of members, whether kept or not.
+        total: Bytes unpacked in all.
+        member: Bytes of one file.
+        ratio: Bytes unpacked for each byte of the archive, counted from ``free`` on.
+        free: Bytes for which the ratio is not looked at.
+    """
+
+    members: int = 200_000
+    total: int = 100 << 30
+    member: int = 1 << 30
+    ratio: int = 200
+    free: int = 64 << 20
+
+
+LIMITS = Limits()
+
+
+def archive_kind(path: Path) -> str:
+    """ "zip", "tar" or "tar.gz", told by the content.
+
+    Raises:
+        DownloadError: It is of another kind, which is named, or no archive.
+    """
+    with output_errors(path), open(path, "rb") as file:
+        head = file.read(512)
+    kind = next((kind for magic, kind in _MAGIC.items() if head.startswith(magic)), "")
+    if head[257:262] == b"ustar":
+        kind = "tar"
+    if kind in ("zip", "tar", "tar.gz"):
+        return kind
+    found = f"a {kind} archive, which is not supported" if kind else "no archive"
+    raise DownloadError(
+        f"{path.name}: found {found}, expected zip, tar or tar.gz",
+        "unpack it yourself and give --from-dir" * bool(kind),
+    )
+
+
+def extract(archive: Path, target: Path, limits: Limits = LIMITS) -> dict[str, tuple[int, str]]:
+    """Unpack the `.npy` and `.png` members of an archive.
+
+    Every member is looked at, kept or not; the first bad one ends it. What was unpacked until then stays in
+    ``target`` for the caller to remove.
+
+    Args:
+        archive: A zip, tar or tar.gz file.
+        target: An empty folder.
+        limits: The bounds.
+
+    Returns:
+        For each file its size in bytes and SHA-256.
+
+    Raises:
+        DownloadError: A member has an absolute path or "..", is a link or a device, is there twice, or a bound is
+            passed; or the archive is damaged or holds nothing to keep. Names archive and member.
+        OutputError: The disk is full.
+    """
+    kind = archive_kind(archive)
+    room = _Room(archive, limits, target)
+    with output_errors(target):
+        try:
+            kept = _unzip(archive, room) if kind == "zip" else _untar(archive, kind, room)
+        except _DAMAGED as error:
+            reason = str(error) if isinstance(error, (zipfile.BadZipFile, tarfile.TarError)) else type(error).__name__
+            raise DownloadError(f"{archive.name}: damaged {kind} archive: {reason}", "fetch it again") from None
+    if not kept:
+        raise DownloadError(f"{archive.name}: found no {' or '.join(KEPT)} file in it")
+    return kept
+
+
+def content_folder(folder: Path) -> Path:
+    """The folder that holds the files: archives often have all of them in one folder of their own."""
+    while True:
+        entries = list(folder.iterdir())
+        if len(entries) != 1 or not entries[0].is_dir():
+            return folder
+        folder = entries[0]
+
+
+def safe_path(name: str, what: str) -> PurePosixPath:
+    """The path of a member, which stays inside the folder it is unpacked to on every system.
+
+    Raises:
+        DownloadError: It would not.
+    """
+    path = PurePosixPath(name)
+    if not name or name.startswith("/") or re.match(r"[A-Za-z]:", name):
+        wrong = "an absolute path"
+    elif ".." in path.parts:
+        wrong = '".." in its path'
+    elif any(ord(sign) < 32 or sign in '\\:*?"<>|' for sign in name) or any(map(_unusable, path.parts)):
+        wrong = "a name that is none on every system"
+    else:
+        return path
+    raise DownloadError(f"{what}: the member {name[:200]!r} has {wrong}", "distrust it; nothing of it is kept")
+
+
+def _unusable(part: str) -> bool:
+    return bool(_RESERVED.fullmatch(part)) or part.endswith((".", " ")) or len(part) > 200
+
+
+class _Room:
+    """Where members go, and how much may still come.
+
+    Args:
+        archive: The archive, for its name and size.
+        limits: The bounds.
+        target: The folder.
+    """
+
+    def __init__(self, archive: Path, limits: Limits, target: Path) -> None:
+        self.what, self.limits, self.target = archive.name, limits, target
+        self.most = min(limits.total, limits.free + limits.ratio * archive.stat().st_size)
+        self.members = self.bytes = self.checked = 0
+        self.kept: dict[str, tuple[int, str]] = {}
+
+    def admit(self, name: str, regular: bool, folder: bool, size: int) -> PurePosixPath | None:
+        """Look at a member; the path to unpack it to, or None for one that is passed over."""
+        self.members += 1
+        if self.members > self.limits.members:
+            self.refuse(f"more than {self.limits.members} members")
+        path = safe_path(name, self.what)
+        if folder:
+            return None
+        if not regular:
+            raise DownloadError(
+                f"{self.what}: the member {name[:200]!r} is neither file nor folder",
+                "distrust it; nothing of it is kept",
+            )
+        if size > self.limits.member:
+            self.refuse(f"a member of {size_words(size)}, {name[:200]!r}")
+        if self.bytes + size > self.most:
+            self.refuse(f"more than {size_words(self.most)} to unpack")
+        return path if path.suffix.lower() in KEPT and not path.name.startswith(".") else None
+
+    def write(self, path: PurePosixPath, content: IO[bytes]) -> None:
+        """Unpack one file, counting what really comes."""
+        place = self.target.joinpath(*path.parts)
+        hasher, size = hashlib.sha256(), 0
+        with contextlib.ExitStack() as stack:
+            with output_errors(place):
+                place.parent.mkdir(parents=True, exist_ok=True)
+                try:
+                    file = stack.enter_context(open(place, "xb"))
+                except FileExistsError:
+                    raise DownloadError(f"{self.what}: the member {str(path)!r} is there twice") from None
+            while piece := content.read(CHUNK):
+                size += len(piece)
+                self.count(len(piece))
+                if size > self.limits.member:
+                    self.refuse(f"a member of more than {size_words(self.limits.member)}, {str(path)!r}")
+                hasher.update(piece)
+                with output_errors(place):
+                    file.write(piece)
+        self.kept[str(path)] = (size, hasher.hexdigest())
+
+    def count(self, size: int) -> None:
+        self.bytes += size
+        if self.bytes > self.most:
+            self.refuse(f"more than {size_words(self.most)} to unpack")
+        if self.bytes - self.checked > 1 << 28:
+            ensure_space(self.target, 0)
+            self.checked = self.bytes
+
+    def refuse(self, found: str) -> None:
+        raise DownloadError(f"{self.what}: found {found}", "it may be an archive bomb; nothing of it is kept")
+
+
+def _unzip(archive: Path, room: _Room) -> dict[str, tuple[int, str]]:
+    with zipfile.ZipFile(archive) as file:
+        members = file.infolist()
+        if len(members) > room.limits.members:
+            room.refuse(f"{len(members)} members, more than {room.limits.members}")
+        ensure_space(room.target, min(sum(member.file_size for member in members), room.most))
+        for member in members:
+            if member.flag_bits & 1:
+                raise DownloadError(f"{archive.name}: found an encrypted zip archive, expected an open one")
+            mode = stat.S_IFMT(member.external_attr >> 16)
+            folder = member.is_dir() and mode in (0, stat.S_IFDIR)
+            # orig_filename: ZipFile has already replaced what it holds for separators in the other.
+            path = room.admit(member.orig_filename, mode in (0, stat.S_IFREG), folder, member.file_size)
+            if path is not None:
+                with file.open(member) as content:
+                    room.write(path, content)
+    return room.kept
+
+
+def _untar(archive: Path, kind: str, room: _Room) -> dict[str, tuple[int, str]]:
+    ensure_space(room.target, archive.stat().st_size)
+    with contextlib.ExitStack() as stack:
+        raw: IO[bytes] = stack.enter_context(open(archive, "rb"))
+        if kind == "tar.gz":
+            raw = stack.enter_context(gzip.GzipFile(fileobj=raw))  # type: ignore[arg-type]
+        # Passing over a member unpacks it too, and a header may ask for any amount of memory: both are bounded.
+        bounded = _Bounded(raw, room)
+        file = stack.enter_context(tarfile.open(fileobj=bounded, mode="r:"))
+        for member in _members(file):
+            regular = member.isreg() and not member.issparse()
+            path = room.admit(member.name, regular, member.isdir(), member.size)
+            content = None if path is None else file.extractfile(member)
+            if path is not None and content is not None:
+                room.write(path, content)
+    return room.kept
+
+
+def _members(file: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+    while (member := file.next()) is not None:
+        yield member
+        file.members.clear()  # type: ignore[attr-defined]
+
+
+class _Bounded(io.RawIOBase):
+    """A stream for tarfile that no seek or read takes beyond the bounds."""
+
+    def __init__(self, raw: IO[bytes], room: _Room) -> None:
+        self.raw, self.room = raw, room
+        # Headers and padding of each member come on top of the files' bytes.
+        self.most = room.most + 10_240 + 4_096 * room.limits.members
+        self.place = 0
+
+    def read(self, size: int = -1) -> bytes:
+        if size < 0 or size > 1 << 20:
+            self.room.refuse("a header of more than a megabyte")
+        if self.place + size > self.most:
+            self.room.refuse(f"more than {size_words(self.room.most)} to unpack")
+        found = self.raw.read(size)
+        self.place += len(found)
+        return found
+
+    def seek(self, place: int, whence: int = 0) -> int:
+        if whence or place > self.most:
+            self.room.refuse(f"more than {size_words(self.room.most)} to unpack")
+        self.place = self.raw.seek(place)
+        return self.place
+
+    def tell(self) -> int:
+        return self.place
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True

@@ -1,0 +1,244 @@
+"""Weights by name: from the cache, or from the first source that gives them."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+
+from pixaff.errors import CheckpointError, DownloadError
+from pixaff.weights import sources
+from pixaff.weights.accept import check, move, unpack
+from pixaff.weights.archives import content_folder, safe_path
+from pixaff.weights.cache import (
+    OFFLINE,
+    UNPACKED,
+    cache_folder,
+    cached,
+    expected,
+    label,
+    locked,
+    offline,
+    recorded_files,
+    write_record,
+)
+from pixaff.weights.catalogue import Entry, Expected, Source, check_fits, find, load_catalogue, parse_source
+from pixaff.weights.disk import digest
+from pixaff.weights.network import Network
+from pixaff.weights.sources import is_weights_name, source_words
+
+INCOMING = ".incoming"
+
+
+def fetch(
+    name: str,
+    *,
+    cache: str | os.PathLike[str] | None = None,
+    catalogue: str | os.PathLike[str] | None = None,
+    mirror: str | None = None,
+    force: bool = False,
+    network: Network | None = None,
+) -> Path:
+    """The path of published weights, fetched first where the cache does not have them.
+
+    Args:
+        name: A name of the catalogue, such as "resnet38-cam"; a leading "@" is passed over.
+        cache: The cache; default PIXAFF_CACHE, else the system's place for caches.
+        catalogue: A TOML file with further entries; default PIXAFF_CATALOGUE.
+        mirror: A source to take in place of the catalogue's, see `parse_source`; one that ends in "/" is a folder with
+            the file in it.
+        force: Fetch again what is there; it stays until the new is verified.
+        network: How services are reached, and who is told of progress; default in silence.
+
+    Returns:
+        The file; for several files or an archive the folder that holds them. Hidden files there are not weights.
+
+    Raises:
+        UsageError: No such name, or a wrong mirror.
+        DownloadError: It is not in the cache and PIXAFF_OFFLINE is set; no source gives it; or what came is not what
+            it was at the first download or what the catalogue pins.
+        OutputError: The cache cannot be written, or the disk is full.
+    """
+    entry, root = find(load_catalogue(catalogue), name), cache_folder(cache)
+    network = network or Network()
+    ways = entry.sources if mirror is None else (parse_source(mirror),)
+    for source in ways:
+        check_fits(source, entry.kind)
+    path = None if force else cached(root, entry)
+    if path is not None:
+        return path
+    with locked(root, entry.name, network.say):
+        path = None if force else cached(root, entry) or adopt(root, entry, network)
+        if path is not None:
+            return path
+        if offline():
+            raise DownloadError(
+                f"{entry.name} is not in the cache, {root / entry.name}, and {OFFLINE} forbids to fetch it",
+                f"unset {OFFLINE}, or bring the file: pixaff download-weights {entry.name} --from-file FILE",
+            )
+        if force:
+            remove_unfinished(root / entry.name)
+        (root / entry.name).mkdir(parents=True, exist_ok=True)
+        failures = []
+        for source in ways:
+            try:
+                return _obtain(root, entry, source, network)
+            except (DownloadError, CheckpointError) as error:
+                failures.append((source, error))
+                network.say(f"{source_words(source)}: {error}")
+    raise _all_failed(root, entry, failures)
+
+
+def adopt(root: Path, entry: Entry, network: Network) -> Path | None:
+    """Take files that a person has put at their place in the cache, where there are any.
+
+    Raises:
+        DownloadError: They are not what they should be; they stay where they are.
+    """
+    folder = root / entry.name
+    if entry.kind == "folder":
+        known = recorded_files(root, entry.name)
+        there = {path.relative_to(folder).as_posix() for path in weights_in(folder)}
+        files = sorted(known.keys() & there if known else there)
+        if known.keys() - there:
+            return None
+    else:
+        files = [entry.file] if (folder / entry.file).is_file() else []
+    if not files:
+        return None
+    found = {}
+    for file in files:
+        try:
+            found[file] = check(folder / file, root, entry, file)
+        except (DownloadError, CheckpointError) as error:
+            raise DownloadError(
+                f"{folder / file}: {error.message}",
+                f"put the right file there, or fetch it: pixaff download-weights {entry.name} --force",
+            ) from None
+    if found == recorded_files(root, entry.name) and entry.kind == "archive":
+        network.say(f"{entry.name}: unpacking what was fetched before")
+    else:
+        network.say(f"{entry.name}: taking what lies in {folder}")
+        write_record(root, entry.name, found, "put into the cache by hand")
+    return settle(root, entry)
+
+
+def settle(root: Path, entry: Entry) -> Path:
+    """Unpack a verified archive; the path at which the entry now is."""
+    folder = root / entry.name
+    if entry.kind == "weights":
+        return folder / entry.file
+    if entry.kind == "archive":
+        if (folder / entry.file).is_file():
+            unpack(folder / entry.file, folder)
+        return content_folder(folder / UNPACKED)
+    return folder
+
+
+def take(root: Path, entry: Entry, found: dict[str, tuple[Path, Expected]], source: str) -> Path:
+    """Record verified files and give them their names.
+
+    They are recorded first: a run that is killed in between finds them wanting, and goes on.
+    """
+    write_record(root, entry.name, {file: known for file, (_, known) in found.items()}, source)
+    for file, (candidate, _) in found.items():
+        if candidate != root / entry.name / file:
+            move(candidate, root / entry.name / file)
+    path = settle(root, entry)
+    remove_unfinished(root / entry.name)
+    return path
+
+
+def remove_unfinished(folder: Path) -> int:
+    """Remove what unfinished downloads left in a folder of the cache; returns the bytes."""
+    freed = 0
+    for path in unfinished(folder):
+        freed += sum(each.stat().st_size for each in [path, *path.rglob("*")] if each.is_file())
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    return freed
+
+
+def unfinished(folder: Path) -> list[Path]:
+    """Hidden files and folders of the cache: nothing verified has such a name."""
+    return [path for path in folder.iterdir() if path.name.startswith(".")] if folder.is_dir() else []
+
+
+def weights_in(folder: Path) -> list[Path]:
+    """The files in a folder, and in folders in it, whose names are those of weights."""
+    found = [path for path in folder.rglob("*") if path.is_file() and is_weights_name(path.name)]
+    return sorted(path for path in found if not any(part[0] == "." for part in path.relative_to(folder).parts))
+
+
+def _obtain(root: Path, entry: Entry, source: Source, network: Network) -> Path:
+    if entry.kind == "folder":
+        return _obtain_folder(root, entry, source, network)
+    found = _one(root, entry, entry.file, source, network)
+    return take(root, entry, {entry.file: found}, source_words(source))
+
+
+def _one(root: Path, entry: Entry, file: str, source: Source, network: Network) -> tuple[Path, Expected]:
+    """Fetch and check one file; where it lies, and what it is."""
+    what, wanted = label(entry, file), expected(root, entry, file)
+    hidden = file.replace("/", "_")
+    candidate = sources.transfer(source, root / entry.name, hidden, network, label=what, wanted=wanted)
+    try:
+        return candidate, check(candidate, root, entry, file)
+    except (DownloadError, CheckpointError):
+        # Gone on with, it would be the same for ever.
+        for path in unfinished(root / entry.name):
+            if path.name.startswith(f".{hidden}."):
+                path.unlink()
+        raise
+
+
+def _obtain_folder(root: Path, entry: Entry, source: Source, network: Network) -> Path:
+    folder = root / entry.name
+    known = recorded_files(root, entry.name)
+    listed = sources.list_files(source, sorted({*known, *entry.files}), network)
+    found: dict[str, tuple[Path, Expected]] = {}
+    refused: list[str] = []
+    for file, each in listed:
+        safe_path(file, source_words(source))
+        if not is_weights_name(file):
+            network.say(f"{entry.name}: {file} is left out: no name that weights have")
+            continue
+        waiting = folder / INCOMING / file
+        there = _verified(folder / file, known.get(file)) or _verified(waiting, None)
+        if there is not None:
+            found[file] = there
+            continue
+        try:
+            candidate, facts = _one(root, entry, file, each, network)
+        except CheckpointError as error:
+            refused.append(str(error))
+            network.say(f"{entry.name}: {file} is left out: {error}")
+            continue
+        move(candidate, waiting)
+        found[file] = waiting, facts
+    missing = sorted({*known, *entry.files} - found.keys())
+    if not found or missing:
+        lacks = f"without {', '.join(missing)}" if missing else "without weights"
+        raise DownloadError("; ".join([f"found a folder {lacks}", *refused]))
+    return take(root, entry, found, source_words(source))
+
+
+def _verified(path: Path, known: Expected | None) -> tuple[Path, Expected] | None:
+    """A file that an earlier run has verified: it waits for its name, or is the one that is known."""
+    if not path.is_file() or (known is None and INCOMING not in path.parts):
+        return None
+    found = Expected(*digest(path))
+    return (path, found) if known in (None, found) else None
+
+
+def _all_failed(
+    root: Path, entry: Entry, failures: Iterable[tuple[Source, DownloadError | CheckpointError]]
+) -> DownloadError:
+    failures = list(failures)
+    reasons = "; ".join(f"{source_words(source)}: {error.message}" for source, error in failures)
+    first, hints = failures[0][0], {error.hint: None for _, error in failures if error.hint}
+    place = root / entry.name / entry.file
+    save = "save its files in" if entry.kind == "folder" else "save the file as"
+    browser = first.browser if first.kind != "http" else source_words(first)
+    by_hand = f"by hand: open {browser} in a browser and {save} {place}, or give --mirror or --from-file"
+    return DownloadError(f"{entry.name} is not to be had: {reasons}", "; ".join([*hints, by_hand]))

@@ -1,0 +1,308 @@
+"""Questions over HTTP: redirects checked one by one, faults that may pass tried again.
+
+No message here shows the query of an address: it may hold a token.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import re
+import time
+from collections.abc import Callable, Iterator, Mapping
+from email.utils import parsedate_to_datetime
+from typing import Any, TypeVar
+from urllib.parse import urljoin, urlsplit
+
+import requests
+from urllib3.exceptions import HTTPError
+
+from pixaff import __version__
+from pixaff.errors import DownloadError
+from pixaff.weights.network import Found, Network
+
+CHUNK = 1 << 16
+GOOD_PIECE = 1 << 20
+HEAD = 1 << 10
+MOST_REDIRECTS = 10
+_REDIRECTS = (301, 302, 303, 307, 308)
+_MEANING = {401: "asks for a login", 403: "is not public", 404: "is not there", 410: "is gone"}
+
+T = TypeVar("T")
+
+
+class StatusError(DownloadError):
+    """A server answered with an error that waiting does not mend; ``status`` is its number."""
+
+    def __init__(self, message: str, hint: str = "", status: int = 0) -> None:
+        super().__init__(message, hint)
+        self.status = status
+
+
+class Passing(Exception):
+    """A fault that may pass.
+
+    Args:
+        words: What happened.
+        wait: Seconds that the server asks to wait; None leaves it to the caller.
+        gained: Whether a good piece of the file came before it.
+    """
+
+    def __init__(self, words: str, wait: float | None = None, gained: bool = False) -> None:
+        super().__init__(words)
+        self.words, self.wait, self.gained = words, wait, gained
+
+
+def shown(address: str) -> str:
+    """An address without the parts that may be secret: user, password, query."""
+    parts = urlsplit(address)
+    host = f"{parts.hostname}:{parts.port}" if parts.port else parts.hostname
+    return f"{parts.scheme}://{host}{parts.path}"
+
+
+def is_page(head: bytes) -> bool:
+    """Whether a file begins like a web page (HTML or XML), as no weights and no archive do."""
+    return head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<")
+
+
+def page_words(head: bytes) -> str:
+    """A web page in words, with its title."""
+    title = re.search(rb"<title[^>]*>([^<]{1,200})", head, re.IGNORECASE)
+    words = " ".join(title[1].decode("utf-8", "replace").split()) if title else ""
+    return f'found a web page (HTML), "{words}"' if words else "found a web page (HTML)"
+
+
+def patiently(action: Callable[[], T], network: Network, what: str) -> T:
+    """Do something until it does not fail in passing.
+
+    Raises:
+        DownloadError: It failed ``network.retries + 1`` times, or the server asks for too long a wait.
+    """
+    attempt = 0
+    while True:
+        try:
+            return action()
+        except Passing as fault:
+            attempt = 0 if fault.gained else attempt + 1
+            if attempt > network.retries:
+                times = "" if attempt == 1 else f", {attempt} times"
+                raise DownloadError(f"{what}: {fault.words}{times}", "try again later") from None
+            wait = network.backoff * 2 ** max(attempt - 1, 0) if fault.wait is None else fault.wait
+            if wait > network.longest_wait and fault.wait is not None:
+                raise DownloadError(f"{what}: {fault.words}, and asks to wait {wait:.0f} s", "try again then") from None
+            wait = min(wait, network.longest_wait)
+            network.say(f"{what}: {fault.words}; trying again in {wait:.0f} s")
+        time.sleep(wait)
+
+
+@contextlib.contextmanager
+def request(
+    address: str,
+    network: Network,
+    *,
+    headers: Mapping[str, str] | None = None,
+    body: Any = None,
+    hops: list[str] | None = None,
+) -> Iterator[requests.Response]:
+    """Ask once, with redirects followed; yields the answer, whose body is not read yet.
+
+    Args:
+        address: http or https.
+        network: Patience.
+        headers: Sent along; Authorization goes to the first host only.
+        body: Sent by POST as JSON, where given.
+        hops: Gets every address on the way.
+
+    Raises:
+        Passing: The connection fails.
+        DownloadError: A redirect leads in a circle, to another kind of address or from https to http.
+    """
+    sent = {"User-Agent": f"pixaff/{__version__}", "Accept-Encoding": "identity", **(headers or {})}
+    with requests.Session() as session:
+        for _ in range(MOST_REDIRECTS + 1):
+            if hops is not None:
+                hops.append(address)
+            try:
+                response = session.request(
+                    "GET" if body is None else "POST",
+                    address,
+                    headers=sent,
+                    json=body,
+                    stream=True,
+                    allow_redirects=False,
+                    timeout=network.timeout,
+                )
+            except (requests.exceptions.SSLError, requests.exceptions.InvalidSchema, ValueError) as error:
+                raise DownloadError(f"{shown(address)}: {fault_words(error)}") from None
+            except requests.RequestException as error:
+                raise Passing(fault_words(error)) from None
+            location = response.headers.get("Location")
+            if response.status_code not in _REDIRECTS or location is None:
+                break
+            response.close()
+            target = next_address(address, location)
+            if urlsplit(target).netloc != urlsplit(address).netloc:
+                sent.pop("Authorization", None)
+            address, body = target, None if response.status_code == 303 else body
+        else:
+            raise DownloadError(f"{shown(address)}: more than {MOST_REDIRECTS} redirects, perhaps in a circle")
+        with contextlib.closing(response):
+            yield response
+
+
+def next_address(address: str, location: str) -> str:
+    """Where a redirect leads.
+
+    Raises:
+        DownloadError: Anywhere but to http or https, or from https to http.
+    """
+    try:
+        target = urljoin(address, location)
+        parts = urlsplit(target)
+        usable = parts.scheme in ("http", "https") and bool(parts.hostname)
+    except ValueError:
+        usable = False
+    if not usable:
+        scheme = re.match(r"[a-zA-Z][\w+.-]*:", location)
+        raise DownloadError(
+            f"{shown(address)}: redirected to {scheme[0] if scheme else 'no'} address, expected http or https"
+        )
+    if urlsplit(address).scheme == "https" and parts.scheme == "http":
+        raise DownloadError(f"{shown(address)}: redirected from https to http, which anybody on the way can change")
+    return target
+
+
+def judge(response: requests.Response, what: str) -> None:
+    """Let good answers through.
+
+    Raises:
+        Passing: The server is busy or broken at the moment.
+        StatusError: It will answer the same tomorrow.
+    """
+    status = response.status_code
+    if status in (200, 206):
+        return
+    if status in (408, 425, 429) or status >= 500:
+        raise Passing(f"HTTP {status}", retry_after(response.headers.get("Retry-After")))
+    raise StatusError(f"{what}: HTTP {status}, {_MEANING.get(status, response.reason or 'refused')}", status=status)
+
+
+def retry_after(value: str | None) -> float | None:
+    """Seconds in a Retry-After header, which holds a number or a date."""
+    if not value:
+        return None
+    if re.fullmatch(r"\d{1,9}", value.strip()):
+        return float(value)
+    with contextlib.suppress(ValueError, TypeError):
+        return max(0.0, parsedate_to_datetime(value).timestamp() - time.time())
+    return None
+
+
+def get_json(
+    address: str, network: Network, what: str, headers: Mapping[str, str] | None = None, body: Any = None
+) -> dict[str, Any]:
+    """Ask a service for a JSON object; the answer is never quoted in errors, as it may hold a token.
+
+    Raises:
+        DownloadError: No such answer.
+    """
+
+    def once() -> dict[str, Any]:
+        with request(address, network, headers={"Accept": "application/json", **(headers or {})}, body=body) as answer:
+            judge(answer, what)
+            text = _piece(answer, GOOD_PIECE)
+        try:
+            found = json.loads(text)
+        except ValueError:
+            found = None
+        if not isinstance(found, dict):
+            raise DownloadError(
+                f"{what}: expected a JSON object, {page_words(text) if is_page(text) else 'found none'}"
+            )
+        return found
+
+    return patiently(once, network, what)
+
+
+def probe(address: str, network: Network) -> Found:
+    """Ask for the first bytes of a file only.
+
+    Raises:
+        DownloadError: There is none.
+    """
+    what = shown(address)
+
+    def once() -> Found:
+        with request(address, network, headers={"Range": f"bytes=0-{HEAD - 1}"}) as response:
+            judge(response, what)
+            head = _piece(response, HEAD)
+            if is_page(head):
+                raise DownloadError(f"{what}: {page_words(head)}, expected a file")
+            total = content_range(response)[1] if response.status_code == 206 else body_length(response)
+            return Found(total, head)
+
+    return patiently(once, network, what)
+
+
+def content_range(response: requests.Response) -> tuple[int, int | None]:
+    """Where a part begins (-1: not told), and the bytes in all."""
+    match = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", response.headers.get("Content-Range", ""))
+    if response.status_code != 206 or match is None:
+        return -1, None
+    return int(match[1]), None if match[2] == "*" else int(match[2])
+
+
+def body_length(response: requests.Response) -> int | None:
+    value = response.headers.get("Content-Length", "")
+    return int(value) if value.isdecimal() and "Transfer-Encoding" not in response.headers else None
+
+
+def _piece(response: requests.Response, most: int) -> bytes:
+    """The first bytes of a body, whose rest stays unread."""
+    found = b""
+    try:
+        for piece in response.raw.stream(CHUNK, decode_content=False):
+            found += piece
+            if len(found) >= most:
+                break
+    except (HTTPError, OSError) as error:
+        raise Passing(f"cut ({fault_words(error)})") from None
+    return found[:most]
+
+
+def fault_words(error: BaseException) -> str:
+    """What failed on the way, in words of our own: those of the libraries quote whole addresses."""
+    names = {type(error).__name__, *(type(link).__name__ for link in _links(error))}
+    if names & {"ReadTimeout", "ConnectTimeout", "ReadTimeoutError", "ConnectTimeoutError", "TimeoutError"}:
+        return "no answer in time"
+    if names & {"NameResolutionError", "gaierror"}:
+        return "no such host, or no network"
+    if names & {"ConnectionRefusedError"}:
+        return "connection refused"
+    if names & {"SSLError", "SSLCertVerificationError"}:
+        return "the certificate or encryption is not in order"
+    return "connection lost" if names & {"ProtocolError", "IncompleteRead"} else type(error).__name__
+
+
+def _links(error: BaseException) -> Iterator[BaseException]:
+    """The exceptions behind an exception, some of which the libraries keep in ``args`` or ``reason``."""
+    for _ in range(6):
+        inner = [item for item in (*error.args, getattr(error, "reason", None)) if isinstance(item, BaseException)]
+        following = inner[0] if inner else error.__cause__ or error.__context__
+        if following is None:
+            return
+        error = following
+        yield error
+
+
+class _WithoutQuery(logging.Filter):
+    """Cuts the query off addresses in urllib3's debug lines: that of a OneDrive download is a token."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if isinstance(record.args, tuple):
+            record.args = tuple(arg.partition("?")[0] if isinstance(arg, str) else arg for arg in record.args)
+        return True
+
+
+logging.getLogger("urllib3.connectionpool").addFilter(_WithoutQuery())

@@ -1,0 +1,123 @@
+"""What the cache holds: its state, whether it is still what was verified, and what can go."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from pixaff.errors import DownloadError
+from pixaff.io.atomic import output_errors
+from pixaff.weights.archives import content_folder
+from pixaff.weights.cache import RECORD, UNPACKED, cached, locked, read_lock, recorded_files
+from pixaff.weights.catalogue import Entry, Expected
+from pixaff.weights.disk import digest, size_words
+from pixaff.weights.fetching import unfinished
+from pixaff.weights.network import Say
+
+
+@dataclass(frozen=True)
+class State:
+    """What the cache has of an entry.
+
+    Attributes:
+        status: "cached", "missing", "unfinished" (a download can be gone on with), "changed" (a file is not what was
+            verified).
+        path: What `pixaff.weights.fetch` gives, or the folder where it will be.
+        size: Bytes on the disk, unfinished ones included.
+        files: What was verified, by file name.
+    """
+
+    status: str
+    path: Path
+    size: int
+    files: Mapping[str, Expected]
+
+
+def state(root: Path, entry: Entry) -> State:
+    """The state of an entry, told from names and sizes; `verify` reads the files."""
+    folder = root / entry.name
+    try:
+        path = cached(root, entry)
+        status = "missing" if path is None else "cached"
+    except DownloadError:
+        path, status = None, "changed"
+    if status == "missing" and unfinished(folder):
+        status = "unfinished"
+    return State(status, path or folder, _bytes(folder), recorded_files(root, entry.name))
+
+
+def verify(root: Path, entry: Entry) -> list[str]:
+    """Read every file of an entry; what is wrong, in words. Empty where all is as it was verified.
+
+    Raises:
+        DownloadError: The entry is not in the cache, or a file differs in size.
+    """
+    folder = root / entry.name
+    if cached(root, entry) is None:
+        raise DownloadError(f"{entry.name} is not in the cache", f"fetch it: pixaff download-weights {entry.name}")
+    if entry.kind != "archive":
+        return list(_compare(folder, recorded_files(root, entry.name)))
+    try:
+        listed = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+        files = {str(name): Expected(sha256, size) for name, (size, sha256) in listed.items()}
+    except (OSError, ValueError, TypeError, AttributeError):
+        return [f"{folder / RECORD}: cannot be read, expected the list of the unpacked files"]
+    base = folder / UNPACKED
+    there = {path.relative_to(base).as_posix() for path in base.rglob("*") if path.is_file()}
+    found = [f"{base / name}: was not there when it was verified" for name in sorted(there - files.keys())]
+    # An archive that came as a folder has this list for its hash.
+    own = recorded_files(root, entry.name).get(RECORD)
+    return [*_compare(base, files), *found, *(_compare(folder, {RECORD: own}) if own else ())]
+
+
+def prune(root: Path, catalogue: Mapping[str, Entry], names: list[str], dry_run: bool, say: Say) -> dict[Path, int]:
+    """Remove what unfinished downloads left, and what no catalogue names any more; of ``names``, all files.
+
+    The lock file keeps the hashes. Folders that pixaff has no record of are left alone.
+
+    Returns:
+        What was removed, or would be with ``dry_run``, and its bytes.
+    """
+    gone: dict[Path, int] = {}
+    for name in sorted({*read_lock(root), *catalogue, *names}):
+        folder = root / name
+        if not folder.is_dir():
+            continue
+        with locked(root, name, say), output_errors(folder):
+            whole = name in names or name not in catalogue
+            for path in [folder] if whole else unfinished(folder):
+                gone[path] = _bytes(path)
+                if not dry_run:
+                    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    return gone
+
+
+def content_words(path: Path) -> str:
+    """What a path of the cache holds: "420.1 MB", "10582 files, 18.3 GB"."""
+    if path.is_file():
+        return size_words(path.stat().st_size)
+    count = sum(1 for each in content_folder(path).rglob("*") if each.is_file())
+    return f"{count} files, {size_words(_bytes(path))}"
+
+
+def _compare(folder: Path, files: Mapping[str, Expected]) -> Iterator[str]:
+    for name, known in files.items():
+        path = folder / name
+        if not path.is_file():
+            yield f"{path}: missing"
+            continue
+        found = Expected(*digest(path))
+        if found != known:
+            yield (
+                f"{path}: found sha256 {found.sha256} ({found.size} bytes), "
+                f"expected {known.sha256} ({known.size} bytes)"
+            )
+
+
+def _bytes(path: Path) -> int:
+    if path.is_file():
+        return path.stat().st_size
+    return sum(each.stat().st_size for each in path.rglob("*") if each.is_file())

@@ -1,0 +1,127 @@
+"""Files over HTTP: fetched, or gone on with where an earlier run was cut, without splicing two states of a file."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import requests
+from urllib3.exceptions import HTTPError
+
+from pixaff.errors import DownloadError
+from pixaff.weights.disk import Partial, ensure_space
+from pixaff.weights.http import (
+    CHUNK,
+    GOOD_PIECE,
+    Passing,
+    body_length,
+    content_range,
+    fault_words,
+    is_page,
+    judge,
+    page_words,
+    patiently,
+    request,
+)
+from pixaff.weights.network import Network
+
+
+def download(
+    address: str, folder: Path, file: str, network: Network, *, label: str, origin: str = "", size: int | None = None
+) -> Path:
+    """Fetch a file, or the rest of it.
+
+    What an earlier run left is gone on with only if the server confirms by its validator (a strong ETag, or the
+    date) that the file is still the same one; else it is fetched anew.
+
+    Args:
+        address: http or https.
+        folder: Where the unfinished file lies.
+        file: Its name to be.
+        network: Patience, and the progress callback.
+        label: What it is called in words.
+        origin: What the file is, for addresses that change each time; default the address.
+        size: Bytes it must have, where known.
+
+    Returns:
+        The whole file, still under its hidden name.
+
+    Raises:
+        DownloadError: It cannot be had; what came of it stays for the next run.
+        OutputError: The disk is full.
+    """
+    partial = Partial(folder, file, origin or address)
+    patiently(lambda: _once(address, partial, network, label, size), network, label)
+    return partial.path
+
+
+def _once(address: str, partial: Partial, network: Network, label: str, size: int | None) -> None:
+    offset, validator, known = partial.state()
+    headers = {"Range": f"bytes={offset}-", "If-Range": validator} if offset else {}
+    with request(address, network, headers=headers) as response:
+        if offset and response.status_code == 416:
+            if known == offset:
+                return
+            partial.discard()
+            raise Passing("the server cannot go on from there", 0.0)
+        judge(response, label)
+        start, total = content_range(response)
+        if offset and response.status_code == 206:
+            same = validator_of(response.headers) in ("", validator) and (None in (known, total) or known == total)
+            if start != offset or not same:
+                partial.discard()
+                raise Passing("the file has changed since the download began", 0.0)
+            total = known if total is None else total
+        else:
+            if offset:
+                network.say(f"{label}: cannot be resumed here, or has changed: fetched anew")
+            offset, total = 0, body_length(response)
+        if size is not None and total is not None and size != total:
+            raise DownloadError(f"{label}: found {total} bytes, expected {size}")
+        pieces = _pieces(response, offset, total)
+        first = next(pieces, b"")
+        if not offset and is_page(first):
+            raise DownloadError(f"{label}: {page_words(first)}, expected a file")
+        ensure_space(partial.path.parent, (total or offset) - offset)
+        if not offset:
+            partial.begin(validator_of(response.headers), total)
+        done = checked = offset
+        with partial.append() as write:
+            for piece in itertools.chain([first], pieces):
+                write(piece)
+                done += len(piece)
+                if total is None and done - checked > 1 << 26:
+                    ensure_space(partial.path.parent, 0)
+                    checked = done
+                network.progress(label, done, total)
+
+
+def _pieces(response: requests.Response, offset: int, total: int | None) -> Iterator[bytes]:
+    """The body as it comes; of a known length, no more and no less.
+
+    Raises:
+        Passing: It ends before the end.
+    """
+    done, reason = offset, ""
+    pieces = response.raw.stream(CHUNK, decode_content=False)
+    while True:
+        try:
+            piece = next(pieces, b"")
+        except (HTTPError, OSError) as error:
+            piece, reason = b"", f" ({fault_words(error)})"
+        if total is not None:
+            piece = piece[: total - done]
+        if not piece:
+            break
+        done += len(piece)
+        yield piece
+    if reason or (total is not None and done < total):
+        where = f"{done} bytes" if total is None else f"{done} of {total} bytes"
+        raise Passing(f"cut at {where}{reason}", gained=done - offset >= GOOD_PIECE)
+
+
+def validator_of(headers: Mapping[str, str]) -> str:
+    """What tells one state of a file from another, fit for If-Range; "" where the server gives nothing."""
+    tag = headers.get("ETag", "")
+    return tag if tag and not tag.startswith("W/") else headers.get("Last-Modified", "")
