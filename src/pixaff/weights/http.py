@@ -217,9 +217,8 @@ def get_json(
         except ValueError:
             found = None
         if not isinstance(found, dict):
-            raise DownloadError(
-                f"{what}: expected a JSON object, {page_words(text) if is_page(text) else 'found none'}"
-            )
+            words = page_words(text) if is_page(text) else "found none"
+            raise DownloadError(f"{what}: {words}, expected a JSON object")
         return found
 
     return patiently(once, network, what)

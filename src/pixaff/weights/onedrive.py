@@ -39,8 +39,9 @@ def download(link: str, folder: Path, file: str, network: Network, *, label: str
         return resuming.download(address, folder, file, network, label=label, origin=link, size=size)
 
     def take(find: Callable[[], dict[str, Any]]) -> Path:
+        item = find()
         try:
-            return fetch(find())
+            return fetch(item)
         except StatusError as error:
             if error.status not in (401, 403, 410):
                 raise
