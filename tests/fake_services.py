@@ -16,7 +16,6 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import requests
-import torch
 
 from pixaff.weights.network import Network
 
@@ -32,6 +31,8 @@ QUOTA = (
 
 def weights_bytes(seed: int = 0, size: int = 1000) -> bytes:
     """A file of weights as torch writes it, of about 4 * size bytes."""
+    import torch  # not at the top: processes that only fetch do without
+
     file = io.BytesIO()
     torch.save({"conv.weight": torch.rand(size, generator=torch.Generator().manual_seed(seed))}, file)
     return file.getvalue()

@@ -60,8 +60,8 @@ def move(candidate: Path, place: Path) -> None:
         os.replace(candidate, place)
 
 
-def unpack(archive: Path, folder: Path, limits: Limits = LIMITS) -> None:
-    """Unpack a verified archive into ``folder/files``, which appears when it is whole, and remove the archive.
+def unpack(archive: Path, folder: Path, what: str, limits: Limits = LIMITS) -> None:
+    """Unpack a verified archive, called ``what`` in words, into ``folder/files``, which appears when it is whole.
 
     ``folder/record.json`` lists the files with their sizes and hashes.
 
@@ -74,12 +74,12 @@ def unpack(archive: Path, folder: Path, limits: Limits = LIMITS) -> None:
         shutil.rmtree(draft, ignore_errors=True)
         draft.mkdir(parents=True)
     try:
-        list_unpacked(folder, draft, extract(archive, draft, limits))
+        with _called(what, archive):
+            files = extract(archive, draft, limits)
+        list_unpacked(folder, draft, files)
     except BaseException:
         shutil.rmtree(draft, ignore_errors=True)
         raise
-    with output_errors(archive):
-        archive.unlink()
 
 
 def list_unpacked(folder: Path, draft: Path, files: Mapping[str, tuple[int, str]]) -> None:

@@ -73,7 +73,7 @@ def read_lock(root: Path) -> dict[str, Any]:
             for file in record["files"].values()
         ):
             raise ValueError
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return {}
     except OSError as error:
         raise DownloadError(f"{path}: cannot be read: {error.strerror}") from None

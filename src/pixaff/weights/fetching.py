@@ -116,38 +116,37 @@ def adopt(root: Path, entry: Entry, network: Network) -> Path | None:
                 f"{folder / file}: {error.message}",
                 f"put the right file there, or fetch it: pixaff download-weights {entry.name} --force",
             ) from None
-    if found == recorded_files(root, entry.name) and entry.kind == "archive":
-        network.say(f"{entry.name}: unpacking what was fetched before")
-    else:
-        network.say(f"{entry.name}: taking what lies in {folder}")
-        write_record(root, entry.name, found, "put into the cache by hand")
-    return settle(root, entry)
-
-
-def settle(root: Path, entry: Entry) -> Path:
-    """Unpack a verified archive; the path at which the entry now is."""
-    folder = root / entry.name
-    if entry.kind == "weights":
-        return folder / entry.file
-    if entry.kind == "archive":
-        if (folder / entry.file).is_file():
-            unpack(folder / entry.file, folder)
-        return content_folder(folder / UNPACKED)
-    return folder
+    network.say(f"{entry.name}: taking what lies in {folder}")
+    return take(root, entry, {file: (folder / file, known) for file, known in found.items()}, "put there by hand")
 
 
 def take(root: Path, entry: Entry, found: dict[str, tuple[Path, Expected]], source: str) -> Path:
-    """Record verified files and give them their names.
+    """Record verified files and give them their names, or unpack the archive; the path at which the entry now is.
 
-    They are recorded first: a run that is killed in between finds them wanting, and goes on.
+    Files are recorded before they get their names, so that a run which is killed in between finds them wanting and
+    goes on; an archive is recorded when it has been unpacked, and then removed.
+
+    Raises:
+        DownloadError: The archive is refused.
+        OutputError: The disk is full.
     """
-    write_record(root, entry.name, {file: known for file, (_, known) in found.items()}, source)
-    for file, (candidate, _) in found.items():
-        if candidate != root / entry.name / file:
-            move(candidate, root / entry.name / file)
-    path = settle(root, entry)
-    remove_unfinished(root / entry.name)
-    return path
+    folder = root / entry.name
+    facts = {file: known for file, (_, known) in found.items()}
+    archive = found[entry.file][0] if entry.kind == "archive" else None
+    if archive is not None:
+        unpack(archive, folder, entry.name)
+    if facts != recorded_files(root, entry.name):
+        write_record(root, entry.name, facts, source)
+    if archive is not None:
+        archive.unlink()
+    else:
+        for file, (candidate, _) in found.items():
+            if candidate != folder / file:
+                move(candidate, folder / file)
+    remove_unfinished(folder)
+    if archive is not None:
+        return content_folder(folder / UNPACKED)
+    return folder / entry.file if entry.kind == "weights" else folder
 
 
 def remove_unfinished(folder: Path) -> int:
@@ -174,7 +173,11 @@ def _obtain(root: Path, entry: Entry, source: Source, network: Network) -> Path:
     if entry.kind == "folder":
         return _obtain_folder(root, entry, source, network)
     found = _one(root, entry, entry.file, source, network)
-    return take(root, entry, {entry.file: found}, source_words(source))
+    try:
+        return take(root, entry, {entry.file: found}, source_words(source))
+    except DownloadError:
+        _discard(root / entry.name, entry.file)
+        raise
 
 
 def _one(root: Path, entry: Entry, file: str, source: Source, network: Network) -> tuple[Path, Expected]:
@@ -185,11 +188,15 @@ def _one(root: Path, entry: Entry, file: str, source: Source, network: Network) 
     try:
         return candidate, check(candidate, root, entry, file)
     except (DownloadError, CheckpointError):
-        # Gone on with, it would be the same for ever.
-        for path in unfinished(root / entry.name):
-            if path.name.startswith(f".{hidden}."):
-                path.unlink()
+        _discard(root / entry.name, hidden)
         raise
+
+
+def _discard(folder: Path, hidden: str) -> None:
+    """Remove a download that was refused: gone on with, it would be the same for ever."""
+    for path in unfinished(folder):
+        if path.name.startswith(f".{hidden}."):
+            path.unlink()
 
 
 def _obtain_folder(root: Path, entry: Entry, source: Source, network: Network) -> Path:

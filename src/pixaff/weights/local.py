@@ -10,11 +10,11 @@ from pathlib import Path
 from pixaff.errors import UsageError
 from pixaff.io.atomic import output_errors
 from pixaff.weights.accept import check, list_unpacked
-from pixaff.weights.archives import KEPT
+from pixaff.weights.archives import KEPT, content_folder
 from pixaff.weights.cache import RECORD, UNPACKED, cache_folder, locked, recorded_files, write_record
 from pixaff.weights.catalogue import Entry, Expected, find, load_catalogue
 from pixaff.weights.disk import digest, ensure_space
-from pixaff.weights.fetching import settle, take, unfinished, weights_in
+from pixaff.weights.fetching import take, unfinished, weights_in
 from pixaff.weights.network import Network
 
 _PACKED = (".zip", ".tar", ".tar.gz", ".tgz")
@@ -139,7 +139,7 @@ def _bring_unpacked(root: Path, entry: Entry, base: Path, maps: Sequence[Path], 
             raise
         # There is no archive to hash; the list of the files with their hashes stands for it.
         write_record(root, entry.name, {RECORD: Expected(*digest(folder / RECORD))}, f"the folder {base.name}")
-        return settle(root, entry)
+        return content_folder(folder / UNPACKED)
 
 
 def _copy(path: Path, target: Path, network: Network, name: str) -> None:

@@ -1,0 +1,408 @@
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import pickle
+import random
+import zipfile
+
+import pytest
+from fake_services import PAGE, QUOTA, File, drive_file, drive_folder, impatient, route_drive, serving, weights_bytes
+
+from pixaff.errors import DownloadError, OutputError, UsageError
+from pixaff.weights import fetch, inventory
+from pixaff.weights.cache import cache_folder, cached, recorded_files
+from pixaff.weights.catalogue import load_catalogue
+from pixaff.weights.local import import_file, import_folder
+
+BODY = weights_bytes()
+OTHER = weights_bytes(seed=1)
+
+
+class Evil:
+    def __reduce__(self):
+        return os.system, ("touch pwned",)
+
+
+@pytest.fixture
+def fake(monkeypatch):
+    monkeypatch.setattr(random, "uniform", lambda low, high: 0.0)
+    with serving() as server:
+        route_drive(server, monkeypatch.setattr)
+        yield server
+
+
+@pytest.fixture
+def root(tmp_path, monkeypatch):
+    monkeypatch.setenv("PIXAFF_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("PIXAFF_OFFLINE", raising=False)
+    monkeypatch.delenv("PIXAFF_CATALOGUE", raising=False)
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def own(fake, tmp_path, monkeypatch):
+    """A catalogue whose sources are on the fake server: files w and m (with a mirror), archive a, folder f."""
+    path = tmp_path / "own.toml"
+    path.write_text(
+        f'[w]\nsource = "{fake.url}/w.pth"\n'
+        f'[m]\nsource = "{fake.url}/gone.pth"\nmirrors = ["{fake.url}/mirror/"]\n'
+        f'[a]\nkind = "archive"\nsource = "{fake.url}/a.zip"\n'
+        f'[f]\nkind = "folder"\nsource = "drive-folder:{"f" * 33}"\n'
+    )
+    monkeypatch.setenv("PIXAFF_CATALOGUE", str(path))
+    return path
+
+
+def sha(body):
+    return hashlib.sha256(body).hexdigest()
+
+
+def get(name, **options):
+    return fetch(name, network=impatient(**{"retries": 1, **options.pop("network", {})}), **options)
+
+
+def zipped(path, members):
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
+        for name, content in members.items():
+            file.writestr(name, content)
+    return path
+
+
+def hidden(root, name):
+    return sorted(path.name for path in (root / name).iterdir() if path.name.startswith("."))
+
+
+def test_weights_are_fetched_once_and_recorded(fake, root, own):
+    fake.routes["/w.pth"] = File(BODY)
+    path = get("w")
+    assert path == root / "w" / "w.pth"
+    assert path.read_bytes() == BODY
+    assert hidden(root, "w") == []
+    lock = json.loads((root / "lock.json").read_text())
+    assert lock["weights"]["w"]["files"] == {"w.pth": {"sha256": sha(BODY), "size": len(BODY)}}
+    assert get("@w") == path
+    assert len(fake.calls) == 1
+
+
+def test_the_cache_is_where_it_is_said_to_be(root, tmp_path, monkeypatch):
+    assert cache_folder() == root
+    assert cache_folder(tmp_path / "x") == tmp_path / "x"
+    monkeypatch.delenv("PIXAFF_CACHE")
+    assert cache_folder().name == "pixaff"
+
+
+def test_a_cache_that_cannot_be_written_still_gives_what_it_has(fake, root, own, monkeypatch):
+    fake.routes["/w.pth"] = File(BODY)
+    get("w")
+    monkeypatch.setattr("pixaff.weights.fetching.locked", lambda *a: pytest.fail("no lock is needed"))
+    assert get("w").is_file()
+
+
+@pytest.mark.parametrize("again", ["--force", "removed"])
+def test_a_later_mismatch_is_an_error_with_both_values(fake, root, own, again):
+    fake.routes["/w.pth"] = File(BODY)
+    path = get("w")
+    if again == "removed":
+        path.unlink()
+    fake.routes["/w.pth"] = File(OTHER)
+    with pytest.raises(DownloadError) as caught:
+        get("w", force=again == "--force")
+    assert f"found sha256 {sha(OTHER)} ({len(OTHER)} bytes), expected {sha(BODY)} ({len(BODY)} bytes)" in str(
+        caught.value
+    )
+    assert "lock.json has it from the first download" in str(caught.value)
+    assert hidden(root, "w") == []
+    if again == "--force":
+        assert path.read_bytes() == BODY
+
+
+def test_the_catalogue_pins(fake, root, own):
+    fake.routes["/w.pth"] = File(OTHER)
+    get("w")
+    own.write_text(own.read_text() + f'[p]\nsource = "{fake.url}/w.pth"\nsha256 = "{sha(BODY)}"\nsize = {len(OTHER)}\n')
+    with pytest.raises(
+        DownloadError, match=f"found sha256 {sha(OTHER)} .*expected {sha(BODY)} .*the catalogue pins it"
+    ):
+        get("p")
+    # What was fetched before the pin does not slip through either.
+    own.write_text(own.read_text().replace("[w]", f'[w]\nsha256 = "{sha(BODY)}"'))
+    with pytest.raises(DownloadError, match=f"found sha256 {sha(OTHER)} .*expected {sha(BODY)}"):
+        get("w")
+
+
+def test_a_mirror_steps_in_and_is_named(fake, root, own):
+    fake.routes["/mirror/m.pth"] = File(BODY)
+    words = []
+    assert get("m", network={"say": words.append}).read_bytes() == BODY
+    assert any("/gone.pth: m: HTTP 404, is not there" in line for line in words)
+    assert json.loads((root / "lock.json").read_text())["weights"]["m"]["source"] == f"{fake.url}/mirror/"
+
+
+def test_every_source_that_fails_is_named_with_the_way_out(fake, root, own):
+    with pytest.raises(DownloadError) as caught:
+        get("m")
+    text = str(caught.value)
+    assert f"{fake.url}/gone.pth: m: HTTP 404" in text
+    assert f"{fake.url}/mirror/: m: HTTP 404" in text
+    assert f"save the file as {root / 'm' / 'm.pth'}" in text
+
+
+def test_a_mirror_of_the_caller_takes_the_place_of_the_sources(fake, root, own):
+    fake.routes["/elsewhere/w.pth"] = fake.routes["/named"] = File(BODY)
+    assert get("w", mirror=f"{fake.url}/elsewhere/").read_bytes() == BODY
+    assert get("w", mirror=f"{fake.url}/named", force=True).read_bytes() == BODY
+    assert not fake.asked("/w.pth")
+    with pytest.raises(UsageError, match="for a folder"):
+        get("f", mirror=f"{fake.url}/named")
+
+
+def test_quota_exceeded_names_the_browser_address_and_the_path(fake, root):
+    fake.routes["/uc"] = lambda call: call.answer(200, QUOTA, Content_Type="text/html; charset=utf-8")
+    with pytest.raises(DownloadError) as caught:
+        get("resnet38-cam")
+    text = str(caught.value)
+    assert "Too many users have viewed or downloaded this file recently" in text
+    assert "open https://drive.google.com/file/d/1xESB7017zlZHqxEWuh1Rb89UhjTGIKOA/view in a browser" in text
+    assert f"save the file as {root / 'resnet38-cam' / 'resnet38-cam.pth'}" in text
+
+
+def test_a_file_put_at_that_path_is_checked_and_taken(fake, root):
+    place = root / "resnet38-cam" / "resnet38-cam.pth"
+    place.parent.mkdir(parents=True)
+    place.write_bytes(PAGE)
+    with pytest.raises(DownloadError, match=r"resnet38-cam\.pth: resnet38-cam: found a web page"):
+        get("resnet38-cam")
+    assert place.is_file()
+    place.write_bytes(BODY)
+    assert get("resnet38-cam") == place
+    assert recorded_files(root, "resnet38-cam")["resnet38-cam.pth"].sha256 == sha(BODY)
+    assert fake.calls == []
+
+
+def test_a_published_name_comes_from_drive(fake, root):
+    drive_file(fake, File(BODY), confirm=True)
+    assert get("resnet38-cam").read_bytes() == BODY
+    assert fake.calls[0].query == {"id": "1xESB7017zlZHqxEWuh1Rb89UhjTGIKOA"}
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        (pickle.dumps({"a": Evil()}), "nothing in it was run"),
+        (BODY[: len(BODY) // 2], "damaged or no weights file"),
+        (b"hello, world", "no valid weights file|damaged or no weights file"),
+        (b"", "found an empty file"),
+        (PAGE, "found a web page"),
+    ],
+)
+def test_what_is_no_weights_is_refused_and_not_cached(fake, root, own, body, words, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    fake.routes["/w.pth"] = File(body)
+    with pytest.raises(DownloadError, match=words) as caught:
+        get("w")
+    assert "/.w.pth" not in str(caught.value)  # the hidden name says nothing to anybody
+    assert list((root / "w").iterdir()) == []
+    assert not (tmp_path / "pwned").exists()
+    assert not (root / "lock.json").exists()
+
+
+def test_offline_forbids_to_fetch_but_not_to_use(fake, root, own, monkeypatch):
+    fake.routes["/w.pth"] = File(BODY)
+    monkeypatch.setenv("PIXAFF_OFFLINE", "1")
+    with pytest.raises(DownloadError, match=f"w is not in the cache, {root / 'w'}, and PIXAFF_OFFLINE forbids"):
+        get("w")
+    assert fake.calls == []
+    monkeypatch.setenv("PIXAFF_OFFLINE", "0")
+    get("w")
+    monkeypatch.setenv("PIXAFF_OFFLINE", "yes")
+    assert get("w").is_file()
+
+
+def test_a_file_that_was_cut_short_in_the_cache_is_not_given(fake, root, own):
+    fake.routes["/w.pth"] = File(BODY)
+    get("w").write_bytes(BODY[:-1])
+    with pytest.raises(DownloadError, match=f"found {len(BODY) - 1} bytes, expected {len(BODY)} .*--force"):
+        get("w")
+    assert get("w", force=True).read_bytes() == BODY
+
+
+def test_a_damaged_lock_file_is_an_error(fake, root, own):
+    root.mkdir()
+    (root / "lock.json").write_text("{}")
+    with pytest.raises(DownloadError, match=r"lock\.json: found no lock file of format 1"):
+        get("w")
+
+
+def test_a_cache_in_the_way_of_a_file(fake, root, own):
+    root.write_text("")
+    with pytest.raises(OutputError):
+        get("w")
+
+
+MAPS = {"out_la/2007_000032.npy": b"\x93NUMPY one", "out_la/2007_000039.npy": b"\x93NUMPY two", "out_la/log.txt": b"x"}
+
+
+def test_an_archive_becomes_a_folder_of_maps(fake, root, own, tmp_path):
+    archive = zipped(tmp_path / "a.zip", MAPS)
+    fake.routes["/a.zip"] = File(archive.read_bytes())
+    folder = get("a")
+    assert folder == root / "a" / "files" / "out_la"
+    assert sorted(path.name for path in folder.iterdir()) == ["2007_000032.npy", "2007_000039.npy"]
+    assert sorted(path.name for path in (root / "a").iterdir()) == ["files", "record.json"]
+    assert get("a") == folder
+    assert len(fake.calls) == 1
+    assert inventory.verify(root, load_catalogue()["a"]) == []
+
+
+def test_a_hostile_archive_is_refused_and_nothing_kept(fake, root, own, tmp_path):
+    archive = zipped(tmp_path / "a.zip", {**MAPS, "../../evil.npy": b"evil"})
+    fake.routes["/a.zip"] = File(archive.read_bytes())
+    with pytest.raises(DownloadError, match=r"""a: the member '../../evil\.npy' has ".." in its path"""):
+        get("a")
+    assert list((root / "a").iterdir()) == []
+    assert [path.name for path in tmp_path.rglob("*.npy")] == []
+    assert not (root / "lock.json").exists()
+
+
+def test_an_archive_that_was_fetched_but_not_unpacked_is_not_fetched_again(fake, root, own, tmp_path, monkeypatch):
+    archive = zipped(tmp_path / "a.zip", MAPS)
+    fake.routes["/a.zip"] = File(archive.read_bytes())
+    with monkeypatch.context() as patch:
+        patch.setattr("pixaff.weights.fetching.unpack", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            get("a")
+    assert get("a").name == "out_la"
+    assert fake.calls[-1].headers["Range"] == f"bytes={archive.stat().st_size}-"
+
+
+def test_an_unsupported_archive_is_named(fake, root, own):
+    fake.routes["/a.zip"] = File(b"Rar!\x1a\x07\x01\x00" + bytes(600))
+    with pytest.raises(DownloadError, match="a rar archive, which is not supported"):
+        get("a")
+
+
+def test_a_folder_of_drive_with_weights_and_other_things(fake, root, own):
+    files = {"cam.pth": BODY, "README.txt": b"read", "affinity.pth": OTHER}
+    drive_folder(fake, files)
+    words = []
+    folder = get("f", network={"say": words.append})
+    assert folder == root / "f"
+    assert sorted(path.name for path in folder.iterdir()) == ["affinity.pth", "cam.pth"]
+    assert "f: README.txt is left out: no name that weights have" in words
+    asked = len(fake.calls)
+    assert get("f") == folder
+    assert len(fake.calls) == asked
+
+
+def test_a_folder_goes_on_where_it_stopped(fake, root, own):
+    ids = drive_folder(fake, {"cam.pth": BODY, "affinity.pth": OTHER})
+    good = fake.routes["/uc"]
+    fake.routes["/uc"] = lambda call: good(call) if call.query["id"] == ids["cam.pth"] else call.answer(404)
+    with pytest.raises(DownloadError):
+        get("f")
+    assert cached(root, load_catalogue()["f"]) is None
+    fake.routes["/uc"] = good
+    fake.calls.clear()
+    get("f")
+    assert [call.query["id"] for call in fake.asked("/uc")] == [ids["affinity.pth"]]
+
+
+def test_a_folder_leaves_out_a_hostile_file_and_needs_one_good(fake, root, own):
+    evil = pickle.dumps(Evil())
+    drive_folder(fake, {"cam.pth": BODY, "evil.pth": evil})
+    words = []
+    get("f", network={"say": words.append})
+    assert sorted(path.name for path in (root / "f").iterdir()) == ["cam.pth"]
+    assert any("evil.pth is left out" in line and "nothing in it was run" in line for line in words)
+    drive_folder(fake, {"evil.pth": evil})
+    with pytest.raises(DownloadError, match=r"without cam\.pth; f/evil\.pth: no valid"):
+        get("f", force=True)
+
+
+def test_a_file_is_brought_from_this_machine(fake, root, own, tmp_path, monkeypatch):
+    monkeypatch.setenv("PIXAFF_OFFLINE", "1")
+    (tmp_path / "browser.pth").write_bytes(BODY)
+    assert import_file("w", tmp_path / "browser.pth").read_bytes() == BODY
+    assert get("w") == root / "w" / "w.pth"
+    (tmp_path / "browser.pth").write_bytes(OTHER)
+    with pytest.raises(DownloadError, match=f"found sha256 {sha(OTHER)} .*expected {sha(BODY)}"):
+        import_file("w", tmp_path / "browser.pth")
+    assert hidden(root, "w") == []
+    assert get("w").read_bytes() == BODY
+    with pytest.raises(UsageError, match="no such file"):
+        import_file("w", tmp_path / "nowhere")
+    # Files of a folder may come one by one.
+    import_file("f", zipped(tmp_path / "x", {}).with_name("browser.pth"))
+    (tmp_path / "more.pth").write_bytes(BODY)
+    assert sorted(path.name for path in import_file("f", tmp_path / "more.pth").iterdir()) == [
+        "browser.pth",
+        "more.pth",
+    ]
+
+
+def test_an_archive_is_brought_packed_or_unpacked(root, own, tmp_path):
+    archive = zipped(tmp_path / "crf.zip", MAPS)
+    first = import_file("a", archive)
+    assert sorted(path.name for path in first.iterdir()) == ["2007_000032.npy", "2007_000039.npy"]
+    assert archive.is_file()
+    again = import_folder("a", first)
+    assert sorted(path.name for path in again.iterdir()) == ["2007_000032.npy", "2007_000039.npy"]
+    entry = load_catalogue()["a"]
+    assert inventory.verify(root, entry) == []
+    (again / "2007_000032.npy").write_bytes(b"changed")
+    assert "2007_000032.npy: found sha256" in inventory.verify(root, entry)[0]
+
+
+def test_files_are_brought_from_a_folder(root, own, tmp_path):
+    other = tmp_path / "other cache"
+    for path, body in {"w/w.pth": BODY, "m.pth": OTHER, "f/sub/cam.pth": BODY, "f/affinity.pth": OTHER}.items():
+        (other / path).parent.mkdir(parents=True, exist_ok=True)
+        (other / path).write_bytes(body)
+    zipped(other / "a.tgz", MAPS)  # a wrong suffix is no matter
+    assert import_folder("w", other, alone=False).read_bytes() == BODY
+    assert import_folder("m", other, alone=False).read_bytes() == OTHER
+    assert (import_folder("f", other, alone=False) / "sub" / "cam.pth").read_bytes() == BODY
+    assert import_folder("a", other, alone=False).name == "out_la"
+    with pytest.raises(UsageError, match="found nothing for resnet38-cam"):
+        import_folder("resnet38-cam", other, alone=False)
+    (tmp_path / "lone").mkdir()
+    (tmp_path / "lone" / "res38_cls.pth").write_bytes(BODY)
+    assert import_folder("resnet38-cam", tmp_path / "lone").read_bytes() == BODY
+
+
+def test_verify_finds_what_has_changed(fake, root, own):
+    fake.routes["/w.pth"] = File(BODY)
+    path, entry = get("w"), load_catalogue()["w"]
+    assert inventory.verify(root, entry) == []
+    path.write_bytes(OTHER)
+    assert inventory.verify(root, entry) == [
+        f"{path}: found sha256 {sha(OTHER)} ({len(OTHER)} bytes), expected {sha(BODY)} ({len(BODY)} bytes)"
+    ]
+    with pytest.raises(DownloadError, match="m is not in the cache"):
+        inventory.verify(root, load_catalogue()["m"])
+
+
+def test_prune_removes_what_is_unfinished_or_named_and_nothing_else(fake, root, own):
+    fake.routes["/w.pth"] = File(BODY)
+    fake.routes["/mirror/m.pth"] = File(BODY, cuts=[0.4])
+    get("w")
+    with pytest.raises(DownloadError):
+        get("m", network={"retries": 0})
+    (root / "mine").mkdir()
+    (root / "mine" / ".file").write_text("not pixaff's")
+    catalogue = load_catalogue()
+    parts = [root / "m" / name for name in (".m.pth.part", ".m.pth.part.json")]
+    assert sorted(inventory.prune(root, catalogue, [], True, print)) == parts
+    assert all(path.is_file() for path in parts)
+    assert sorted(inventory.prune(root, catalogue, [], False, print)) == parts
+    assert hidden(root, "m") == []
+    assert get("w").is_file()
+    assert [*inventory.prune(root, catalogue, ["w"], False, print)] == [root / "w"]
+    assert not (root / "w").exists()
+    assert recorded_files(root, "w")["w.pth"].sha256 == sha(BODY)
+    get("w")
+    del catalogue["w"]
+    assert [*inventory.prune(root, catalogue, [], False, print)] == [root / "w"]
+    assert (root / "mine" / ".file").is_file()
