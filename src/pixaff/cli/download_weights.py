@@ -60,7 +60,7 @@ def download_weights(
     if len(asked) > 1 or (asked and any(taking)):
         raise UsageError(f"--{asked[0]} does not go together with the other options given")
     action = asked[0] if asked else "fetch" if names or any(taking) else "list"
-    with Console(as_json) as console:
+    with Console(as_json, photos_of=()) as console:
         items: Iterable[Item]
         if action == "list":
             items = stage.list_weights(names, cache=cache_dir, catalogue=catalogue)

@@ -7,12 +7,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from pixaff.errors import DownloadError, PixaffError, UsageError
+from pixaff.errors import DownloadError, OutputError, PixaffError, UsageError
 from pixaff.stages.fetching import reporting
 from pixaff.stages.runner import Callback, Event, describe, silent
 from pixaff.weights import inventory, sources
 from pixaff.weights.cache import cache_folder, cached, expected, offline
-from pixaff.weights.catalogue import Entry, find, load_catalogue, parse_source
+from pixaff.weights.catalogue import Entry, check_fits, find, load_catalogue, parse_source
 from pixaff.weights.disk import size_words
 from pixaff.weights.fetching import fetch
 from pixaff.weights.local import import_file, import_folder
@@ -86,8 +86,11 @@ def download_weights(
         raise UsageError("found several of --mirror, --from-file and --from-dir, expected one")
     if from_file is not None and len(entries) > 1:
         raise UsageError(f"--from-file is for one name, found {len(entries)}", "take --from-dir for several")
-    if mirror is not None and len(entries) > 1 and not mirror.endswith("/"):
-        raise UsageError(f"--mirror {mirror} is one file, found {len(entries)} names", "end a folder's address with /")
+    if mirror is not None:
+        for entry in entries:
+            check_fits(parse_source(mirror), entry.kind)
+        if len(entries) > 1 and not mirror.endswith("/"):
+            raise UsageError(f"--mirror is one file, found {len(entries)} names", "end the address of a folder with /")
 
     def work(entry: Entry) -> Item:
         place = {"cache": cache, "catalogue": catalogue, "network": network}
@@ -212,11 +215,9 @@ def _named(entry: Entry, work: Callable[[Entry], Item], report: Callback) -> Ite
     """Do the work for one entry; what fails is named, and the next one begins."""
     try:
         return work(entry)
-    except UsageError:
+    except (UsageError, OutputError):
         raise
     except PixaffError as error:
-        if error.exit_code != 1 or type(error).__name__ == "OutputError":
-            raise
         report(Event("failed", COMMAND, describe(error)))
         return Item(entry.name, "failed", describe(error), {"error": describe(error)})
 
