@@ -113,6 +113,7 @@ def test_a_later_mismatch_is_an_error_with_both_values(fake, root, own, again):
         caught.value
     )
     assert "lock.json has it from the first download" in str(caught.value)
+    assert "by hand" not in str(caught.value)
     assert hidden(root, "w") == []
     if again == "--force":
         assert path.read_bytes() == BODY
@@ -144,8 +145,8 @@ def test_every_source_that_fails_is_named_with_the_way_out(fake, root, own):
     with pytest.raises(DownloadError) as caught:
         get("m")
     text = str(caught.value)
-    assert f"{fake.url}/gone.pth: m: HTTP 404" in text
-    assert f"{fake.url}/mirror/: m: HTTP 404" in text
+    assert f"{fake.url}/gone.pth: HTTP 404" in text
+    assert f"{fake.url}/mirror/: HTTP 404" in text
     assert f"save the file as {root / 'm' / 'm.pth'}" in text
 
 
@@ -259,7 +260,7 @@ def test_an_archive_becomes_a_folder_of_maps(fake, root, own, tmp_path):
 def test_a_hostile_archive_is_refused_and_nothing_kept(fake, root, own, tmp_path):
     archive = zipped(tmp_path / "a.zip", {**MAPS, "../../evil.npy": b"evil"})
     fake.routes["/a.zip"] = File(archive.read_bytes())
-    with pytest.raises(DownloadError, match=r"""a: the member '../../evil\.npy' has ".." in its path"""):
+    with pytest.raises(DownloadError, match=r"""the member '../../evil\.npy' has ".." in its path"""):
         get("a")
     assert list((root / "a").iterdir()) == []
     assert [path.name for path in tmp_path.rglob("*.npy")] == []

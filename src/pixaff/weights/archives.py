@@ -20,6 +20,11 @@ from pixaff.errors import DownloadError
 from pixaff.io.atomic import output_errors
 from pixaff.weights.disk import ensure_space, size_words
 
+
+class UntrustedError(DownloadError):
+    """What came looks as if somebody meant harm, or is not what it was before: another copy is no way out."""
+
+
 KEPT = (".npy", ".png")
 CHUNK = 1 << 18
 _MAGIC = {
@@ -143,7 +148,7 @@ def safe_path(name: str, what: str) -> PurePosixPath:
         wrong = "a name that is none on every system"
     else:
         return path
-    raise DownloadError(f"{what}: the member {name[:200]!r} has {wrong}", "distrust it; nothing of it is kept")
+    raise UntrustedError(f"{what}: the member {name[:200]!r} has {wrong}", "distrust it; nothing of it is kept")
 
 
 def _unusable(part: str) -> bool:
@@ -174,7 +179,7 @@ class _Room:
         if folder:
             return None
         if not regular:
-            raise DownloadError(
+            raise UntrustedError(
                 f"{self.what}: the member {name[:200]!r} is neither file nor folder",
                 "distrust it; nothing of it is kept",
             )
@@ -214,7 +219,7 @@ class _Room:
             self.checked = self.bytes
 
     def refuse(self, found: str) -> None:
-        raise DownloadError(f"{self.what}: found {found}", "it may be an archive bomb; nothing of it is kept")
+        raise UntrustedError(f"{self.what}: found {found}", "it may be an archive bomb; nothing of it is kept")
 
 
 def _unzip(archive: Path, room: _Room) -> dict[str, tuple[int, str]]:

@@ -18,7 +18,7 @@ import platformdirs
 
 from pixaff.errors import DownloadError
 from pixaff.io.atomic import output_errors, write_text
-from pixaff.weights.archives import content_folder
+from pixaff.weights.archives import UntrustedError, content_folder
 from pixaff.weights.catalogue import Entry, Expected
 from pixaff.weights.network import Say
 
@@ -141,12 +141,12 @@ def cached(root: Path, entry: Entry) -> Path | None:
     return folder
 
 
-def mismatch(root: Path, entry: Entry, file: str, found: Expected) -> DownloadError:
+def mismatch(root: Path, entry: Entry, file: str, found: Expected) -> UntrustedError:
     """The error about a file that is not what it must be."""
     wanted = expected(root, entry, file)
     pinned = entry.files.get(file, Expected())
     told = "the catalogue pins it" if pinned.sha256 or pinned.size else f"{root / LOCK} has it from the first download"
-    return DownloadError(
+    return UntrustedError(
         f"{label(entry, file)}: found sha256 {found.sha256} ({found.size} bytes), "
         f"expected {wanted.sha256 or 'any sha256'} ({wanted.size or 'any number of'} bytes)",
         f"{told}; unless its publisher has changed it on purpose, do not trust what was found",

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 
 from pixaff.errors import CheckpointError, DownloadError
 from pixaff.weights import sources
 from pixaff.weights.accept import check, move, unpack
-from pixaff.weights.archives import content_folder, safe_path
+from pixaff.weights.archives import UntrustedError, content_folder, safe_path
 from pixaff.weights.cache import (
     OFFLINE,
     UNPACKED,
@@ -81,12 +81,13 @@ def fetch(
             remove_unfinished(root / entry.name)
         (root / entry.name).mkdir(parents=True, exist_ok=True)
         failures = []
-        for source in ways:
+        for number, source in enumerate(ways, 1):
             try:
                 return _obtain(root, entry, source, network)
             except (DownloadError, CheckpointError) as error:
                 failures.append((source, error))
-                network.say(f"{source_words(source)}: {error}")
+                if number < len(ways):
+                    network.say(f"{source_words(source)}: {error}")
     raise _all_failed(root, entry, failures)
 
 
@@ -239,13 +240,15 @@ def _verified(path: Path, known: Expected | None) -> tuple[Path, Expected] | Non
 
 
 def _all_failed(
-    root: Path, entry: Entry, failures: Iterable[tuple[Source, DownloadError | CheckpointError]]
+    root: Path, entry: Entry, failures: Sequence[tuple[Source, DownloadError | CheckpointError]]
 ) -> DownloadError:
-    failures = list(failures)
-    reasons = "; ".join(f"{source_words(source)}: {error.message}" for source, error in failures)
-    first, hints = failures[0][0], {error.hint: None for _, error in failures if error.hint}
-    place = root / entry.name / entry.file
-    save = "save its files in" if entry.kind == "folder" else "save the file as"
-    browser = first.browser if first.kind != "http" else source_words(first)
-    by_hand = f"by hand: open {browser} in a browser and {save} {place}, or give --mirror or --from-file"
-    return DownloadError(f"{entry.name} is not to be had: {reasons}", "; ".join([*hints, by_hand]))
+    reasons = [f"{source_words(source)}: {error.message.removeprefix(f'{entry.name}: ')}" for source, error in failures]
+    hints = list(dict.fromkeys(error.hint for _, error in failures if error.hint))
+    # A file that must not be trusted is none to fetch by hand.
+    if not any(isinstance(error, (UntrustedError, CheckpointError)) for _, error in failures):
+        first = failures[0][0]
+        browser = source_words(first) if first.kind == "http" else first.browser
+        save = "save its files in" if entry.kind == "folder" else "save the file as"
+        place = root / entry.name / entry.file
+        hints.append(f"by hand: open {browser} in a browser and {save} {place}, or give --mirror or --from-file")
+    return DownloadError(f"{entry.name} is not to be had: {'; '.join(reasons)}", "; ".join(hints))
