@@ -163,8 +163,8 @@ def _in_folder(settings: Settings, folder: str | Path, parts: Sequence[str]) -> 
     found: dict[str, Path] = {}
     others: list[str] = []
     starts: list[str] = []
-    for path in sorted(folder.iterdir()):
-        if path.name.startswith(".") or not path.is_file():
+    for path in sorted(folder.rglob("*")):
+        if not path.is_file() or any(part.startswith(".") for part in path.relative_to(folder).parts):
             continue
         try:
             state = read_state_dict(path)
