@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import ModuleType
 from typing import Any
 
 from torch import nn
@@ -9,8 +10,8 @@ from torch import nn
 from pixaff.errors import PixaffError
 
 
-def timm_model(name: str, **options: Any) -> nn.Module:
-    """A network of timm with random weights.
+def import_timm() -> ModuleType:
+    """The package.
 
     Raises:
         PixaffError: torchvision, which timm needs, does not fit the installed torch.
@@ -23,5 +24,15 @@ def timm_model(name: str, **options: Any) -> nn.Module:
             "torch and torchvision must come from one source: pip install --force-reinstall torch torchvision, "
             "both from the same index",
         ) from error
-    model: nn.Module = timm.create_model(name, pretrained=False, **options)
+    module: ModuleType = timm
+    return module
+
+
+def timm_model(name: str, **options: Any) -> nn.Module:
+    """A network of timm with random weights.
+
+    Raises:
+        PixaffError: See `import_timm`.
+    """
+    model: nn.Module = import_timm().create_model(name, pretrained=False, **options)
     return model
