@@ -148,6 +148,9 @@ PRESETS: dict[str, Settings] = {
     "psa-resnet38-cvpr": replace(
         _PSA, preset="psa-resnet38-cvpr", cam="resnet38_cam", affinity="resnet38_affinity", crf_high=24.0
     ),
+    "hybrid": replace(
+        _PSA, preset="hybrid", cam="hybrid_cam", affinity="hybrid_affinity", scales=(1.0,), alpha=4.0, beta=16.0
+    ),
 }
 """Settings by name: the embedded model's and those of the published networks."""
 

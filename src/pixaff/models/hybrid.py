@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -19,12 +18,9 @@ from PIL import Image
 from torch import Tensor, nn
 
 from pixaff.errors import CheckpointError, UsageError
-from pixaff.models.lite import normalized
+from pixaff.models.published import Published
 from pixaff.models.relevance import STEADY, Rules, class_rows, trace_blocks
 from pixaff.models.timm import import_timm
-
-if TYPE_CHECKING:
-    from timm.models.resnetv2 import ResNetV2
 
 STRIDE = 16
 CHANNELS = 1024
@@ -36,10 +32,10 @@ IMAGE_SIZE = 448
 METHODS = ("relevance", "gradient-rollout")
 
 
-def _resnet() -> ResNetV2:
+def _resnet() -> nn.Module:
     """The stem and three stages of a ResNet-50 with weight standardisation: (B,3,H,W) -> (B,1024,H/16,W/16)."""
     timm = import_timm()
-    stem = timm.models.resnetv2.ResNetV2(
+    network: nn.Module = timm.models.resnetv2.ResNetV2(
         layers=(3, 4, 9),
         num_classes=0,
         global_pool="",
@@ -47,34 +43,17 @@ def _resnet() -> ResNetV2:
         stem_type="same",
         conv_layer=partial(timm.layers.StdConv2dSame, eps=1e-6),
     )
-    for name, parameter in stem.named_parameters():
-        # Frozen in training like the first stage of the paper's networks.
-        if name.startswith(("stem.", "stages.0.")):
-            parameter.requires_grad_(False)
-    return stem
+    return network
 
 
-class _Hybrid(nn.Module):
-    """What the two hybrid networks share: how they are fed and trained."""
+class _Hybrid(Published):
+    """What the two hybrid networks share."""
 
     mean = (0.5, 0.5, 0.5)
     std = (0.5, 0.5, 0.5)
+    frozen = ("resnet_backbone.stem", "resnet_backbone.stages.0")
     image_size: int
     """Side in pixels of the square to which photos are resized."""
-    resnet_backbone: nn.Module
-
-    def preprocess(self, image: object) -> Tensor:
-        """PIL image or uint8 (H,W,3) RGB -> normalised float32 (3,H,W), values in -1..1."""
-        return normalized(image, self.mean, self.std)
-
-    def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
-        """Trainable parameters, those of the ImageNet start and the new ones."""
-        new = ("head.", "feat_conv.", "gn.", "affinity_conv.")
-        groups: dict[str, list[nn.Parameter]] = {"backbone": [], "head": []}
-        for name, parameter in self.named_parameters():
-            if parameter.requires_grad:
-                groups["head" if name.startswith(new) else "backbone"].append(parameter)
-        return groups
 
 
 class HybridCam(_Hybrid):
@@ -88,6 +67,8 @@ class HybridCam(_Hybrid):
     Raises:
         UsageError: The size is no multiple of 16.
     """
+
+    new = ("head",)
 
     def __init__(self, num_classes: int = 20, image_size: int | None = None) -> None:
         super().__init__()
@@ -112,6 +93,7 @@ class HybridCam(_Hybrid):
                     nn.init.zeros_(module.bias)
         nn.init.normal_(self.cls_token, std=0.02)
         nn.init.normal_(self.pos_embed, std=0.02)
+        self.freeze()
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalised images (B,3,H,W) -> logits (B,K)."""
@@ -210,6 +192,7 @@ class HybridAffinity(_Hybrid):
     """AffinityNet on the ResNet stem: 1x1 convolutions to 512 and 512 channels at twice the stem's resolution."""
 
     image_size = IMAGE_SIZE
+    new = ("feat_conv", "gn", "affinity_conv")
 
     def __init__(self) -> None:
         super().__init__()
@@ -219,6 +202,7 @@ class HybridAffinity(_Hybrid):
         self.affinity_conv = nn.Conv2d(FEATURES, FEATURES, 1, bias=False)
         nn.init.kaiming_normal_(self.feat_conv.weight)
         nn.init.xavier_uniform_(self.affinity_conv.weight, gain=4)
+        self.freeze()
 
     def features(self, x: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
         """Normalised images (B,3,H,W) -> features (B,512,h,w).

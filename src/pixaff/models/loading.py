@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from torch import Tensor, nn
 
@@ -38,6 +38,7 @@ def load_state(
     model: nn.Module, state: Mapping[str, Tensor], path: str | os.PathLike[str], *, reset_head: bool = False
 ) -> nn.Module:
     """`load_checkpoint` for tensors that have been read already, from ``path``."""
+    state = adapted(model, state)
     own = model.state_dict()
     rows = other_classes(model, state)
     if rows and not reset_head:
@@ -50,6 +51,16 @@ def load_state(
         )
     model.load_state_dict({name: tensor for name, tensor in state.items() if name not in rows}, strict=False)
     return model
+
+
+def adapted(model: nn.Module, state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """Tensors as the network takes them: a hybrid classifier has weights of any image size.
+
+    Raises:
+        CheckpointError: See `HybridCam.adapted_state`.
+    """
+    adapt: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]] | None = getattr(model, "adapted_state", None)
+    return state if adapt is None else adapt(state)
 
 
 def problems(model: nn.Module, state: Mapping[str, Tensor], rows: Sequence[str]) -> dict[str, list[str]]:

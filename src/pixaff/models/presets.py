@@ -18,12 +18,13 @@ from pixaff.errors import CheckpointError, UsageError
 from pixaff.io.checkpoints import read_metadata, read_state_dict
 from pixaff.io.labels import VOC_CLASSES, read_classes
 from pixaff.models.bundle import Bundle
-from pixaff.models.loading import load_state, other_classes, problems
+from pixaff.models.loading import adapted, load_state, other_classes, problems
 from pixaff.models.registry import create_model
 from pixaff.settings import PRESETS, Settings, preset_settings
 
 PARTS = ("cam", "affinity")
 LITE = PRESETS["lite"]
+IMAGENET_CLASSES = 1000
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,10 @@ def load_preset(
     loaded: dict[str, nn.Module] = {}
     for part in parts:
         state = read_state_dict(files[part])
+        _check_kind(settings, part, state, files[part])
         count = _count_classes(settings.cam, state) if part == "cam" else 0
+        if count == IMAGENET_CLASSES:
+            raise _start_error(files[part], settings.cam)
         network = create_model(settings.cam, count) if count else create_model(settings.affinity)
         loaded[part] = load_state(network, state, files[part]).to(device).eval()
         if count:
@@ -123,7 +127,11 @@ def recognised(state: Mapping[str, Tensor], networks: Sequence[str]) -> str | No
     """The network whose tensors these are, by names and shapes, with any number of classes; None for none of them."""
     for name in networks:
         model = _shape_of(name)
-        if not any(problems(model, state, other_classes(model, state)).values()):
+        try:
+            fitted = adapted(model, state)
+        except CheckpointError:
+            continue
+        if not any(problems(model, fitted, other_classes(model, fitted)).values()):
             return name
     return None
 
@@ -136,15 +144,19 @@ def _in_folder(settings: Settings, weights: Weights, parts: Sequence[str]) -> di
     networks = {str(getattr(settings, part)): part for part in parts}
     found: dict[str, Path] = {}
     others: list[str] = []
+    starts: list[str] = []
     for path in sorted(folder.iterdir()):
         if path.name.startswith(".") or not path.is_file():
             continue
         try:
-            network = recognised(read_state_dict(path), list(networks))
+            state = read_state_dict(path)
+            network = recognised(state, list(networks))
         except CheckpointError:
             network = None
         if network is None:
             others.append(path.name)
+        elif networks[network] == "cam" and _is_start(settings.cam, state, path):
+            starts.append(path.name)
         elif networks[network] in found:
             both = f"{found[networks[network]].name} and {path.name}"
             raise CheckpointError(
@@ -154,6 +166,8 @@ def _in_folder(settings: Settings, weights: Weights, parts: Sequence[str]) -> di
         else:
             found[networks[network]] = path
     lacking = [network for network, part in networks.items() if part not in found]
+    if settings.cam in lacking and starts:
+        raise _start_error(folder / starts[0], settings.cam)
     if lacking:
         rest = f"; other files: {', '.join(others[:5])}{', ...' if len(others) > 5 else ''}" if others else ""
         raise CheckpointError(
@@ -175,6 +189,37 @@ def _count_classes(network: str, state: Mapping[str, Tensor]) -> int:
     return min((len(state[name]) for name in rows), default=1)
 
 
+def _recorded_classes(path: Path) -> list[str]:
+    """The class names that a training of pixaff wrote into its weights, or none."""
+    try:
+        recorded = json.loads(read_metadata(path).get("classes", "[]"))
+    except ValueError:
+        return []
+    return [str(name) for name in recorded] if isinstance(recorded, list) else []
+
+
+def _is_start(network: str, state: Mapping[str, Tensor], path: Path) -> bool:
+    """Whether weights of a CAM network are ImageNet's classifier, from which a training starts."""
+    return _count_classes(network, state) == IMAGENET_CLASSES and not _recorded_classes(path)
+
+
+def _start_error(path: Path, network: str) -> CheckpointError:
+    return CheckpointError(
+        f"{path}: found a classifier of ImageNet's {IMAGENET_CLASSES} classes, a start for trainings of {network}",
+        f"give trained weights, or train some: pixaff train-cam --model {network} --init {path} --reset-head",
+    )
+
+
+def _check_kind(settings: Settings, part: str, state: Mapping[str, Tensor], path: Path) -> None:
+    """Raise `CheckpointError` for weights of the preset's other network, which is what a swapped pair looks like."""
+    own, other = (settings.cam, settings.affinity) if part == "cam" else (settings.affinity, settings.cam)
+    if recognised(state, [own, other]) == other:
+        raise CheckpointError(
+            f"{path}: found the weights of {other}, expected those of {own}",
+            "swap --cam-weights and --affinity-weights",
+        )
+
+
 def _class_names(count: int, path: Path, classes: str | Path | None) -> tuple[str, ...]:
     """Names of the mask values 1, 2, ... for weights of so many classes."""
     if classes is not None:
@@ -182,12 +227,9 @@ def _class_names(count: int, path: Path, classes: str | Path | None) -> tuple[st
         if len(names) != count:
             raise UsageError(f"{classes} names {len(names)} classes, {path} is for {count}", "give the names of these")
         return names
-    try:
-        recorded = json.loads(read_metadata(path).get("classes", "[]"))
-    except ValueError:
-        recorded = []
-    if isinstance(recorded, list) and len(recorded) == count:
-        return tuple(str(name) for name in recorded)
+    recorded = _recorded_classes(path)
+    if len(recorded) == count:
+        return tuple(recorded)
     if count != len(VOC_CLASSES):
         raise UsageError(f"{path} is for {count} classes and does not name them", "give --classes FILE")
     return VOC_CLASSES

@@ -1,4 +1,4 @@
-"""What the networks of the paper share: how they are fed, and what of them is trained."""
+"""What the networks with published weights share: how they are fed, and what of them is trained."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class Published(nn.Module):
-    """Base of the VGG-16 and ResNet-38 networks, whose layers keep the names of the published weights.
+    """Base of the VGG-16, ResNet-38 and hybrid networks, whose layers keep the names of the published weights.
 
     Attributes:
         mean, std: Of the colours red, green, blue from 0 to 1.

@@ -207,7 +207,11 @@ def _back_attention(
         to_relevance[..., :rows, 0, head, :] = query * rules.product(relevance, key) / 2
         to_relevance[..., 1, head, :] = key * rules.product(relevance.mT, query) / 2
     rollout = F.pad(rollout, (0, 0, 0, count - rows)) + added.mT / heads
-    return rollout, None if to_grad is None else to_grad.flatten(3), None if to_relevance is None else to_relevance.flatten(3)
+    return (
+        rollout,
+        None if to_grad is None else to_grad.flatten(3),
+        None if to_relevance is None else to_relevance.flatten(3),
+    )
 
 
 def _split(a: Tensor, b: Tensor, total: Tensor, relevance: Tensor, rules: Rules) -> tuple[Tensor, Tensor]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -37,7 +37,9 @@ def normalized_cams(
 
     The 8-bit image is resized (bicubic, sizes rounded; to multiples of ``model.size_divisor`` where the network has
     one, since its cells then cover the image exactly), mapped by ``model.cam``, enlarged to the image's size
-    (bilinear, align_corners false), un-mirrored and summed; each map is divided by its maximum + 1e-5.
+    (bilinear, align_corners false), un-mirrored and summed; each map is divided by its maximum + 1e-5. A network that
+    has a ``normalized_cams`` of its own, as the hybrid classifier has, is asked for that instead: it sees one size,
+    whatever ``scales`` says.
 
     Args:
         model: Has ``preprocess`` and ``cam``.
@@ -54,6 +56,9 @@ def normalized_cams(
     """
     if not classes or not scales:
         raise ValueError(f"found {len(classes)} classes and {len(scales)} scales, expected at least one of each")
+    own: Callable[..., Tensor] | None = getattr(model, "normalized_cams", None)
+    if own is not None:
+        return own(image, classes, flip)
     picture = image if isinstance(image, Image.Image) else Image.fromarray(image)
     width, height = picture.size
     divisor = getattr(model, "size_divisor", 1)

@@ -16,7 +16,7 @@ from pixaff.stages.formats import SUFFIXES, check_format, write_maps
 from pixaff.stages.inputs import find_images
 from pixaff.stages.labelling import class_names, labels_of, read_given_labels
 from pixaff.stages.lanes import lanes
-from pixaff.stages.maps import Photo, activation_maps, load_photo
+from pixaff.stages.maps import Photo, activation_maps, check_scales, load_photo
 from pixaff.stages.pools import BATCH, READERS, default_workers, in_batches
 from pixaff.stages.record import announce, write_record
 from pixaff.stages.runner import Callback, Report, run, silent
@@ -97,6 +97,7 @@ def cam(
     if networks is None and preset is not None:
         settings = settings.with_numbers_of(preset)
     settings = settings.replace(scales=scales, flip=flip, size=size, label_threshold=label_threshold)
+    check_scales(bundle.cam, settings)
     names = class_names(classes, bundle.classes)
     given = read_given_labels(labels, names, photos, command="cam", listed=listing is not None, report=report)
     shown = {**(bundle.sources or {"model": str(model or EMBEDDED)}), "labels": str(labels), **settings.pick(SETTINGS)}

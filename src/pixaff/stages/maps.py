@@ -12,11 +12,12 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pixaff.errors import FormatError
+from pixaff.errors import FormatError, UsageError
 from pixaff.io.cams import CamFile
 from pixaff.io.images import load_image
 from pixaff.ops.cam import normalized_cams
 from pixaff.settings import Settings
+from pixaff.stages.refine import at_network_size
 
 
 @dataclass(frozen=True)
@@ -76,9 +77,20 @@ def given_maps(file: CamFile, photo: Photo, device: torch.device) -> tuple[tuple
     return tuple(int(file.classes[i]) - 1 for i in rows), maps
 
 
+def check_scales(model: Any, settings: Settings) -> None:
+    """Make sure that the network can see the photos at the scales that are asked for.
+
+    Raises:
+        UsageError: It sees one size alone.
+    """
+    if hasattr(model, "normalized_cams") and settings.scales != (1.0,):
+        words = ", ".join(f"{scale:g}" for scale in settings.scales)
+        raise UsageError(f"found the scales {words}, but {settings.cam} sees one size alone", "leave --scales out")
+
+
 def predict(model: Any, image: NDArray[np.uint8], threshold: float) -> tuple[int, ...]:
     """Classes whose probability reaches the threshold, the most probable one if none does."""
-    x = model.preprocess(image)[None].to(next(model.parameters()).device)
+    x = model.preprocess(at_network_size(model, image))[None].to(next(model.parameters()).device)
     probabilities = torch.sigmoid(model(x)[0].float())
     present = torch.nonzero(probabilities >= threshold).flatten().tolist()
     return tuple(present) or (int(probabilities.argmax()),)

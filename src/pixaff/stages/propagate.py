@@ -25,10 +25,20 @@ from pixaff.stages.device import device_words, pick_device
 from pixaff.stages.inputs import default_out, existing_folder, find_cams, find_images
 from pixaff.stages.labelling import class_names, labels_of, read_given_labels
 from pixaff.stages.lanes import lanes
-from pixaff.stages.maps import Photo, activation_maps, given_maps, load_photo
+from pixaff.stages.maps import Photo, activation_maps, check_scales, given_maps, load_photo
 from pixaff.stages.pools import BATCH, READERS, default_workers, in_batches
 from pixaff.stages.record import announce, write_record
-from pixaff.stages.refine import check_engine, image_affinity, mask_at_size, probabilities, scores_to_walk, sharpened
+from pixaff.stages.refine import (
+    at_network_size,
+    at_size,
+    check_engine,
+    image_affinity,
+    mask_at_size,
+    network_size,
+    probabilities,
+    scores_to_walk,
+    sharpened,
+)
 from pixaff.stages.runner import Callback, Report, run, silent
 from pixaff.stages.sweeps import FOLDER as SCORES
 from pixaff.stages.sweeps import check_saved, walked_file
@@ -151,6 +161,7 @@ def propagate(
     powers = background_powers() if save_scores else ()
     if save_scores:
         check_saved([settings.alpha])
+    check_scales(bundle.cam, settings)
     names = class_names(classes, bundle.classes)
     given = read_given_labels(labels, names, photos, command=COMMAND, listed=listing is not None, report=report)
     folder = None if cams is None else existing_folder(cams)
@@ -169,12 +180,16 @@ def propagate(
             present, maps = activation_maps(bundle.cam, photo, settings)
         else:
             present, maps = given_maps(file, photo, where)
-        start = scores_to_walk(maps, settings.alpha, powers)
-        return present, start, image_affinity(affinity, photo.image, settings.radius, settings.borders)
+        seen = at_network_size(affinity, photo.image)
+        start = scores_to_walk(at_size(maps, seen.shape[:2]), settings.alpha, powers)
+        return present, start, image_affinity(affinity, seen, settings.radius, settings.borders)
 
     def finish(photo: Photo, walked: Tensor) -> Tensor:
-        scores = probabilities(walked[: len(walked) - len(powers)], photo.image.shape[:2])
-        return (sharpened(photo.image, scores, engine) if settings.final_crf else scores).cpu()
+        size = photo.image.shape[:2]
+        scores = probabilities(walked[: len(walked) - len(powers)], network_size(affinity, size))
+        if settings.final_crf:
+            scores = sharpened(photo.image, at_size(scores, size), engine)
+        return scores.cpu()
 
     def outputs(path: Path) -> tuple[Path, ...]:
         further = [out / OVERLAYS / f"{path.stem}.jpg"] * overlay + [out / SCORES / f"{path.stem}.npz"] * save_scores
@@ -189,7 +204,9 @@ def propagate(
             with atomic_path(out / OVERLAYS / f"{path.stem}.jpg") as temporary:
                 Image.fromarray(picture).save(temporary, quality=90)
         if save_scores:
-            write_scores(out / SCORES / f"{path.stem}.npz", walked_file(walked, present, powers, settings.alpha, photo))
+            size = network_size(affinity, photo.image.shape[:2])
+            file = walked_file(walked, present, powers, settings.alpha, size, photo.size)
+            write_scores(out / SCORES / f"{path.stem}.npz", file)
         return {"classes": [names[index] if index < len(names) else str(index + 1) for index in present]}
 
     with lanes(where) as (spread, at_a_time):

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 
 from pixaff.errors import UsageError
@@ -48,6 +49,27 @@ def probabilities(walked: Tensor, size: tuple[int, int]) -> Tensor:
     """Walked cells (C, h/8, w/8) brought back to the size (h, w): float32, summing to 1 at each pixel."""
     scores = upsample_scores(walked, size, STRIDE).float().clamp(min=0)
     return scores / scores.sum(0).clamp(min=1e-5)
+
+
+def network_size(model: Any, size: tuple[int, int]) -> tuple[int, int]:
+    """The size (h, w) at which a network sees an image of some size: its square, or the same where it takes any."""
+    side: int | None = getattr(model, "image_size", None)
+    return size if side is None else (side, side)
+
+
+def at_network_size(model: Any, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """An image (h, w, 3) brought to `network_size` (bicubic)."""
+    height, width = network_size(model, image.shape[:2])
+    if image.shape[:2] == (height, width):
+        return image
+    return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC))
+
+
+def at_size(maps: Tensor, size: tuple[int, int]) -> Tensor:
+    """Maps or scores (C, H, W) brought to a size (h, w), bilinearly."""
+    if maps.shape[1:] == size:
+        return maps
+    return F.interpolate(maps[None], size, mode="bilinear", align_corners=False)[0]
 
 
 def image_affinity(model: Any, image: NDArray[np.uint8], radius: int, borders: Borders = "published") -> Tensor:

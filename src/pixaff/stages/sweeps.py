@@ -15,7 +15,6 @@ from pixaff.io.cams import read_cams
 from pixaff.io.scores import ScoreFile, read_scores
 from pixaff.ops.powers import HIGHEST, LOWEST, power_weights
 from pixaff.ops.walk import upsample_scores
-from pixaff.stages.maps import Photo
 from pixaff.stages.refine import best_value, mask_at_size, probabilities
 
 FOLDER = "scores"
@@ -77,14 +76,21 @@ def check_first(path: Path, alphas: Sequence[float]) -> None:
 
 
 def walked_file(
-    walked: Tensor, present: Sequence[int], powers: Sequence[float], alpha: float, photo: Photo
+    walked: Tensor,
+    present: Sequence[int],
+    powers: Sequence[float],
+    alpha: float,
+    walked_size: tuple[int, int],
+    size: tuple[int, int],
 ) -> ScoreFile:
-    """What is saved of walked rows (1 + C + len(powers), h / 8, w / 8), see `scores_to_walk`; C classes are present."""
+    """What is saved of walked rows (1 + C + len(powers), h / 8, w / 8), see `scores_to_walk`; C classes are present.
+
+    They were walked at ``walked_size`` (h, w), for a photo of ``size``.
+    """
     rows = walked.numpy()
     first = 1 + len(present)
-    height, width = photo.image.shape[:2]
     values = np.array(present, np.int64) + 1
-    return ScoreFile(values, rows[1:first], np.array(powers), rows[first:], alpha, (height, width), photo.size)
+    return ScoreFile(values, rows[1:first], np.array(powers), rows[first:], alpha, walked_size, size)
 
 
 def walked_masks(file: ScoreFile, alphas: Sequence[float]) -> list[NDArray[np.uint8]]:

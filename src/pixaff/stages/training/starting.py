@@ -12,7 +12,7 @@ from torch import nn
 from pixaff.errors import CheckpointError
 from pixaff.io.checkpoints import read_state_dict
 from pixaff.models.bundle import AFFINITY, CAM, embedded_folder
-from pixaff.models.loading import head_error, misfits, other_classes, wrong_shapes
+from pixaff.models.loading import adapted, head_error, misfits, other_classes, wrong_shapes
 from pixaff.stages.runner import Callback, Event
 
 RANDOM = "random"
@@ -38,7 +38,8 @@ def load_fitting(model: nn.Module, path: Path, reset_head: bool) -> tuple[list[s
         CheckpointError: The file cannot be read, nothing in it fits, a tensor has another shape, or its head is for
             another number of classes and ``reset_head`` is not set.
     """
-    state, own = read_state_dict(path), model.state_dict()
+    state = adapted(model, read_state_dict(path))
+    own = model.state_dict()
     rows = other_classes(model, state)
     if rows and not reset_head:
         raise head_error(model, state, path)
