@@ -34,4 +34,6 @@ def filled_tensor(name: str, shape: Sequence[int]) -> Tensor:
         noise *= np.sqrt(1.6 / np.prod(shape[1:]))
         if name == "f9.weight" or name.startswith("f8_"):
             noise *= 0.35  # keeps affinities away from 0 and 1
+        if name == "pos_embed":
+            noise *= 0.3
     return torch.from_numpy(noise.astype(np.float32))
