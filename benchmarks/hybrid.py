@@ -170,8 +170,10 @@ def measure(way: str, precision: str, arguments: dict[str, Any]) -> tuple[dict[s
 
 
 def run(arguments: dict[str, Any]) -> list[dict[str, Any]]:
-    """One row a way and precision, with how many times faster it is than one by one, and how far its maps are (both divided by
-    their maximum)."""
+    """One row a way and precision, with how many times faster it is than one by one, and how far its maps are from those.
+
+    Maps are compared after dividing each by its maximum.
+    """
     rows = []
     for precision in arguments["precision"]:
         first: tuple[float, NDArray[np.float32]] | None = None

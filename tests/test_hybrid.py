@@ -304,13 +304,6 @@ def test_wrong_files_are_named(folder: Path) -> None:
     (folder / "b.pth").unlink()
     with pytest.raises(CheckpointError, match="no file holds the weights of hybrid_affinity"):
         load_preset(settings, Weights(folder=folder), "cpu", parts=("affinity",))
-    assert load_preset(settings, Weights(folder / "c.pth"), "cpu", classes=_thousand(folder), parts=("cam",)).cam
-
-
-def _thousand(folder: Path) -> Path:
-    path = folder / "classes.txt"
-    path.write_text("".join(f"thing {index}\n" for index in range(1000)))
-    return path
 
 
 @pytest.mark.usefixtures("small")

@@ -97,6 +97,7 @@ def load_preset(
     for part in parts:
         state = read_state_dict(files[part])
         _check_kind(settings, part, state, files[part])
+        _check_kind(settings, part, state, files[part])
         count = _count_classes(settings.cam, state) if part == "cam" else 0
         if count == IMAGENET_CLASSES:
             raise _start_error(files[part], settings.cam)
@@ -150,13 +151,14 @@ def _in_folder(settings: Settings, weights: Weights, parts: Sequence[str]) -> di
             continue
         try:
             state = read_state_dict(path)
-            network = recognised(state, list(networks))
         except CheckpointError:
-            network = None
-        if network is None:
             others.append(path.name)
-        elif networks[network] == "cam" and _is_start(settings.cam, state, path):
+            continue
+        network = recognised(state, list(networks))
+        if settings.cam in networks and _is_start(settings.cam, state):
             starts.append(path.name)
+        elif network is None:
+            others.append(path.name)
         elif networks[network] in found:
             both = f"{found[networks[network]].name} and {path.name}"
             raise CheckpointError(
@@ -189,18 +191,9 @@ def _count_classes(network: str, state: Mapping[str, Tensor]) -> int:
     return min((len(state[name]) for name in rows), default=1)
 
 
-def _recorded_classes(path: Path) -> list[str]:
-    """The class names that a training of pixaff wrote into its weights, or none."""
-    try:
-        recorded = json.loads(read_metadata(path).get("classes", "[]"))
-    except ValueError:
-        return []
-    return [str(name) for name in recorded] if isinstance(recorded, list) else []
-
-
-def _is_start(network: str, state: Mapping[str, Tensor], path: Path) -> bool:
+def _is_start(network: str, state: Mapping[str, Tensor]) -> bool:
     """Whether weights of a CAM network are ImageNet's classifier, from which a training starts."""
-    return _count_classes(network, state) == IMAGENET_CLASSES and not _recorded_classes(path)
+    return _count_classes(network, state) == IMAGENET_CLASSES
 
 
 def _start_error(path: Path, network: str) -> CheckpointError:
@@ -227,9 +220,12 @@ def _class_names(count: int, path: Path, classes: str | Path | None) -> tuple[st
         if len(names) != count:
             raise UsageError(f"{classes} names {len(names)} classes, {path} is for {count}", "give the names of these")
         return names
-    recorded = _recorded_classes(path)
-    if len(recorded) == count:
-        return tuple(recorded)
+    try:
+        recorded = json.loads(read_metadata(path).get("classes", "[]"))
+    except ValueError:
+        recorded = []
+    if isinstance(recorded, list) and len(recorded) == count:
+        return tuple(str(name) for name in recorded)
     if count != len(VOC_CLASSES):
         raise UsageError(f"{path} is for {count} classes and does not name them", "give --classes FILE")
     return VOC_CLASSES
