@@ -170,7 +170,7 @@ def measure(way: str, precision: str, arguments: dict[str, Any]) -> tuple[dict[s
 
 
 def run(arguments: dict[str, Any]) -> list[dict[str, Any]]:
-    """One row a way and precision, with how many times faster it is than one by one, and how far its maps are from those.
+    """One row a way and precision: how many times faster than one by one, and how far its maps are from those.
 
     Maps are compared after dividing each by its maximum.
     """
