@@ -73,8 +73,8 @@ def cam(
         size: Long side in pixels at which the network works; larger photos are shrunk, 0 means never.
         label_threshold: Probability from which a predicted class counts as present.
         format: "npz" is ours; "psa" and "irn" are what the programs of those names read.
-        precision: "fp32"; "bf16", which is faster where the processor is made for it and moves the maps by less than
-            2 % of their maximum; or "auto", whichever is faster here.
+        precision: "fp32"; "bf16", which is faster where the processor is made for it and moves the maps a little; or
+            "auto", whichever is faster here.
         device: "auto", "cpu", "cuda" or "cuda:n".
         batch_size: Photos computed together.
         workers: Threads that read and write.
