@@ -6,7 +6,7 @@ The weights are noise whose scale keeps the values of all layers in range. The p
 image at a time and enlarges all maps. The maps kept are those of the two classes that the network thinks likeliest, as
 for a photo whose labels it predicts: the map of a class that it sees nowhere is little but rounding. The difference is
 the largest one of a single pixel of a map, as a share of the map's maximum. ResNet-38 at 500 x 375 takes some minutes
-and 3 GB; --size 160x120 shows the same in a tenth of that.
+on two threads; --size 160x120 shows the same in a tenth of that.
 """
 
 from __future__ import annotations
