@@ -137,8 +137,9 @@ class HybridCam(_Hybrid):
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else tokens.dtype
         rules = Rules(method == "relevance", steady, dtype)
         with torch.autocast(kind, enabled=False):
-            traces = trace_blocks(self.blocks, tokens, dtype)
-            rows = class_rows(self.blocks, self.norm, self.head, traces, torch.tensor(wanted, device=x.device), rules)
+            blocks = list(self.blocks)
+            traces = trace_blocks(blocks, tokens, dtype)
+            rows = class_rows(blocks, self.norm, self.head, traces, torch.tensor(wanted, device=x.device), rules)
         return rows.unflatten(2, (-(-x.shape[2] // STRIDE), -(-x.shape[3] // STRIDE)))
 
     def normalized_cams(
