@@ -56,12 +56,12 @@ class Settings:
     seed_high: float = 16.0
     crf_low: float = 0.5
     crf_high: float = 3.0
-    alpha: float = 2.0
-    beta: float = 8.0
+    alpha: float = 1.25
+    beta: float = 20.0
     radius: int = 5
-    steps: int = 128
-    borders: Literal["full", "published"] = "published"
-    label_threshold: float = 0.5
+    steps: int = 256
+    borders: Literal["full", "published"] = "full"
+    label_threshold: float = 0.35
     final_crf: bool = True
 
     def __post_init__(self) -> None:

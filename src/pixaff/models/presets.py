@@ -25,6 +25,7 @@ from pixaff.settings import PRESETS, Settings, preset_settings
 PARTS = ("cam", "affinity")
 LITE = PRESETS["lite"]
 IMAGENET_CLASSES = 1000
+"""Of the classifiers from which trainings start; masks have room for 254."""
 PUBLISHED = {
     "vgg16_cam": "vgg16-cam",
     "vgg16_affinity": "vgg16-affinity",
@@ -172,7 +173,7 @@ def _in_folder(settings: Settings, folder: str | Path, parts: Sequence[str]) -> 
             others.append(path.name)
             continue
         network = recognised(state, list(networks))
-        if settings.cam in networks and _is_start(settings.cam, state):
+        if settings.cam in networks and _count_classes(settings.cam, state) == IMAGENET_CLASSES:
             starts.append(path.name)
         elif network is None:
             others.append(path.name)
@@ -206,11 +207,6 @@ def _count_classes(network: str, state: Mapping[str, Tensor]) -> int:
     """Classes of the CAM network's head in a file: rows beyond those of a network for one class."""
     rows = other_classes(_shape_of(network), state)
     return min((len(state[name]) for name in rows), default=1)
-
-
-def _is_start(network: str, state: Mapping[str, Tensor]) -> bool:
-    """Whether weights of a CAM network are ImageNet's classifier, from which a training starts."""
-    return _count_classes(network, state) == IMAGENET_CLASSES
 
 
 def _start_error(path: Path, network: str) -> CheckpointError:
