@@ -19,7 +19,7 @@ for name in "$@"; do
         pixaff propagate "$photos" --cams "$to/cams" "${common[@]}" --no-final-crf --out "$to/walk" > /dev/null
         pixaff propagate "$photos" --cams "$to/cams" "${common[@]}" --final-crf --out "$to/walk-crf" > /dev/null
         echo "== $name list, labels: $(basename "$labels")"
-        pixaff evaluate --cams "$to/cams" "${score[@]}" --threshold 0.1:0.5:0.05
+        pixaff evaluate --cams "$to/cams" "${score[@]}" --threshold 0.1:0.7:0.05
         echo "-- after the walk"
         pixaff evaluate "$to/walk" "${score[@]}"
         echo "-- after the walk and the CRF"
