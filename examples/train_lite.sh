@@ -30,13 +30,24 @@ pixaff crf "$photos" --cams "$out/cams2" "${list[@]}" --crf-low 0.5 --crf-high 3
 pixaff train-affinity "$photos" "${list[@]}" --crf-low "$out/crf2/low" --crf-high "$out/crf2/high" \
     --out "$out/affinity" --resume --init "$out/model/cam.safetensors" \
     --crop 320 --epochs 3 --batch-size 8 --precision fp32 --seed 0
-cp "$out/affinity/affinity.safetensors" "$out/model/"
 
-# 4. The numbers of the walk, on every eighth image of the train list.
-python "$here/tune_walk.py" "$photos" "$out/cams2" "$voc/SegmentationClassAug" "$voc/lists/train.txt" \
-    --model "$out/model" --every 8
+# 4. A second pixel head on those posteriors: its maps are better labels, from which the AffinityNet goes on learning.
+pixaff train-cam "$photos" "${labels[@]}" "${list[@]}" --crf-low "$out/crf2/low" --crf-high "$out/crf2/high" \
+    --out "$out/model2" --resume --init "$out/image-level/cam.safetensors" --size 512:512 --crop 384 --epochs 2 --seed 0
+pixaff cam "$photos" "${labels[@]}" "${list[@]}" --model "$out/model2" --scales 0.5,1 --out "$out/cams3"
+pixaff crf "$photos" --cams "$out/cams3" "${list[@]}" --crf-low 0.5 --crf-high 3 --out "$out/crf3"
+pixaff train-affinity "$photos" "${list[@]}" --crf-low "$out/crf3/low" --crf-high "$out/crf3/high" \
+    --out "$out/affinity2" --resume --init "$out/affinity/affinity.safetensors" \
+    --crop 320 --epochs 2 --batch-size 8 --precision fp32 --seed 0
+cp "$out/affinity2/affinity.safetensors" "$out/model/"
 
-# 5. The model as it is shipped: matrices in half precision, the settings of pixaff/settings.py.
+# 5. The numbers of the walk, on every fourth image of the train list.
+for borders in published full; do
+    python "$here/tune_walk.py" "$photos" "$out/cams2" "$voc/SegmentationClassAug" "$voc/lists/train.txt" \
+        --model "$out/model" --every 4 --borders $borders
+done
+
+# 6. The model as it is shipped: matrices in half precision, the settings of pixaff/settings.py.
 python - "$out/model" "$out/lite" <<'PYTHON'
 import sys
 
@@ -47,5 +58,5 @@ model = load_bundle(sys.argv[1])
 write_bundle(sys.argv[2], "lite_cam", "lite_affinity", model.cam, model.affinity, model.classes, PRESETS["lite"], half=True)
 PYTHON
 
-# 6. The tables.
+# 7. The tables.
 "$here/evaluate_lite.sh" "$voc" "$out/lite" "$out"

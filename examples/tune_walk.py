@@ -25,9 +25,9 @@ from pixaff.ops.metrics import ConfusionMatrix
 from pixaff.ops.walk import cell_scores, random_walk, upsample_scores
 from pixaff.stages.refine import image_affinity
 
-ALPHAS = (0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 3.0, 4.0)
-BETAS = (8.0, 16.0, 24.0)
-STEPS = (32, 64, 128, 256)
+ALPHAS = (0.5, 0.75, 1.0, 1.25, 1.5, 2.0)
+BETAS = (12.0, 16.0, 20.0, 24.0)
+STEPS = (64, 128, 256, 512)
 
 
 @torch.inference_mode()
@@ -39,9 +39,11 @@ def main() -> None:
     parser.add_argument("list", type=Path)
     parser.add_argument("--model", default="lite")
     parser.add_argument("--every", type=int, default=2, help="take every n-th image of the list")
+    parser.add_argument("--borders", choices=("full", "published"), help="of the graph; default: the model's")
     options = parser.parse_args()
     bundle = load_bundle(options.model)
     assert bundle.affinity is not None, "the model has no AffinityNet"
+    borders = options.borders or bundle.settings.borders
     grid = list(itertools.product(BETAS, STEPS, ALPHAS))
     tables = {setting: ConfusionMatrix(len(bundle.classes) + 1) for setting in grid}
     plain = {alpha: ConfusionMatrix(len(bundle.classes) + 1) for alpha in ALPHAS}
@@ -54,7 +56,7 @@ def main() -> None:
         values = np.array([0, *file.classes], np.uint8)
         maps = torch.from_numpy(file.cams)
         background = torch.cat([background_score(maps, alpha) for alpha in ALPHAS])
-        affinity = image_affinity(bundle.affinity, image, bundle.settings.radius, bundle.settings.borders)
+        affinity = image_affinity(bundle.affinity, image, bundle.settings.radius, borders)
         cells = cell_scores(torch.cat([background, maps]))
 
         def masks(rows: torch.Tensor, values: np.ndarray = values) -> dict[float, np.ndarray]:
@@ -66,7 +68,7 @@ def main() -> None:
         for alpha, mask in masks(torch.cat([background, maps])[:, ::2, ::2]).items():
             plain[alpha].update(mask, truth)
         for beta, steps in itertools.product(BETAS, STEPS):
-            walked = random_walk(cells, affinity, beta, steps, bundle.settings.radius, borders=bundle.settings.borders)
+            walked = random_walk(cells, affinity, beta, steps, bundle.settings.radius, borders=borders)
             for alpha, mask in masks(upsample_scores(walked, size)[:, ::2, ::2]).items():
                 tables[beta, steps, alpha].update(mask, truth)
     print(f"{len(names)} images of {options.list.name}")
