@@ -23,9 +23,9 @@ from toy_bundle import toy_bundle
 
 pause, walked = float(sys.argv[1]), propagate.random_walk
 
-def slowly(*arguments):
+def slowly(*arguments, **options):
     time.sleep(pause)
-    return walked(*arguments)
+    return walked(*arguments, **options)
 
 propagate.load_bundle = lambda name, device: toy_bundle()
 propagate.random_walk = slowly

@@ -47,7 +47,8 @@ class ToyAffinity(Toy):
 
 
 def toy_bundle(**settings: object) -> Bundle:
-    values = {"scales": (1.0, 0.5), "size": 128, "steps": 16, "alpha": 3.0, "final_crf": False, **settings}
+    walk = {"alpha": 3.0, "beta": 8.0, "steps": 16, "borders": "published", "final_crf": False}
+    values = {"scales": (1.0, 0.5), "size": 128, "label_threshold": 0.5, **walk, **settings}
     return Bundle(ToyCam(), ToyAffinity(), CLASSES, Settings().replace(**values), Path("toy"))
 
 

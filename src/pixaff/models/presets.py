@@ -114,7 +114,7 @@ def load_preset(
         state = read_state_dict(files[part])
         _check_kind(settings, part, state, files[part])
         count = _count_classes(settings.cam, state) if part == "cam" else 0
-        if count and _is_start(settings.cam, state):
+        if count == IMAGENET_CLASSES:
             raise _start_error(files[part], settings.cam)
         network = create_model(settings.cam, count) if count else create_model(settings.affinity)
         loaded[part] = ready(load_state(network, state, files[part]), device)
