@@ -26,9 +26,10 @@ from pixaff.ops.labels import pair_labels
 from pixaff.ops.losses import affinity_loss
 from pixaff.ops.neighbours import offsets, source_view, target_view
 from pixaff.stages.inputs import find_images
-from pixaff.stages.train_affinity import AFFINITY_RECIPE, pair_loss
+from pixaff.stages.train_affinity import pair_loss
 from pixaff.stages.training.datasets import AffinityPhotos, draw_batches, load_batches, normalisation
 from pixaff.stages.training.optimizer import build_optimizer, parameter_groups
+from pixaff.stages.training.recipe import AFFINITY_RECIPE
 
 SHAPE = (8, 448, 56, 56)
 PHOTOS = Path(__file__).parents[1] / "examples" / "photos"

@@ -80,9 +80,10 @@ def compare(repeats: int) -> tuple[Rows, dict[str, float]]:
         "chebyshev": lambda: random_walk(scores, affinity, BETA, STEPS, solver="chebyshev"),
     }
     errors = [(way() - exact).abs().max().item() for way in ways.values()]
-    dense = take_turns([*ways.values()][:1], min(repeats, 5))
-    # Beside the dense walk, whose matrices fill the caches, the others would be timed with cold ones.
-    seconds = dense + take_turns([*ways.values()][1:], 20 * repeats)
+    # Each by itself: beside another walk, whose matrix fills the caches, it would be timed with cold ones.
+    seconds = [
+        take_turns([way], count)[0] for way, count in zip(ways.values(), (repeats, *2 * [20 * repeats]), strict=True)
+    ]
     rows: Rows = [
         {"walk": name, "milliseconds": 1000 * s, "times_faster": seconds[0] / s, "error": error}
         for name, s, error in zip(ways, seconds, errors, strict=True)
@@ -145,7 +146,7 @@ def compare_bandwidth(repeats: int) -> tuple[Rows, dict[str, float]]:
     for size in SIZES[1:4:2]:
         scores, affinity = random_input(size)
         h, w = scores.shape[1:]
-        matrix, _ = transition_matrix([affinity], [(h, w)], BETA, 5, torch.float32)
+        matrix = transition_matrix([affinity], [(h, w)], BETA, 5, torch.float32).matrix
         x = torch.rand(h * w, 4)
         y = torch.zeros_like(x)
         moved = matrix.values().numel() * 8 + (h * w + 1) * 4 + 3 * x.numel() * 4

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import json
 import math
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -166,3 +168,11 @@ def test_contradictions_are_usage_errors(folders):
         evaluate(folders / "masks", folders / "gt", cams=True, thresholds=[0.2], alphas=[4])
     with pytest.raises(UsageError, match="no such folder"):
         evaluate(folders / "nowhere", folders / "gt")
+
+
+def test_scoring_masks_does_not_import_torch(tmp_path):
+    mask = np.zeros((8, 8), np.uint8)
+    for side in ("found", "truth"):
+        write_mask(tmp_path / side / "a.png", mask)
+    program = "import sys; from pixaff.stages.evaluate import evaluate; evaluate(*sys.argv[1:]); assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", program, str(tmp_path / "found"), str(tmp_path / "truth")], check=True)

@@ -18,7 +18,7 @@ from pixaff.io.scores import read_scores
 from pixaff.stages import propagate as stage
 from pixaff.stages.evaluate import evaluate
 from pixaff.stages.propagate import propagate
-from pixaff.stages.sweeps import walked_masks
+from pixaff.stages.walked import walked_masks
 
 ALPHAS = (0.25, 0.7, 3.0, 10.0, 40.0, 64.0)
 

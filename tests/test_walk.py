@@ -127,8 +127,8 @@ def test_the_fallback_is_what_saves_a_wrong_interval(monkeypatch):
     scores, affinity = random_pair(2, 12, 15)
     exact = random_walk(scores.double(), affinity.double(), solver="power")
     coefficients = walk._chebyshev_coefficients(256, 1e-5, 0.5)
-    matrix, _ = transition.transition_matrix([affinity], [(12, 15)], 8.0, 5, torch.float32)
-    wrong, _ = walk._chebyshev(matrix, walk._pack([scores], torch.float32), coefficients, 0.5)
+    moved = transition.transition_matrix([affinity], [(12, 15)], 8.0, 5, torch.float32).moved(4, 3)
+    wrong, _ = walk._chebyshev(moved, walk._pack([scores], torch.float32), coefficients)
     assert not torch.allclose(wrong[:, :2].t().view(2, 12, 15).double(), exact, atol=1e-2)
 
 

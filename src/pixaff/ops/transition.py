@@ -18,9 +18,23 @@ from pixaff.ops.neighbours import offsets, source_shape, source_view, target_vie
 _CACHED_NODES = 2**14
 
 
+class Transition(NamedTuple):
+    """One step of the walk over n nodes."""
+
+    matrix: Tensor  # CSR (n, n): at most 2 P + 1 entries a row, columns ascending
+    degrees: Tensor  # (n,), of the matrix's type
+    diagonal: Tensor  # int32 (n,): places of the diagonal among the matrix's entries
+
+    def moved(self, factor: float, shift: float) -> Tensor:
+        """factor * matrix - shift * identity, CSR (n, n)."""
+        values = self.matrix.values() * factor
+        values[self.diagonal] -= shift
+        return _csr(self.matrix.crow_indices(), self.matrix.col_indices(), values)
+
+
 def transition_matrix(
     affinities: Sequence[Tensor], grids: Sequence[tuple[int, int]], beta: float, radius: int, dtype: torch.dtype
-) -> tuple[Tensor, Tensor]:
+) -> Transition:
     """D^-1 W^beta of each image, as blocks on the diagonal of one matrix, and the node degrees D.
 
     W holds the affinities, both ways, and ones on the diagonal; the power is elementwise; D are the row sums.
@@ -30,9 +44,9 @@ def transition_matrix(
         grids: (h, w) of each.
 
     Returns:
-        CSR (n, n) of `dtype`, n = sum of h*w: at most 2 P + 1 entries a row, columns ascending; and (n,) of `dtype`.
+        Of n = sum of h*w nodes.
     """
-    row_starts, columns, values = [], [], []
+    row_starts, columns, rows, diagonals, values = [], [], [], [], []
     nodes = entries = 0
     for affinity, (h, w) in zip(affinities, grids, strict=True):
         build = _cached_pattern if h * w <= _CACHED_NODES else _build_pattern
@@ -40,13 +54,15 @@ def transition_matrix(
         weights = F.pad(_power(affinity.to(dtype), beta).flatten(), (0, 1), value=1.0)
         values.append(weights.index_select(0, pattern.pairs))
         columns.append(pattern.columns + nodes if nodes else pattern.columns)
+        rows.append(pattern.rows + nodes if nodes else pattern.rows)
+        diagonals.append(pattern.diagonal + entries if entries else pattern.diagonal)
         row_starts.append(pattern.row_starts[1:] + entries if entries else pattern.row_starts)
         nodes += h * w
         entries += pattern.columns.numel()
-    starts, column, value = (part[0] if len(part) == 1 else torch.cat(part) for part in (row_starts, columns, values))
+    parts = (row_starts, columns, rows, diagonals, values)
+    starts, column, row, diagonal, value = (part[0] if len(part) == 1 else torch.cat(part) for part in parts)
     degrees = _csr(starts, column, value) @ value.new_ones(nodes)
-    value = value.div_(degrees.repeat_interleave(starts.diff(), output_size=entries))
-    return _csr(starts, column, value), degrees
+    return Transition(_csr(starts, column, value.div_(degrees.index_select(0, row))), degrees, diagonal)
 
 
 def _power(values: Tensor, exponent: float) -> Tensor:
@@ -64,6 +80,8 @@ class _Pattern(NamedTuple):
 
     row_starts: Tensor  # int32 (h*w + 1,)
     columns: Tensor  # int32 (entries,)
+    rows: Tensor  # int32 (entries,)
+    diagonal: Tensor  # int32 (h*w,): places of the diagonal among the entries
     pairs: Tensor  # int32 (entries,): position in the flattened (P, L) affinities; P*L stands for the diagonal
 
 
@@ -82,10 +100,14 @@ def _build_pattern(h: int, w: int, radius: int, device: torch.device) -> _Patter
     shifts = [dy * w + dx for dy, dx in half]
     shift = torch.tensor([-s for s in reversed(shifts)] + [0, *shifts], dtype=torch.int32, device=device)
     neighbours = torch.arange(h * w, dtype=torch.int32, device=device)[:, None] + shift
-    by_node = pair_at.flatten(1).t()
-    exists = by_node >= 0
+    exists = pair_at.flatten(1).t() >= 0
     row_starts = F.pad(exists.sum(1).cumsum(0), (1, 0)).int()
-    return _Pattern(row_starts, neighbours[exists], by_node[exists])
+    diagonal = row_starts[:-1] + exists[:, : len(half)].sum(1, dtype=torch.int32)
+    # One index into the flattened slots: a boolean mask would make two, twice as wide as all else here.
+    kept = exists.flatten().nonzero().squeeze(1)
+    of_entry = torch.div(kept, len(shift), rounding_mode="floor").int()
+    by_node = pair_at.flatten(1).t().flatten().index_select(0, kept)
+    return _Pattern(row_starts, neighbours.flatten().index_select(0, kept), of_entry, diagonal, by_node)
 
 
 _cached_pattern = lru_cache(maxsize=16)(_build_pattern)

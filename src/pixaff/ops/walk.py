@@ -26,7 +26,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pixaff.ops.neighbours import Borders, offsets, pairs_inside, source_shape, source_view, with_margins
-from pixaff.ops.transition import transition_matrix
+from pixaff.ops.transition import Transition, transition_matrix
 
 Solver = Literal["auto", "power", "chebyshev"]
 
@@ -35,7 +35,7 @@ Solver = Literal["auto", "power", "chebyshev"]
 _BATCH_NODES = {"cuda": 2**17, "cpu": 0}
 # Below this many nodes a CPU walks on one thread. A product takes 0.1 ms for 3,000 nodes: more threads gain little when
 # cores are idle, and when one is not they wait for its time slice in every product (measured: 600 ms a walk for 7).
-_THREADED_NODES = 2**16
+_THREADED_NODES = 2**15
 # Scores are walked in multiples of this many columns: MKL takes 0.08 ms for a product with 4 columns, 0.15 with 3.
 _COLUMNS = 4
 # Eigenvalues are taken to lie above this. Photos' lowest ones were -0.30 to -0.43 (the outermost nodes of the published
@@ -126,8 +126,8 @@ def random_walk(
         grids = [(scores[i].shape[1], scores[i].shape[2]) for i in batch]
         # Autocast would hand half precision to sparse products, which know none. Both are settings of a thread.
         with torch.no_grad(), torch.autocast(device.type, enabled=False):
-            matrix, degrees = transition_matrix([affinity[i] for i in batch], grids, beta, radius, dtype)
-            walked = _walk(matrix, degrees, _pack([scores[i] for i in batch], dtype), steps, solver, tol)
+            transition = transition_matrix([affinity[i] for i in batch], grids, beta, radius, dtype)
+            walked = _walk(transition, _pack([scores[i] for i in batch], dtype), steps, solver, tol)
             parts = walked.split([h * w for h, w in grids])
             return [
                 part[:, : len(scores[i])].t().contiguous().view(scores[i].shape)
@@ -237,25 +237,26 @@ def _pack(scores: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
     return packed
 
 
-def _walk(matrix: Tensor, degrees: Tensor, scores: Tensor, steps: int, solver: Solver, tol: float) -> Tensor:
+def _walk(transition: Transition, scores: Tensor, steps: int, solver: Solver, tol: float) -> Tensor:
     """matrix^steps scores, by the solver; may overwrite `scores`."""
     if steps == 0:
         return scores
     for low in (_LOWEST, -1.0):
         coefficients = _chebyshev_coefficients(steps, tol, low)
         if solver == "power" or (solver == "auto" and len(coefficients) > steps):
-            return _power(matrix, scores, steps)
-        walked, last = _chebyshev(matrix, scores, coefficients, low)
+            return _power(transition.matrix, scores, steps)
+        moved = transition.moved(2 / (1 - low), (1 + low) / (1 - low))
+        walked, last = _chebyshev(moved, scores, coefficients)
         # |T_k| <= 1 on the interval, so no term can be larger than the scores, in the norm in which the matrix is
         # symmetric. Beyond the interval T_k grows exponentially: an eigenvalue there shows, if only by rounding.
-        if low == -1.0 or bool((_norms(last, degrees) <= 1.01 * _norms(scores, degrees)).all()):
+        if low == -1.0 or bool((_norms(last, transition) <= 1.01 * _norms(scores, transition)).all()):
             return walked
     raise AssertionError("the whole interval is always taken")
 
 
-def _norms(values: Tensor, degrees: Tensor) -> Tensor:
-    """Of each column of (n, C), weighted by node degree."""
-    return degrees @ values.square()
+def _norms(values: Tensor, transition: Transition) -> Tensor:
+    """Square of each column's norm, weighted by node degree: (n, C) -> (C,)."""
+    return transition.degrees @ values.square()
 
 
 def _power(matrix: Tensor, scores: Tensor, steps: int) -> Tensor:
@@ -266,19 +267,16 @@ def _power(matrix: Tensor, scores: Tensor, steps: int) -> Tensor:
     return scores
 
 
-def _chebyshev(matrix: Tensor, scores: Tensor, coefficients: Sequence[float], low: float) -> tuple[Tensor, Tensor]:
-    """sum_k c_k T_k(Y) scores, Y being the matrix with [low, 1] moved to [-1, 1], and the last T_k(Y) scores.
+def _chebyshev(matrix: Tensor, scores: Tensor, coefficients: Sequence[float]) -> tuple[Tensor, Tensor]:
+    """sum_k c_k T_k(matrix) scores and the last T_k(matrix) scores, by T_k = 2 matrix T_(k-1) - T_(k-2).
 
-    T_k = 2 Y T_(k-1) - T_(k-2).
+    The matrix is one whose spectrum's interval has been moved to [-1, 1].
     """
-    factor, shift = 2 / (1 - low), (1 + low) / (1 - low)
     total = scores * coefficients[0]
-    previous, current = scores.clone(), torch.addmm(scores, matrix, scores, beta=-shift, alpha=factor)
+    previous, current = scores.clone(), matrix @ scores
     total.add_(current, alpha=coefficients[1])
     for coefficient in coefficients[2:]:
-        if shift:
-            previous.add_(current, alpha=2 * shift)
-        torch.addmm(previous, matrix, current, beta=-1, alpha=2 * factor, out=previous)
+        torch.addmm(previous, matrix, current, beta=-1, alpha=2, out=previous)
         previous, current = current, previous
         total.add_(current, alpha=coefficient)
     return total, current

@@ -24,7 +24,7 @@ from pixaff.stages.pools import default_workers, in_threads
 from pixaff.stages.record import read_record
 from pixaff.stages.runner import Callback, Event, describe, silent
 from pixaff.stages.sweeps import FOLDER as SCORES
-from pixaff.stages.sweeps import check_first, holds_scores, swept_powers, walked_masks
+from pixaff.stages.sweeps import check_first, holds_scores, swept_powers
 
 COMMAND = "evaluate"
 NAMED = 20
@@ -138,6 +138,8 @@ def evaluate(
         if cams:
             masks = _cam_masks(read_cams(find_cams(predictions, stem.name)), truth.shape, [s for _, s in settings])
         elif walked:
+            from pixaff.stages.walked import walked_masks  # torch, which the other ways do without
+
             file = read_scores(predictions / f"{stem}.npz")
             masks = walked_masks(file, powers or (file.alpha,))
         else:

@@ -43,7 +43,8 @@ from pixaff.stages.refine import (
 )
 from pixaff.stages.runner import Callback, Report, run, silent
 from pixaff.stages.sweeps import FOLDER as SCORES
-from pixaff.stages.sweeps import check_saved, walked_file
+from pixaff.stages.sweeps import check_saved
+from pixaff.stages.walked import walked_file
 from pixaff.viz.overlay import overlay as draw_overlay
 
 COMMAND = "propagate"
