@@ -174,5 +174,5 @@ def test_scoring_masks_does_not_import_torch(tmp_path):
     mask = np.zeros((8, 8), np.uint8)
     for side in ("found", "truth"):
         write_mask(tmp_path / side / "a.png", mask)
-    program = "import sys; from pixaff.stages.evaluate import evaluate; evaluate(*sys.argv[1:]); assert 'torch' not in sys.modules"
+    program = "import sys, pixaff; pixaff.evaluate(*sys.argv[1:]); assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", program, str(tmp_path / "found"), str(tmp_path / "truth")], check=True)
