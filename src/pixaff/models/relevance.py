@@ -125,9 +125,9 @@ def _back(
     last block that is the class token alone. The first block's input needs neither gradient nor relevance.
     """
     rows = grad.shape[2]
-    x, mid, out, attended, mlp, normed2, hidden, mixed = (
+    x, mid, attended, mlp, normed2, hidden, mixed = (
         part[:, None, :rows]
-        for part in (trace.x, trace.mid, trace.out, trace.attended, trace.mlp, trace.normed2, trace.hidden, trace.mixed)
+        for part in (trace.x, trace.mid, trace.attended, trace.mlp, trace.normed2, trace.hidden, trace.mixed)
     )
     attention, fc1, fc2 = block.attn, block.mlp.fc1, block.mlp.fc2
 
@@ -136,15 +136,15 @@ def _back(
     grad_mixed = rules.product(grad, attention.proj.weight)
     kept = mixed_relevance = None
     if relevance is not None:
-        passed, branch = _split(mid, mlp, out, relevance, rules)
+        passed, branch = _split(mid, mlp, _reciprocal(trace.out, rules)[:, None, :rows], relevance)
         branch = _linear_relevance(fc2, F.gelu(hidden), mlp, branch, rules)
         joined = passed + _linear_relevance(fc1, normed2, hidden, branch, rules)
-        kept, branch = _split(x, attended, mid, joined, rules)
+        kept, branch = _split(x, attended, _reciprocal(trace.mid, rules)[:, None, :rows], joined)
         branch = _linear_relevance(attention.proj, mixed, attended, branch, rules)
-        mixed_relevance = branch * _reciprocal(mixed, rules)
+        mixed_relevance = branch * _reciprocal(trace.mixed, rules)[:, None, :rows]
 
     rollout, grad_qkv, qkv_relevance = _back_attention(
-        attention, trace.qkv, rollout, grad_mixed, mixed_relevance, rules, first
+        attention, trace.qkv, mixed, rollout, grad_mixed, mixed_relevance, rules, first
     )
     if grad_qkv is None:
         return rollout, grad, None
@@ -161,6 +161,7 @@ def _back(
 def _back_attention(
     attention: Any,
     qkv: Tensor,
+    mixed: Tensor,
     rollout: Tensor,
     grad_mixed: Tensor,
     mixed_relevance: Tensor | None,
@@ -171,6 +172,7 @@ def _back_attention(
 
     Args:
         qkv: (B, n, 3 D).
+        mixed: (B, 1, r, D), what the values were mixed to.
         rollout: (B, C, r, 1) of the blocks above.
         grad_mixed: (B, C, r, D), gradient of the mixed values.
         mixed_relevance: (B, C, r, D), their relevance divided by themselves.
@@ -178,6 +180,8 @@ def _back_attention(
     heads, rows, count = attention.num_heads, rollout.shape[2], qkv.shape[1]
     q, k, v = (part[:, None] for part in _heads(qkv, heads, 3))
     grads = grad_mixed.unflatten(3, (heads, -1))
+    # What softmax takes off the gradient of each row: its mean over the row, weighted by the attention.
+    means = (grads * mixed.unflatten(3, (heads, -1))).sum(-1, keepdim=True)
     shares = None if mixed_relevance is None else mixed_relevance.unflatten(3, (heads, -1))
     shape = (*rollout.shape[:2], count, 3, heads, q.shape[-1])
     to_grad = None if first else qkv.new_zeros(shape)
@@ -186,24 +190,24 @@ def _back_attention(
     weights = rollout.transpose(2, 3)
     for head in range(heads):
         query, key, value = q[:, :, head, :rows], k[:, :, head], v[:, :, head]
-        scores = rules.product(query, key.mT)
-        weight = torch.softmax(scores * attention.scale, -1)
+        scores = rules.product(q[:, :, head], key.mT)
+        weight = torch.softmax(scores[..., :rows, :] * attention.scale, -1)
         grad = rules.product(grads[..., head, :], value.mT)
         if shares is None:
             added += weights @ (grad * weight).relu_()
         else:
-            relevance = rules.product(shares[..., head, :], value.mT).mul_(weight).div_(2)
+            relevance = rules.product(shares[..., head, :] / 2, value.mT).mul_(weight)
             added += weights @ (grad * relevance).relu_()
         if to_grad is None:
             continue
         to_grad[..., 2, head, :] = rules.product(weight.mT, grads[..., head, :])
-        grad = grad.sub_((grad * weight).sum(-1, keepdim=True)).mul_(weight).mul_(attention.scale)
-        to_grad[..., :rows, 0, head, :] = rules.product(grad, key)
-        to_grad[..., 1, head, :] = rules.product(grad.mT, query)
+        grad = grad.sub_(means[..., head, :]).mul_(weight)
+        to_grad[..., :rows, 0, head, :] = rules.product(grad, key) * attention.scale
+        to_grad[..., 1, head, :] = rules.product(grad.mT, query) * attention.scale
         if shares is None or to_relevance is None:
             continue
         to_relevance[..., 2, head, :] = value * rules.product(weight.mT, shares[..., head, :]) / 2
-        relevance *= _reciprocal(scores, rules)
+        relevance *= _reciprocal(scores, rules)[..., :rows, :]
         to_relevance[..., :rows, 0, head, :] = query * rules.product(relevance, key) / 2
         to_relevance[..., 1, head, :] = key * rules.product(relevance.mT, query) / 2
     rollout = F.pad(rollout, (0, 0, 0, count - rows)) + added.mT / heads
@@ -214,35 +218,36 @@ def _back_attention(
     )
 
 
-def _split(a: Tensor, b: Tensor, total: Tensor, relevance: Tensor, rules: Rules) -> tuple[Tensor, Tensor]:
-    """Relevance of ``total = a + b`` shared out to both, each brought to its share of the whole."""
-    share = relevance * _reciprocal(total, rules)
+def _split(a: Tensor, b: Tensor, reciprocal: Tensor, relevance: Tensor) -> tuple[Tensor, Tensor]:
+    """Relevance of ``a + b`` shared out to both, each brought to its share of the whole."""
+    share = relevance * reciprocal
     parts = (a * share, b * share)
     whole = relevance.sum((2, 3), keepdim=True)
     sums = [part.sum((2, 3), keepdim=True) for part in parts]
     sizes = sums[0].abs() + sums[1].abs()
     factors = [total.abs() * _safe(sizes) * whole * _safe(total) for total in sums]
-    return parts[0] * factors[0], parts[1] * factors[1]
+    return parts[0].mul_(factors[0]), parts[1].mul_(factors[1])
 
 
 def _linear_relevance(layer: nn.Linear, x: Tensor, out: Tensor, relevance: Tensor, rules: Rules) -> Tensor:
     """Relevance through a linear layer by its positive products alone (x+ W+ and x- W-); the bias takes none.
 
-    With |x| |W| beside x W, x+ W+ + x- W- is half of their sum, and so is the way back: two products instead of four,
-    one of which the forward pass has done.
+    x+ W+ + x- W- is half of x W + |x| |W|, of which the forward pass has done the first; on the way back the halves
+    of both cancel out.
     """
-    weight, size = layer.weight, layer.weight.abs()
-    positive = ((out if layer.bias is None else out - layer.bias) + rules.product(x.abs(), size.mT)) / 2
+    weight, size, magnitude = layer.weight, layer.weight.abs(), x.abs()
+    positive = (out if layer.bias is None else out - layer.bias) + rules.product(magnitude, size.mT)
     share = relevance * _safe(positive)
-    return (x * rules.product(share, weight) + x.abs() * rules.product(share, size)) / 2
+    return rules.product(share, weight).mul_(x).addcmul_(magnitude, rules.product(share, size))
 
 
 def _reciprocal(x: Tensor, rules: Rules) -> Tensor:
     """1 / x for a sum that may cancel: 1 / (x +- its share of the root mean square over an image)."""
     if rules.steady == PUBLISHED:
         return _safe(x)
-    floor = rules.steady * x.square().mean((-2, -1), keepdim=True).sqrt()
-    return torch.where(x < 0, x - floor, x + floor).reciprocal_().masked_fill_(x == 0, 0)
+    count = x.shape[-2] * x.shape[-1]
+    floor = torch.linalg.vector_norm(x, dim=(-2, -1), keepdim=True) * (rules.steady / math.sqrt(count))
+    return torch.copysign(floor.clamp(min=SAFE), x).add_(x).reciprocal_()
 
 
 def _safe(x: Tensor) -> Tensor:
