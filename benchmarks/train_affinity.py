@@ -91,14 +91,14 @@ def compare_affinities(repeats: int) -> tuple[list[dict[str, float | str]], dict
 def compare_loading(folder: Path, steps: int) -> tuple[list[dict[str, float | str]], dict[str, float]]:
     """Images per second that one worker process reads and augments, and that the network learns from."""
     model = create_model("lite_affinity").to(memory_format=torch.channels_last).train()
-    mean, std = normalisation(model)
+    mean, std, bgr = normalisation(model)
     photos = find_images(folder)
     paths = [photos[i % len(photos)] for i in range(8 * (steps + 1))]
     sizes = [image_size(path) for path in paths]
     sizes = [(round(h * 500 / max(h, w)), round(w * 500 / max(h, w))) for h, w in sizes]
     rng = np.random.default_rng(0)
     maps = [rng.integers(0, 3, (-(-h // 8), -(-w // 8)), dtype=np.uint8) for h, w in sizes]
-    dataset = AffinityPhotos(paths, sizes, maps, mean=mean, std=std, crop=CROP, seed=0)
+    dataset = AffinityPhotos(paths, sizes, maps, mean=mean, std=std, bgr=bgr, crop=CROP, seed=0)
     batches = draw_batches(len(dataset), 8, 1, 0)
 
     loader = iter(load_batches(dataset, batches, 1, False))
