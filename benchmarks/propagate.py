@@ -201,6 +201,8 @@ def main() -> None:
     parser.add_argument("--baseline", type=int, default=3, help="of one the published way (default: %(default)s)")
     parser.add_argument("--long-run", type=int, default=300, help="images of the memory test; 0: none")
     options = parser.parse_args()
+    # Squared again and again, small affinities become denormal numbers, over which the dense products take minutes.
+    torch.set_flush_denormal(True)
     title = "Photo to mask with lite"
     show(title, *compare(options.photos, options.images, options.baseline, options.repeats), options.json)
     show("Share of each stage", *shares(options.photos, options.images), options.json)
