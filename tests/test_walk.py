@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from pixaff.ops import transition, walk
+from pixaff.ops import solvers, transition, walk
 from pixaff.ops.neighbours import offsets
 from pixaff.ops.walk import cell_scores, random_walk, upsample_scores
 
@@ -117,18 +117,29 @@ def test_eigenvalues_below_the_usual_are_noticed(monkeypatch):
     scores, affinity = random_pair(2, 12, 15)
     affinity = (affinity > 0.8).to(affinity.dtype)
     exact = random_walk(scores.double(), affinity.double(), solver="power")
-    for low in (walk._LOWEST, -0.2, 0.3):
-        monkeypatch.setattr(walk, "_LOWEST", low)
+    for low in (solvers._LOWEST, -0.2, 0.3):
+        monkeypatch.setattr(solvers, "_LOWEST", low)
         found = random_walk(scores, affinity, solver="chebyshev")
         torch.testing.assert_close(found.double(), exact, rtol=0, atol=5e-5)
+
+
+@pytest.mark.parametrize("radius", [2, 3, 5])
+def test_a_high_grids_pattern_repeats_the_middle_row_of_a_low_one(radius):
+    for h in (2 * radius - 1, 2 * radius, 3 * radius + 1, 29):
+        for w in (1, 2 * radius - 2, 2 * radius - 1, 2 * radius + 4):
+            slot_by_slot = transition._build_low_pattern(h, w, radius, torch.device("cpu"))
+            for name, numbers in transition._build_pattern(h, w, radius, torch.device("cpu"))._asdict().items():
+                expected = getattr(slot_by_slot, name)
+                assert numbers.dtype == expected.dtype == torch.int32
+                assert torch.equal(numbers, expected), (name, h, w)
 
 
 def test_the_fallback_is_what_saves_a_wrong_interval(monkeypatch):
     scores, affinity = random_pair(2, 12, 15)
     exact = random_walk(scores.double(), affinity.double(), solver="power")
-    coefficients = walk._chebyshev_coefficients(256, 1e-5, 0.5)
-    moved = transition.transition_matrix([affinity], [(12, 15)], 8.0, 5, torch.float32).moved(4, 3)
-    wrong, _ = walk._chebyshev(moved, walk._pack([scores], torch.float32), coefficients)
+    coefficients = solvers._chebyshev_coefficients(256, 1e-5, 0.5)
+    moved = transition.transition_matrix([affinity], [(12, 15)], 8.0, 5, torch.float32, 4, 3).matrix
+    wrong, _ = solvers._chebyshev(moved, walk._pack([scores], torch.float32), coefficients)
     assert not torch.allclose(wrong[:, :2].t().view(2, 12, 15).double(), exact, atol=1e-2)
 
 

@@ -23,17 +23,16 @@ class Transition(NamedTuple):
 
     matrix: Tensor  # CSR (n, n): at most 2 P + 1 entries a row, columns ascending
     degrees: Tensor  # (n,), of the matrix's type
-    diagonal: Tensor  # int32 (n,): places of the diagonal among the matrix's entries
-
-    def moved(self, factor: float, shift: float) -> Tensor:
-        """factor * matrix - shift * identity, CSR (n, n)."""
-        values = self.matrix.values() * factor
-        values[self.diagonal] -= shift
-        return _csr(self.matrix.crow_indices(), self.matrix.col_indices(), values)
 
 
 def transition_matrix(
-    affinities: Sequence[Tensor], grids: Sequence[tuple[int, int]], beta: float, radius: int, dtype: torch.dtype
+    affinities: Sequence[Tensor],
+    grids: Sequence[tuple[int, int]],
+    beta: float,
+    radius: int,
+    dtype: torch.dtype,
+    factor: float = 1.0,
+    shift: float = 0.0,
 ) -> Transition:
     """D^-1 W^beta of each image, as blocks on the diagonal of one matrix, and the node degrees D.
 
@@ -42,6 +41,8 @@ def transition_matrix(
     Args:
         affinities: (P, L) each, all on one device, in the order of `pixaff.ops.affinity.pair_affinity`.
         grids: (h, w) of each.
+        factor, shift: the matrix is multiplied by one, and its diagonal lowered by the other afterwards, which moves
+            its spectrum.
 
     Returns:
         Of n = sum of h*w nodes.
@@ -62,7 +63,10 @@ def transition_matrix(
     parts = (row_starts, columns, rows, diagonals, values)
     starts, column, row, diagonal, value = (part[0] if len(part) == 1 else torch.cat(part) for part in parts)
     degrees = _csr(starts, column, value) @ value.new_ones(nodes)
-    return Transition(_csr(starts, column, value.div_(degrees.index_select(0, row))), degrees, diagonal)
+    value.mul_((factor / degrees).index_select(0, row))
+    if shift:
+        value[diagonal] -= shift
+    return Transition(_csr(starts, column, value), degrees)
 
 
 def _power(values: Tensor, exponent: float) -> Tensor:
@@ -86,6 +90,37 @@ class _Pattern(NamedTuple):
 
 
 def _build_pattern(h: int, w: int, radius: int, device: torch.device) -> _Pattern:
+    """The pattern of a grid: that of a low one, whose middle row is repeated where the grid is higher."""
+    low = 2 * radius - 1
+    pattern = _build_low_pattern(min(h, low), w, radius, device)
+    if h <= low:
+        return pattern
+    # The nodes of all rows but the first and last radius-1 have neighbours alike: from row to row, the numbers of
+    # nodes rise by w and those of pairs, which are counted offset by offset, by the sources of a row.
+    more = h - low
+    above, below = (radius - 1) * w, radius * w
+    first, last = int(pattern.row_starts[above]), int(pattern.row_starts[below])
+    down = torch.arange(more + 1, dtype=torch.int32, device=device)[:, None]
+
+    def stretch(numbers: Tensor, rise: Tensor, start: int, stop: int) -> Tensor:
+        middle = numbers[start:stop] + down * rise[start:stop]
+        return torch.cat([numbers[:start], middle.flatten(), numbers[stop:] + more * rise[stop:]])
+
+    source_rows, source_columns = source_shape(low, w, radius)
+    is_pair = (pattern.pairs < len(offsets(radius)) * source_rows * source_columns).int()
+    offset = torch.div(pattern.pairs, max(1, source_rows * source_columns), rounding_mode="floor")
+    to_row = torch.full_like(pattern.rows, w)
+    entries = torch.full_like(pattern.diagonal, last - first)
+    return _Pattern(
+        F.pad(stretch(pattern.row_starts[1:], entries, above, below), (1, 0)),
+        stretch(pattern.columns, to_row, first, last),
+        stretch(pattern.rows, to_row, first, last),
+        stretch(pattern.diagonal, entries, above, below),
+        stretch(pattern.pairs + offset * more * source_columns, is_pair * source_columns, first, last),
+    )
+
+
+def _build_low_pattern(h: int, w: int, radius: int, device: torch.device) -> _Pattern:
     half = offsets(radius)
     rows, columns = source_shape(h, w, radius)
     pairs = len(half) * rows * columns

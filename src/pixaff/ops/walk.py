@@ -1,14 +1,8 @@
 """Random walk of class scores over the affinity graph (AffinityNet, arXiv 1803.10464, section 3.3).
 
 The paper multiplies scores by T^t, T being W^beta with its columns normalised, and computes T^t by squaring a dense
-matrix. Here nothing dense is built. On column vectors the walk is M^t with M = D^-1 W^beta (rows normalised, D their
-sums), a sparse matrix of at most 69 entries a row at radius 5, stored as CSR. M is similar to the symmetric
-D^-1/2 W^beta D^-1/2, so its eigenvalues are real, within [-1, 1], and a polynomial close to x^t on that interval is
-close to M^t: about sqrt(2 t ln(2/tol)) products instead of t (Sachdeva & Vishnoi, *Faster Algorithms via Approximation
-Theory*, 2013, theorem 3.3). Using M itself rather than its symmetric form serves both solvers and saves two scalings.
-
-Affinities make no eigenvalue near -1, which takes a graph of two sides without loops (see `_LOWEST`). A polynomial for
-the part of the interval that is in use has a seventh less terms; afterwards it is checked that the part was the whole.
+matrix. Here nothing dense is built: on column vectors the walk is M^t with M = D^-1 W^beta (rows normalised, D their
+sums), a sparse matrix of at most 69 entries a row at radius 5, which is applied to the scores alone.
 """
 
 from __future__ import annotations
@@ -17,18 +11,16 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from functools import lru_cache
-from typing import Literal, overload
+from functools import partial
+from typing import overload
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from pixaff.ops.neighbours import Borders, offsets, pairs_inside, source_shape, source_view, with_margins
-from pixaff.ops.transition import Transition, transition_matrix
-
-Solver = Literal["auto", "power", "chebyshev"]
+from pixaff.ops.solvers import Solver, take_steps
+from pixaff.ops.transition import transition_matrix
 
 # Images walked together as one matrix, at most. CUDA wants many images to be busy: some 70 MB of matrix. A CPU walks
 # each by itself, which its cache holds, and several side by side.
@@ -38,9 +30,6 @@ _BATCH_NODES = {"cuda": 2**17, "cpu": 0}
 _THREADED_NODES = 2**15
 # Scores are walked in multiples of this many columns: MKL takes 0.08 ms for a product with 4 columns, 0.15 with 3.
 _COLUMNS = 4
-# Eigenvalues are taken to lie above this. Photos' lowest ones were -0.30 to -0.43 (the outermost nodes of the published
-# graph make them; a disc's inside has -0.13), those of random sparse graphs -0.48.
-_LOWEST = -0.5
 
 
 @overload
@@ -126,8 +115,10 @@ def random_walk(
         grids = [(scores[i].shape[1], scores[i].shape[2]) for i in batch]
         # Autocast would hand half precision to sparse products, which know none. Both are settings of a thread.
         with torch.no_grad(), torch.autocast(device.type, enabled=False):
-            transition = transition_matrix([affinity[i] for i in batch], grids, beta, radius, dtype)
-            walked = _walk(transition, _pack([scores[i] for i in batch], dtype), steps, solver, tol)
+            affinities = [affinity[i] for i in batch]
+            _check_range(affinities)
+            build = partial(transition_matrix, affinities, grids, beta, radius, dtype)
+            walked = take_steps(build, _pack([scores[i] for i in batch], dtype), steps, solver, tol)
             parts = walked.split([h * w for h, w in grids])
             return [
                 part[:, : len(scores[i])].t().contiguous().view(scores[i].shape)
@@ -237,68 +228,6 @@ def _pack(scores: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
     return packed
 
 
-def _walk(transition: Transition, scores: Tensor, steps: int, solver: Solver, tol: float) -> Tensor:
-    """matrix^steps scores, by the solver; may overwrite `scores`."""
-    if steps == 0:
-        return scores
-    for low in (_LOWEST, -1.0):
-        coefficients = _chebyshev_coefficients(steps, tol, low)
-        if solver == "power" or (solver == "auto" and len(coefficients) > steps):
-            return _power(transition.matrix, scores, steps)
-        moved = transition.moved(2 / (1 - low), (1 + low) / (1 - low))
-        walked, last = _chebyshev(moved, scores, coefficients)
-        # |T_k| <= 1 on the interval, so no term can be larger than the scores, in the norm in which the matrix is
-        # symmetric. Beyond the interval T_k grows exponentially: an eigenvalue there shows, if only by rounding.
-        if low == -1.0 or bool((_norms(last, transition) <= 1.01 * _norms(scores, transition)).all()):
-            return walked
-    raise AssertionError("the whole interval is always taken")
-
-
-def _norms(values: Tensor, transition: Transition) -> Tensor:
-    """Square of each column's norm, weighted by node degree: (n, C) -> (C,)."""
-    return transition.degrees @ values.square()
-
-
-def _power(matrix: Tensor, scores: Tensor, steps: int) -> Tensor:
-    other = torch.zeros_like(scores)
-    for _ in range(steps):
-        torch.addmm(other, matrix, scores, beta=0, out=other)
-        scores, other = other, scores
-    return scores
-
-
-def _chebyshev(matrix: Tensor, scores: Tensor, coefficients: Sequence[float]) -> tuple[Tensor, Tensor]:
-    """sum_k c_k T_k(matrix) scores and the last T_k(matrix) scores, by T_k = 2 matrix T_(k-1) - T_(k-2).
-
-    The matrix is one whose spectrum's interval has been moved to [-1, 1].
-    """
-    total = scores * coefficients[0]
-    previous, current = scores.clone(), matrix @ scores
-    total.add_(current, alpha=coefficients[1])
-    for coefficient in coefficients[2:]:
-        torch.addmm(previous, matrix, current, beta=-1, alpha=2, out=previous)
-        previous, current = current, previous
-        total.add_(current, alpha=coefficient)
-    return total, current
-
-
-@lru_cache(maxsize=64)
-def _chebyshev_coefficients(steps: int, tol: float, low: float) -> tuple[float, ...]:
-    """c_0..c_d of x^steps on [low, 1] in Chebyshev polynomials, cut where the rest sums to tol/2 and scaled to sum 1.
-
-    |T_k| <= 1 on the interval, so the sum of the rest bounds the error; scaling, which costs as much again, keeps
-    constants and lone nodes exactly.
-    """
-    # The rest beyond degree d is at most 2 exp(-d^2 / 2t), less than double precision holds from this one on.
-    degree = max(1, min(steps, math.ceil(math.sqrt(80 * steps))))
-    y = np.cos(np.pi * np.arange(2 * degree) / degree)
-    terms = np.fft.rfft((((1 - low) * y + 1 + low) / 2) ** steps).real / degree
-    terms[[0, -1]] /= 2
-    rest = np.abs(terms[::-1]).cumsum()[::-1]  # of each term and those behind it
-    kept = terms[: max(2, int((rest > tol / 2).sum()))]
-    return tuple((kept / kept.sum()).tolist())
-
-
 def _check_settings(beta: float, steps: int, solver: str, tol: float) -> None:
     if not (beta > 0 and math.isfinite(beta)):
         raise ValueError(f"beta: found {beta}, expected a number above 0")
@@ -330,7 +259,10 @@ def _check_pair(scores: Tensor, affinity: Tensor, radius: int, borders: Borders,
     for name, tensor in (("scores", scores), ("affinity", affinity)):
         if tensor.device != device:
             raise ValueError(f"{name}: found on {tensor.device}, expected on {device} like the first scores")
-    if affinity.numel():
-        low, high = (bound.item() for bound in affinity.aminmax())
+
+
+def _check_range(affinities: Iterable[Tensor]) -> None:
+    for affinity in affinities:
+        low, high = (bound.item() for bound in affinity.aminmax()) if affinity.numel() else (0.0, 1.0)
         if not (low >= 0 and high <= 1):  # also refuses NaN
             raise ValueError(f"affinity: found values {low:g} to {high:g}, expected 0 to 1")
