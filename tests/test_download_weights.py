@@ -89,6 +89,8 @@ def test_a_dry_run_says_what_from_where_and_how_large(fake, tmp_path, monkeypatc
     drive_folder(fake, {"cam.pth": BODY, "affinity.pth": BODY})
     assert objects("hybrid", "--dry-run")[0]["bytes"] == 2 * len(BODY)
     assert not (tmp_path / "cache").exists()
+    del fake.routes["/w.pth"]
+    assert f"no source answers: {fake.url}/w.pth" in objects("w", "--dry-run", code=1)[0]["error"]
     monkeypatch.setenv("PIXAFF_OFFLINE", "1")
     assert objects("w", "--dry-run")[0]["bytes"] is None
     call("w", code=1)

@@ -238,7 +238,7 @@ def _planned(entry: Entry, root: Path, mirror: str | None, force: bool, network:
         size = expected(root, entry, entry.file).size
         answers = [] if offline() else list(sources.probe(source, entry.file, replace(network, retries=0)))
         sizes = [found.size for _, found in answers if isinstance(found, Found)]
-        words += [f"{way}: {found}" for way, found in answers if isinstance(found, PixaffError)]
+        words += [f"{way}: {found}" if way else str(found) for way, found in answers if isinstance(found, PixaffError)]
         if sizes or offline():
             known = [each for each in sizes if each is not None]
             size = size or (sum(known) if entry.kind == "folder" and known else max(known, default=None))
