@@ -63,6 +63,7 @@ class _Lite(nn.Module):
     mean = LiteBackbone.mean
     std = LiteBackbone.std
     size_divisor = STRIDE
+    bytes_per_pixel = 360  # memory of a forward pass in float32 at its peak, measured
 
     def __init__(self) -> None:
         super().__init__()

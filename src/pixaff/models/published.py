@@ -18,6 +18,7 @@ class Published(nn.Module):
     Attributes:
         mean, std: Of the colours red, green, blue from 0 to 1.
         bgr: Whether the network wants the normalised colours in the order blue, green, red.
+        bytes_per_pixel: Memory that a forward pass in float32 takes at its peak, measured; None means unknown.
         frozen: Layers that training leaves alone: the stem and the first stage.
         new: Layers that the start weights lack and that learn faster.
     """
@@ -25,6 +26,7 @@ class Published(nn.Module):
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     bgr = False
+    bytes_per_pixel: int | None = None
     frozen: tuple[str, ...] = ()
     new: tuple[str, ...] = ()
 

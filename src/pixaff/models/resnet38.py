@@ -82,6 +82,7 @@ class _Bottleneck(nn.Module):
 class _ResNet38(Published):
     mean = (0.485, 0.456, 0.406)
     std = (0.229, 0.224, 0.225)
+    bytes_per_pixel = 1600
     frozen = ("conv1a", "b2", "b2_1", "b2_2")
 
     def __init__(self) -> None:

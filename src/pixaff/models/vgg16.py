@@ -25,6 +25,7 @@ class _Vgg16(Published):
     mean = (122.675 / 255, 116.669 / 255, 104.008 / 255)
     std = (1 / 255, 1 / 255, 1 / 255)
     bgr = True
+    bytes_per_pixel = 800
     frozen = ("conv1_1", "conv1_2", "conv2_1", "conv2_2")
 
     def __init__(self, fc6_dilation: int) -> None:

@@ -17,6 +17,7 @@ from pixaff.io.cams import CamFile
 from pixaff.io.images import load_image
 from pixaff.ops.cam import normalized_cams
 from pixaff.settings import Settings
+from pixaff.stages.memory import check_memory
 from pixaff.stages.refine import at_network_size
 from pixaff.stages.training.precision import autocast
 
@@ -52,8 +53,13 @@ def activation_maps(
     """The classes of a photo (0-based, ascending) and their normalised activation maps, float32 (C, h, w).
 
     With the precision "bf16" the network computes in bfloat16; its maps are summed in float32 all the same.
+
+    Raises:
+        ImageError: The photo is too large for the network.
     """
     classes = photo.labels
+    height, width = (round(side * max(settings.scales)) for side in photo.image.shape[:2])
+    check_memory(model, (height, width), 2 if settings.flip else 1)
     with autocast(precision, next(model.parameters()).device):
         if classes is None:
             classes = predict(model, photo.image, settings.label_threshold)

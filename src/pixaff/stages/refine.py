@@ -19,6 +19,7 @@ from pixaff.ops.cam import background_score, with_background
 from pixaff.ops.crf import dense_crf
 from pixaff.ops.neighbours import Borders
 from pixaff.ops.walk import cell_scores, upsample_scores
+from pixaff.stages.memory import check_memory
 from pixaff.stages.training.precision import autocast
 
 ENGINES = ("auto", "torch", "pydensecrf")
@@ -79,7 +80,11 @@ def image_affinity(
     """Pair affinities (P, L) of an image (h, w, 3), zero-padded to whole cells at the right and bottom.
 
     With the precision "bf16" the network computes in bfloat16, the affinities of its features in float32.
+
+    Raises:
+        ImageError: The image is too large for the network.
     """
+    check_memory(model, (image.shape[0], image.shape[1]))
     x = model.preprocess(image)[None].to(next(model.parameters()).device)
     x = F.pad(x, (0, -x.shape[3] % STRIDE, 0, -x.shape[2] % STRIDE))
     with autocast(precision, x.device):
