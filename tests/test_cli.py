@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -146,8 +147,8 @@ def events(console: Console) -> None:
     with console:
         console(Event("settings", "cam", data={"scales": [1.0, 0.5], "flip": True, "size": 512}))
         console(Event("begin", "cam", total=2))
-        console(Event("done", "cam", photo="a.jpg", outputs=("out/a.npz",), data={"classes": ["cat"]}))
-        console(Event("failed", "cam", "b.jpg: broken", photo="b.jpg"))
+        console(Event("done", "cam", photo=Path("a.jpg"), outputs=("out/a.npz",), data={"classes": ["cat"]}))
+        console(Event("failed", "cam", "b.jpg: broken", photo=Path("b.jpg")))
         console(Event("end", "cam"))
 
 
@@ -156,6 +157,12 @@ def test_a_pipe_gets_paths_and_standard_error_the_words(capsys):
     out, err = capsys.readouterr()
     assert out == "out/a.npz\n"
     assert err.splitlines() == ["cam: scales 1 0.5, flip yes, size 512", "failed: b.jpg: broken"]
+
+
+def test_a_failure_whose_words_lack_the_photo_is_said_with_it(capsys):
+    with Console() as console:
+        console(Event("failed", "cam", "RuntimeError: out of luck", photo=Path("photos/b.jpg")))
+    assert capsys.readouterr().err == "failed: photos/b.jpg: RuntimeError: out of luck\n"
 
 
 def test_json_is_one_object_a_photo(capsys):

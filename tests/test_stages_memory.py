@@ -36,8 +36,8 @@ def test_a_photo_too_large_is_named_and_the_rest_done(photos, tmp_path, monkeypa
     ((name, reason),) = report.failed
     assert name == "large.png"
     assert reason == (
-        "too large for ToyCam: found 800 x 800 pixels at the largest scale, which take some 1.3 GB; expected at most the "
-        "1.0 GB of this machine (shrink what the networks see with --size 512)"
+        "too large for ToyCam: found 800 x 800 pixels at the largest scale, which take some 1.3 GB; expected at most "
+        "the 1.0 GB of this machine (shrink what the networks see with --size 512)"
     )
 
 

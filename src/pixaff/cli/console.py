@@ -96,7 +96,9 @@ class Console:
     def _photo(self, event: Event) -> None:
         self.count += 1
         if event.kind == "failed":
-            self.say(f"failed: {event.text}")
+            # Errors about files name them; of others, such as a lack of memory, this line must.
+            named = event.photo is None or event.photo.name in event.text
+            self.say(f"failed: {event.text}" if named else f"failed: {event.photo}: {event.text}")
         is_data = self.photos_of is None or event.command in self.photos_of
         if self.as_json and is_data:
             facts: dict[str, Any] = {"photo": event.photo, "status": event.kind}
