@@ -362,6 +362,27 @@ def test_one_array_under_many_names_is_not_copied_for_each(tmp_path: Path) -> No
         read_cams(save(tmp_path / "a.npy", dict.fromkeys(range(1, 201), row)))
 
 
+def test_one_text_is_not_made_bytes_over_and_over(tmp_path: Path) -> None:
+    long = b"X" + struct.pack("<I", 1 << 20) + b"a" * (1 << 20)
+    first = named("_codecs", "encode") + b"\x94" + long + text("latin1") + b"\x86\x94R"
+    again = b"h\x00h\x01R" * 100  # 1 MB would become 100
+    file = write_npy(tmp_path / "a.npy", b"\x80\x04" + first + again + b".")
+    tracemalloc.start()
+    with pytest.raises(FormatError, match="the same bytes over and over"):
+        read_cams(file)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 32e6
+
+
+def test_a_file_cut_short_is_called_damaged(tmp_path: Path) -> None:
+    whole = save(tmp_path / "a.npy", {7: ROWS[0], 14: ROWS[1]}).read_bytes()
+    (tmp_path / "b.npy").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(FormatError, match="b.npy: damaged") as caught:
+        read_cams(tmp_path / "b.npy")
+    assert caught.value.hint == "write it again, or remove it"
+
+
 def test_damaged_files_never_raise_anything_else(tmp_path: Path) -> None:
     content = {"keys": torch.tensor([7, 14]), "cam": torch.rand(2, 3, 4), "high_res": ROWS[:, :6, :8]}
     rng = np.random.default_rng(0)

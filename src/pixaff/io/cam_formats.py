@@ -50,7 +50,10 @@ def read_pickled(data: bytes) -> Arrays:
     shape, _, dtype = read_header(stream)
     if dtype.kind != "O" or shape != ():
         raise ValueError(f"found an array of {str(dtype)[:40]} {shape}, {_EXPECTED}")
-    saved = read_arrays(stream)
+    try:
+        saved = read_arrays(stream)
+    except ValueError as error:  # of a pickle cut short; those below are about whole ones
+        raise EOFError(f"{error}") from None
     content = saved.content if isinstance(saved, Array) else None
     if type(content) is not dict:
         raise ValueError(f"found a {type(content).__name__}, {_EXPECTED}")

@@ -15,6 +15,7 @@ from pickle import UnpicklingError
 from typing import Any, BinaryIO
 
 MAX_INSTRUCTIONS = 100_000  # maps of a hundred classes take 4,000
+_SLACK = 1 << 20  # bytes given to functions beside those of the file: short words are pointed back to, as in "latin1"
 
 _NUMBERS = {"BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT"}
 _TEXTS = {"SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8", "SHORT_BINBYTES", "BINBYTES", "BINBYTES8", "BYTEARRAY8"}
@@ -67,6 +68,7 @@ def read_pickle(stream: BinaryIO, names: Names, persistent: Callable[[Any], Any]
         return items
 
     argument: Any
+    given = 0
     for count, (opcode, argument, _) in enumerate(pickletools.genops(stream)):
         if count >= MAX_INSTRUCTIONS:
             raise UnpicklingError("is a pickle of too many instructions")
@@ -107,6 +109,11 @@ def read_pickle(stream: BinaryIO, names: Names, persistent: Callable[[Any], Any]
             stack.append(_named(names, module, attribute))
         elif name == "REDUCE":
             arguments, function = _of_type(tuple, stack.pop()), _of_type(Function, stack.pop())
+            # A function may copy what it gets, and one long text can be pointed back to at each of its calls. In honest
+            # files each byte is given twice at most: as text to become bytes, then as bytes of an array.
+            given += sum(len(value) for value in arguments if type(value) in (str, bytes, bytearray))
+            if given > 2 * stream.tell() + _SLACK:
+                raise UnpicklingError("uses the same bytes over and over")
             stack.append(function.run(*arguments))
         elif name == "BUILD":
             state = stack.pop()
