@@ -115,6 +115,50 @@ def test_what_exists_stays_and_other_settings_are_warned_about(photos):
     assert mask.stat().st_mtime_ns != before
 
 
+def warnings_of(*arguments, **options):
+    events = []
+    propagate(*arguments, **options, report=events.append)
+    return [event.text for event in events if event.kind == "warning"]
+
+
+def test_the_record_stays_with_the_masks_that_a_run_skipped(photos):
+    out = photos.parent / "photos-masks"
+    propagate(photos)
+    for _ in range(2):  # the second time as well
+        assert "alpha 3 -> 9" in warnings_of(photos, alpha=9)[0]
+        record = json.loads((out / "run.json").read_text())
+        assert (record["settings"]["alpha"], record["counts"]["skipped"]) == (3.0, 3)
+    (out / "red.png").unlink()
+    assert "alpha 3 -> 9" in warnings_of(photos, alpha=9)[0]
+    record = json.loads((out / "run.json").read_text())
+    assert record["settings"]["alpha"] == 9.0
+    assert [other["alpha"] for other in record["other_settings"]] == [3.0]
+    assert "alpha 3 -> 9" in warnings_of(photos, alpha=9)[0]
+    assert "alpha 9 -> 3" in warnings_of(photos)[0]
+    propagate(photos, alpha=9, overwrite=True)
+    assert warnings_of(photos, alpha=9) == []
+    assert "other_settings" not in json.loads((out / "run.json").read_text())
+
+
+def test_options_that_are_given_or_left_out_are_other_settings(photos, tmp_path):
+    cam_stage.cam(photos, tmp_path / "cams")
+    propagate(photos)
+    assert f"cams none -> {tmp_path / 'cams'}" in warnings_of(photos, cams=tmp_path / "cams")[0]
+    propagate(photos, cams=tmp_path / "cams", overwrite=True)
+    assert f"cams {tmp_path / 'cams'} -> none" in warnings_of(photos)[0]
+
+
+def test_a_killed_run_is_known_by_its_settings(photos, monkeypatch):
+    def killed(*_arguments):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(stage, "write_mask", killed)
+        with pytest.raises(KeyboardInterrupt):
+            propagate(photos)
+    assert "alpha 3 -> 9" in warnings_of(photos, alpha=9)[0]
+
+
 def test_the_record_tells_what_made_the_masks(photos):
     (photos / "bad.jpg").write_bytes(b"nothing")
     propagate(photos, alpha=5, final_crf=True)

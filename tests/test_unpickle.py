@@ -378,7 +378,7 @@ def test_one_text_is_not_made_bytes_over_and_over(tmp_path: Path) -> None:
 def test_a_file_cut_short_is_called_damaged(tmp_path: Path) -> None:
     whole = save(tmp_path / "a.npy", {7: ROWS[0], 14: ROWS[1]}).read_bytes()
     (tmp_path / "b.npy").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(FormatError, match="b.npy: damaged") as caught:
+    with pytest.raises(FormatError, match=r"b\.npy: damaged") as caught:
         read_cams(tmp_path / "b.npy")
     assert caught.value.hint == "write it again, or remove it"
 

@@ -16,6 +16,9 @@ from pixaff.settings import value_words
 from pixaff.stages.runner import Callback, Event
 
 NAME = "run.json"
+OTHERS = "other_settings"
+MADE = ("settings", "versions", "written", "device")
+"""What a record says of how the outputs were made."""
 
 
 def versions() -> dict[str, str]:
@@ -32,16 +35,26 @@ def versions() -> dict[str, str]:
 def write_record(out: Path, command: str, settings: Mapping[str, Any], **facts: Any) -> None:
     """Write ``out/run.json``: the command, its effective settings, the versions and further facts.
 
+    With ``counts`` among the facts, the record keeps to the outputs that are there: a run that made none of them leaves
+    the settings, versions and device that did; one that made some keeps those of the skipped under "other_settings".
+
     Raises:
         OutputError: The folder cannot be written.
     """
     record = {
         "command": command,
-        "settings": dict(settings),
+        "settings": _plain(settings),
         "versions": versions(),
         "written": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         **facts,
     }
+    before, counts = _record_of(out, command), facts.get("counts")
+    if before is not None and counts is not None:
+        if not counts["done"]:
+            record |= {name: before[name] for name in (*MADE, OTHERS) if name in before}
+        elif counts["skipped"]:
+            others = [made for made in _all_settings(before) if made != record["settings"]]
+            record |= {OTHERS: others} if others else {}
     write_text(out / NAME, json.dumps(record, indent=2, default=str) + "\n")
 
 
@@ -59,16 +72,41 @@ def announce(
 ) -> None:
     """Report the effective settings, and warn when outputs that will be skipped were made with others."""
     report(Event("settings", command, data={**settings, "device": device}))
-    record = None if overwrite else read_record(out)
-    before = record.get("settings") if record else None
-    if not isinstance(before, dict):
+    record = None if overwrite else _record_of(out, command)
+    now = _plain(settings)
+    if record is None:
+        if not (out / NAME).exists():  # a run that is killed shall be known by its settings too
+            write_record(out, command, settings, device=device)
         return
-    now = json.loads(json.dumps(dict(settings), default=str))
-    changed = [
-        f"{name} {value_words(before[name])} -> {value_words(value)}"
-        for name, value in now.items()
-        if before.get(name, value) != value
-    ]
-    if changed:
-        text = f"{out} holds outputs made with other settings ({', '.join(changed)}); they stay without --overwrite"
-        report(Event("warning", command, text))
+    for before in _all_settings(record):
+        changed = [
+            f"{name} {_words(before, name)} -> {_words(now, name)}"
+            for name in dict.fromkeys((*now, *before))
+            if before.get(name) != now.get(name)
+        ]
+        if changed:
+            text = f"{out} holds outputs made with other settings ({', '.join(changed)}); they stay without --overwrite"
+            report(Event("warning", command, text))
+
+
+def _record_of(out: Path, command: str) -> dict[str, Any] | None:
+    """The record of an earlier run of the same command."""
+    record = read_record(out)
+    return record if record is not None and record.get("command") == command else None
+
+
+def _all_settings(record: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Those of a record, first, and of the outputs that its run skipped."""
+    others = record.get(OTHERS)
+    found = [record.get("settings"), *(others if isinstance(others, list) else [])]
+    return [settings for settings in found if isinstance(settings, dict)]
+
+
+def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings as they come back from JSON."""
+    plain: dict[str, Any] = json.loads(json.dumps(dict(settings), default=str))
+    return plain
+
+
+def _words(settings: Mapping[str, Any], name: str) -> str:
+    return value_words(settings[name]) if name in settings else "none"
