@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import pickle
 import random
+import re
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
@@ -157,6 +158,7 @@ def test_other_files(tmp_path: Path, data: bytes, suffix: str) -> None:
     with pytest.raises(CheckpointError, match=rf"a\{suffix}: ") as caught:
         read_state_dict(tmp_path / f"a{suffix}")
     assert "\n" not in str(caught.value)
+    assert not re.search(r": \d+$", caught.value.message)  # the bare key of a KeyError
 
 
 def test_missing_files_and_folders(tmp_path: Path) -> None:

@@ -125,6 +125,25 @@ def test_a_checkpoint_must_fit(cam: torch.nn.Module, tmp_path: Path) -> None:
     assert "top.bn2.bias (2,) instead of (1280,)" in text
 
 
+@pytest.mark.parametrize(
+    "value",
+    [
+        torch.full((3, 1280, 1, 1), torch.nan),
+        torch.ones(3, 1280, 1, 1).index_fill(1, torch.tensor(7), -torch.inf),
+        torch.ones(3, 1280, 1, 1, dtype=torch.int8),
+        torch.ones(3, 1280, 1, 1, dtype=torch.complex64),
+    ],
+)
+def test_numbers_that_are_no_weights_are_refused(cam: torch.nn.Module, tmp_path: Path, value: torch.Tensor) -> None:
+    state = {**cam.state_dict(), "classifier.weight": value}
+    assert value.shape == cam.state_dict()["classifier.weight"].shape
+    torch.save(state, tmp_path / "w.pth")
+    with pytest.raises(CheckpointError, match=r"w\.pth: found NaN, .* in classifier\.weight, expected finite"):
+        load_checkpoint(create_model("lite_cam", 3), tmp_path / "w.pth")
+    torch.save({name: tensor.half() for name, tensor in cam.state_dict().items()}, tmp_path / "half.pth")
+    load_checkpoint(create_model("lite_cam", 3), tmp_path / "half.pth")
+
+
 def test_a_head_of_other_classes_is_named_and_left_alone_on_request(cam: torch.nn.Module, tmp_path: Path) -> None:
     write_state_dict(tmp_path / "w.safetensors", cam.state_dict())
     other = create_model("lite_cam", 5)

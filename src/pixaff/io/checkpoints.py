@@ -181,8 +181,9 @@ def _load_pickle(path: Path) -> Any:
         raise CheckpointError(f"{path}: not enough memory to read it") from None
     # The readers of torch's formats raise RuntimeError, EOFError, KeyError, struct.error, ... on damaged files.
     except Exception as error:
-        reason = str(error).partition("\n")[0].partition(". ")[0] or type(error).__name__
-        raise CheckpointError(f"{path}: damaged or no weights file: {reason}", _AGAIN) from None
+        reason = str(error).partition("\n")[0].partition(". ")[0]
+        words = f": {reason}" if " " in reason else ""  # a bare key or number says nothing
+        raise CheckpointError(f"{path}: damaged or no weights file{words}", _AGAIN) from None
 
 
 def _check_plain(value: Any, where: str) -> None:

@@ -30,7 +30,8 @@ def load_checkpoint(model: nn.Module, path: str | os.PathLike[str], *, reset_hea
         The model.
 
     Raises:
-        CheckpointError: The file cannot be read, or tensors are missing, left over or of another shape.
+        CheckpointError: The file cannot be read, tensors are missing, left over or of another shape, or hold what no
+            network computes with: NaN, infinite or complex numbers, or integers in the place of weights.
     """
     return load_state(model, read_state_dict(path), path, reset_head=reset_head)
 
@@ -49,6 +50,11 @@ def load_state(
         raise CheckpointError(
             f"{path}: the tensors do not fit {type(model).__name__}: {misfits(own, state, kinds)}",
             "give the weights of this network",
+        )
+    if useless := [name for name in state if name not in rows and not _usable(own[name], state[name])]:
+        raise CheckpointError(
+            f"{path}: found NaN, infinite, complex or whole numbers in {_some(useless)}, expected finite floats",
+            "was the training that wrote it stable, or is it quantised? give weights of float16 or wider",
         )
     model.load_state_dict({name: tensor for name, tensor in state.items() if name not in rows}, strict=False)
     return model
@@ -114,7 +120,17 @@ def misfits(own: Mapping[str, Tensor], state: Mapping[str, Tensor], kinds: Mappi
         return f"{name} {tuple(state[name].shape)} instead of {tuple(own[name].shape)}" if both else name
 
     return "; ".join(
-        f"{len(names)} {kind} ({', '.join(map(described, names[:NAMED]))}{', ...' if len(names) > NAMED else ''})"
-        for kind, names in kinds.items()
-        if names
+        f"{len(names)} {kind} ({_some([described(name) for name in names])})" for kind, names in kinds.items() if names
     )
+
+
+def _usable(own: Tensor, tensor: Tensor) -> bool:
+    """Whether a tensor has numbers that can stand in the place of a network's own."""
+    if not own.is_floating_point():
+        return True  # a counter
+    # A sum tells of any NaN or infinity, and takes no memory, unlike a look at each number.
+    return tensor.is_floating_point() and bool(tensor.sum(dtype=torch.float64).isfinite())
+
+
+def _some(words: Sequence[str]) -> str:
+    return ", ".join(words[:NAMED]) + (", ..." if len(words) > NAMED else "")
