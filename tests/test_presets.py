@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from pixaff.errors import CheckpointError, UsageError
 from pixaff.io.checkpoints import write_state_dict
 from pixaff.io.labels import VOC_CLASSES
 from pixaff.models import presets
+from pixaff.models.bundle import load_bundle
 from pixaff.models.presets import Weights, load_preset, own_networks, recognised
 from pixaff.models.registry import create_model
 from pixaff.settings import PRESETS
@@ -95,6 +97,28 @@ def test_a_preset_brings_its_networks_unless_a_model_is_named(
             own_networks(model, preset, Weights(cam="a.pth"))
 
 
+def test_the_page_about_presets_has_their_numbers() -> None:
+    page = (Path(__file__).parents[1] / "docs" / "presets.md").read_text(encoding="utf-8")
+    rows = dict(re.findall(r"^\| `([\w-]+)` \| (.+) \|$", page, re.MULTILINE))
+    assert list(rows) == list(PRESETS)
+    for name, settings in PRESETS.items():
+        networks, alphas, walk, scales, side = rows[name].split(" | ")
+        assert networks == "the same" or networks.startswith(f"`{settings.cam}`, `{settings.affinity}`")
+        assert [float(number) for number in alphas.split(" / ")] == [
+            settings.crf_low,
+            settings.alpha,
+            settings.crf_high,
+        ]
+        assert [float(number) for number in walk.split(", ")] == [settings.beta, settings.radius, settings.steps]
+        assert [float(number) for number in scales.split(", ")] == list(settings.scales)
+        assert side.startswith(str(settings.size) if settings.size else "the photo's own")
+    assert PRESETS["psa-resnet38-cvpr"].cam == PRESETS["psa-resnet38"].cam
+
+
+def test_the_embedded_model_has_the_numbers_of_its_preset() -> None:
+    assert load_bundle("lite").settings == PRESETS["lite"]
+
+
 def test_unknown_presets_list_the_known_ones() -> None:
     with pytest.raises(UsageError, match=r"no preset is called 'vgg' \(presets: lite, psa-vgg16"):
         own_networks(None, "vgg", Weights())
@@ -136,8 +160,9 @@ def test_a_folder_of_weights(folder: Path) -> None:
 
 @pytest.mark.usefixtures("tiny")
 def test_two_files_of_one_network_are_not_chosen_between(folder: Path) -> None:
-    write_state_dict(folder / "other.safetensors", TinyMerged().state_dict())
-    with pytest.raises(CheckpointError, match=r"two files of vgg16_affinity, drive-download-2\.bin and other\.safe"):
+    write_state_dict(folder / "old" / "other.safetensors", TinyMerged().state_dict())
+    both = re.escape(f"drive-download-2.bin and {Path('old', 'other.safetensors')}")
+    with pytest.raises(CheckpointError, match=f"two files of vgg16_affinity, {both}"):
         load_preset(VGG, Weights(folder=folder), "cpu")
 
 

@@ -170,15 +170,15 @@ def _in_folder(settings: Settings, folder: str | Path, parts: Sequence[str]) -> 
         try:
             state = read_state_dict(path)
         except CheckpointError:
-            others.append(path.name)
+            others.append(str(path.relative_to(folder)))
             continue
         network = recognised(state, list(networks))
         if settings.cam in networks and _count_classes(settings.cam, state) == IMAGENET_CLASSES:
-            starts.append(path.name)
+            starts.append(str(path.relative_to(folder)))
         elif network is None:
-            others.append(path.name)
+            others.append(str(path.relative_to(folder)))
         elif networks[network] in found:
-            both = f"{found[networks[network]].name} and {path.name}"
+            both = f"{found[networks[network]].relative_to(folder)} and {path.relative_to(folder)}"
             raise CheckpointError(
                 f"{folder}: found two files of {network}, {both}",
                 f"name one of them with --{networks[network]}-weights",

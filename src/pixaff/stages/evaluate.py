@@ -120,7 +120,11 @@ def evaluate(
     missing = [stem for stem in stems if not any((predictions / f"{stem}{suffix}").is_file() for suffix in suffixes)]
     failed = [(stem, f"no prediction in {predictions}") for stem in missing]
     if len(missing) == len(stems):
-        raise UsageError(f"none of the {len(stems)} images has a prediction in {predictions}")
+        raise UsageError(
+            f"none of the {len(stems)} images has a prediction in {predictions}",
+            f"expected files such as {' or '.join(stems[0] + suffix for suffix in suffixes)}"
+            + (", which propagate --save-scores writes" if walked else ""),
+        )
     if missing:
         named = ", ".join(missing[:NAMED]) + (f" and {len(missing) - NAMED} more" if len(missing) > NAMED else "")
         hint = "" if listing else "; --list FILE compares a part"
