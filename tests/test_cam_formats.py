@@ -164,6 +164,9 @@ def test_posteriors_are_told_from_maps_by_their_sum(tmp_path: Path, dtype: Any) 
     # One pixel where they do not add up, and the first key is the aeroplane.
     rows[0, 4, 5] = 1 - rows[0, 4, 5]
     assert read_cams(save(tmp_path / "a.npy", dict(enumerate(rows)))).classes.tolist() == list(range(1, 22))
+    # Nor do maps that come near to it.
+    near = np.stack([np.linspace(0, 1, 99), np.linspace(1, 0.1, 99)]).reshape(2, 9, 11).astype(dtype)
+    assert read_cams(save(tmp_path / "a.npy", dict(enumerate(near)))).classes.tolist() == [1, 2]
     # A single map is no posterior, even where it is 1 everywhere.
     path = save(tmp_path / "a.npy", {0: np.ones((3, 4), dtype)})
     assert read_cams(path).classes.tolist() == [1]

@@ -47,6 +47,16 @@ def test_settings_of_the_call_replace_the_models(photos, tmp_path, bundle):
     assert found.size == (80, 200)
 
 
+def test_the_network_gets_the_scales_and_mirror_images_that_are_asked_for(photos, tmp_path, bundle, monkeypatch):
+    seen = []
+    network = bundle.cam.cam
+    monkeypatch.setattr(bundle.cam, "cam", lambda x: (seen.append((len(x), x.shape[3])), network(x))[1])
+    cam(photos / "both.png", tmp_path / "own", precision="fp32")
+    cam(photos / "both.png", tmp_path / "other", scales=[0.25, 1.5], flip=False)
+    # The toy's forward pass asks for its maps too: one image at the full size, for the labels.
+    assert seen == [(1, 96), (2, 96), (2, 48), (1, 96), (1, 24), (1, 144)]
+
+
 def test_given_labels_need_no_prediction(photos, tmp_path):
     (tmp_path / "labels.csv").write_text("both,blue\nred,red;blue\n")
     report = cam(photos, tmp_path / "cams", labels=tmp_path / "labels.csv")

@@ -55,14 +55,14 @@ def clock(monkeypatch):
     now = [0.0]
     monkeypatch.setattr(stage.time, "perf_counter", lambda: now[0])
 
-    def takes(network: ToyCam, fp32: float, bf16: float) -> None:
-        plain = network.cam
+    def takes(network: torch.nn.Module, fp32: float, bf16: float, method: str = "cam") -> None:
+        plain = getattr(network, method)
 
         def slow(x: torch.Tensor) -> torch.Tensor:
             now[0] += bf16 if torch.is_autocast_enabled("cpu") else fp32
             return plain(x)
 
-        network.cam = slow
+        setattr(network, method, slow)
 
     return takes
 
@@ -74,6 +74,14 @@ def test_auto_takes_what_is_faster_with_both_networks(clock, fp32: float, bf16: 
     assert settle_precision("auto", network, ToyAffinity(), CPU, "propagate", events.append) == chosen
     assert [event.kind for event in events] == ["note"]
     assert events[0].text.startswith(f"computing in {chosen}: a trial took {fp32:.2g} s in fp32, {bf16:.2g} s in bf16")
+
+
+def test_auto_counts_the_affinity_net_too(clock) -> None:
+    network, affinity = ToyCam(), ToyAffinity()
+    clock(network, 1.0, 2.0)
+    clock(affinity, 9.0, 1.0, "features")
+    assert settle_precision("auto", network, affinity, CPU, "propagate", silent) == "bf16"
+    assert settle_precision("auto", network, None, CPU, "cam", silent) == "fp32"
 
 
 def test_what_is_asked_for_is_taken_without_a_trial() -> None:

@@ -179,6 +179,47 @@ def test_overlays_are_small_pictures_of_the_same_photos(photos):
     assert max(grey) - min(grey) < 20
 
 
+OVERRIDES = {
+    "scales": (0.5,), "flip": False, "size": 64, "label_threshold": 0.25, "alpha": 9.0, "beta": 2.0, "radius": 3,
+    "steps": 3, "borders": "full", "final_crf": True,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", OVERRIDES)
+def test_every_setting_that_decides_masks_can_be_replaced(photos, monkeypatch, name):
+    """What the maps, the affinities and the walk get is what was asked for, and so is what is recorded."""
+    got = []
+
+    def spy(function):
+        def called(*arguments, **options):
+            got.extend([*arguments, *options.values()])
+            return function(*arguments, **options)
+
+        return called
+
+    for called in ("activation_maps", "image_affinity", "random_walk", "sharpened"):
+        monkeypatch.setattr(stage, called, spy(getattr(stage, called)))
+    assert set(OVERRIDES) == set(stage.SETTINGS) - {"preset", "cam", "affinity"}
+    assert propagate(photos / "both.jpg", photos.parent / "out", **{name: OVERRIDES[name]}).ok
+    settings = got[2]
+    assert getattr(settings, name) == OVERRIDES[name]
+    record = json.loads((photos.parent / "out" / "run.json").read_text())["settings"]
+    assert record == record | settings.pick(stage.SETTINGS)
+    photo, rest = got[1], got[4:]
+    assert max(photo.image.shape) == min(settings.size, 96)
+    plain = [value for value in rest if isinstance(value, (int, float, str))]
+    walked = [settings.radius, settings.borders, "fp32", settings.beta, settings.steps, settings.radius]
+    assert plain == [*walked, settings.borders, *(["auto"] if settings.final_crf else [])]
+
+
+def test_of_given_maps_the_labelled_classes_are_taken(photos, tmp_path):
+    cam_stage.cam(photos / "both.jpg", tmp_path / "cams")
+    (tmp_path / "labels.csv").write_text("both,blue\n")
+    options = {"cams": tmp_path / "cams", "labels": tmp_path / "labels.csv"}
+    assert propagate(photos / "both.jpg", tmp_path / "out", **options).ok
+    assert np.unique(read_mask(tmp_path / "out" / "both.png")).tolist() == [0, 2]
+
+
 def test_the_final_crf_follows_the_edges_of_the_photo(photos):
     """With the CRF the red square comes out whole; the walk alone leaves cells of 8 pixels."""
     truth = np.zeros((64, 96), bool)

@@ -348,6 +348,11 @@ def test_small_files_stay_small(tmp_path: Path, pickled: bytes) -> None:
     assert peak < 32e6
 
 
+def test_endless_instructions_are_cut_off(tmp_path: Path) -> None:
+    with pytest.raises(FormatError, match="too many instructions"):
+        read_cams(write_npy(tmp_path / "a.npy", b"\x80\x04" + b"}" * 200_000 + b"."))
+
+
 def test_tuples_in_tuples_are_not_hashed(tmp_path: Path) -> None:
     deep = b"}(K\x00\x85\x94"
     for index in range(60):  # each holds the one before twice, so that hashing takes 2^60 steps
