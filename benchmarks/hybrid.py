@@ -47,6 +47,7 @@ class OneByOne:
 
     def __init__(self, model: HybridCam, steady: float, dtype: torch.dtype) -> None:
         self.model, self.steady, self.dtype = model, steady, dtype
+        self.blocks: list[Any] = list(model.blocks)
 
     def mul(self, a: Tensor, b: Tensor) -> Tensor:
         return (a.to(self.dtype) @ b.to(self.dtype)).to(torch.float32)
@@ -64,7 +65,7 @@ class OneByOne:
     def forward(self, tokens: Tensor) -> tuple[Tensor, list[dict[str, Tensor]]]:
         kept = []
         x = tokens.requires_grad_()
-        for block in self.model.blocks:
+        for block in self.blocks:
             at: dict[str, Tensor] = {"x": x, "normed1": block.norm1(x)}
             qkv = self.mul(at["normed1"], block.attn.qkv.weight.mT) + block.attn.qkv.bias
             heads = block.attn.num_heads
@@ -112,12 +113,12 @@ class OneByOne:
         relevance = torch.zeros_like(kept[-1]["out"])
         relevance[:1] = self.linear(self.model.head, token, start)
         rollout = torch.eye(len(relevance))
-        for block, at, grad in reversed(list(zip(self.model.blocks, kept, grads, strict=True))):
+        for block, at, grad in reversed(list(zip(self.blocks, kept, grads, strict=True))):
             passed, branch = self.split(at["mid"], at["mlp"], relevance)
             branch = self.linear(block.mlp.fc1, at["normed2"], self.linear(block.mlp.fc2, at["hidden"], branch))
             kept_back, branch = self.split(at["x"], at["attended"], passed + branch)
             mixed = self.linear(block.attn.proj, at["joined"], branch)
-            share = self.divide(mixed, at["joined"]).unflatten(1, (len(at["q"]), -1)).transpose(0, 1)
+            share = self.divide(mixed, at["joined"]).reshape(len(mixed), len(at["q"]), -1).transpose(0, 1)
             attention = at["a"] * self.mul(share, at["v"].mT) / 2
             rollout = rollout @ (torch.eye(len(rollout)) + (grad * attention).clamp(min=0).mean(0))
             value = at["v"] * self.mul(at["a"].mT, share) / 2
@@ -140,11 +141,11 @@ def measure(way: str, precision: str, arguments: dict[str, Any]) -> tuple[dict[s
     size, images, classes = arguments["size"], arguments["images"], list(range(arguments["classes"]))
     torch.manual_seed(0)
     model = HybridCam(20, size).eval()
-    for block in model.blocks:  # random weights of the usual size hardly attend to anything
-        nn.init.normal_(block.attn.qkv.weight, std=0.06)
     photos = torch.rand(images + 1, 3, 1, size, size).flatten(2, 3) * 2 - 1
     dtype = PRECISIONS[precision]
     one = OneByOne(model, arguments["steady"], dtype)
+    for block in one.blocks:  # random weights of the usual size hardly attend to anything
+        nn.init.normal_(block.attn.qkv.weight, std=0.06)
 
     def separately(x: Tensor) -> Tensor:
         return torch.stack([torch.stack([one(image, index) for index in classes]) for image in (x, x.flip(2))])
