@@ -1,19 +1,19 @@
 """Time the hybrid classifier's relevance maps: rule by rule, one class and one mirror image at a time, against pixaff.
 
     python -m benchmarks.hybrid [--size 448] [--images 1] [--classes 3] [--steady S] [--precision fp32 bf16]
-                                [--threads N] [--json]
+                                [--threads N] [--cold] [--json]
 
 Both compute the same maps, of each image and its mirror image, with random weights. The first way is the rules as they
 are written down: autograd gives the gradient of the attention, each linear layer multiplies by the two halves of its
 weights and back, and the rollout is a product of whole matrices. Every way has a process of its own, so that the peak
-of memory is its own too: what the process held at most beyond the network. The first image is not timed. "Times
-faster" compares processor time, which other programs on the machine change less than time on the clock.
+of memory is its own too: what the process held at most beyond the network. Without
+--cold a first image is not timed. "Times faster" compares processor time, which other programs on the machine change
+less than time on the clock.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import multiprocessing
 import resource
 import time
@@ -24,10 +24,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from rich.console import Console
-from rich.table import Table
 from torch import Tensor, nn
 
+from benchmarks.measuring import show
 from pixaff.models.hybrid import METHODS, HybridCam
 from pixaff.models.relevance import STEADY
 
@@ -156,7 +155,7 @@ def measure(way: str, precision: str, arguments: dict[str, Any]) -> tuple[dict[s
 
     compute: Callable[[Tensor], Tensor] = separately if way == WAYS[0] else together
     before = peak()
-    if images > 1 or arguments["warm"]:
+    if arguments["warm"]:
         compute(photos[0])
     began, began_cpu = time.perf_counter(), time.process_time()
     maps = [compute(photo) for photo in photos[1:]]
@@ -164,10 +163,10 @@ def measure(way: str, precision: str, arguments: dict[str, Any]) -> tuple[dict[s
     row = {
         "way": way,
         "precision": precision,
-        "seconds_an_image": seconds,
-        "cpu_seconds_an_image": cpu,
+        "seconds": seconds,
+        "cpu_seconds": cpu,
         "cpu_seconds_a_map": cpu / (2 * len(classes)),
-        "megabytes": peak() - before,
+        "MB": peak() - before,
     }
     return row, torch.stack(maps).float().numpy()
 
@@ -183,8 +182,8 @@ def run(arguments: dict[str, Any]) -> list[dict[str, Any]]:
         for way in WAYS:
             with multiprocessing.get_context("spawn").Pool(1) as pool:
                 row, maps = pool.apply(measure, (way, precision, arguments))
-            first = first or (row["cpu_seconds_an_image"], maps)
-            row["times_faster"] = first[0] / row["cpu_seconds_an_image"]
+            first = first or (row["cpu_seconds"], maps)
+            row["times_faster"] = first[0] / row["cpu_seconds"]
             ours, theirs = (array / array.max(-1, keepdims=True) for array in (maps, first[1]))
             row["difference"] = float(np.abs(ours - theirs).max())
             rows.append(row)
@@ -202,28 +201,11 @@ def main() -> None:
     parser.add_argument("--cold", dest="warm", action="store_false", help="time the first image")
     parser.add_argument("--json", action="store_true", help="one JSON object per line instead of the table")
     arguments = parser.parse_args()
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
     rows = run(vars(arguments))
-    if arguments.json:
-        for row in rows:
-            print(json.dumps(row))
-        return
     title = f"Relevance maps, {arguments.size} x {arguments.size}, {arguments.classes} classes and mirror image"
-    table = Table(title=f"{title}, {arguments.threads or torch.get_num_threads()} CPU threads")
-    table.add_column("way")
-    for column in ("precision", "s an image", "CPU s", "CPU s a map", "MB", "times faster", "difference"):
-        table.add_column(column, justify="right")
-    for row in rows:
-        table.add_row(
-            row["way"],
-            row["precision"],
-            f"{row['seconds_an_image']:.2f}",
-            f"{row['cpu_seconds_an_image']:.2f}",
-            f"{row['cpu_seconds_a_map']:.3f}",
-            f"{row['megabytes']:,.0f}",
-            f"{row['times_faster']:.2f}",
-            f"{row['difference']:.1e}",
-        )
-    Console(width=max(Console().width, 100)).print(table)
+    show(title, rows, {}, arguments.json)
 
 
 if __name__ == "__main__":
