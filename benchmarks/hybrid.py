@@ -1,19 +1,19 @@
 """Time the hybrid classifier's relevance maps: rule by rule, one class and one mirror image at a time, against pixaff.
 
     python -m benchmarks.hybrid [--size 448] [--images 1] [--classes 3] [--steady S] [--precision fp32 bf16]
-                                [--threads N] [--json]
+                                [--threads N] [--cold] [--json]
 
 Both compute the same maps, of each image and its mirror image, with random weights. The first way is the rules as they
 are written down: autograd gives the gradient of the attention, each linear layer multiplies by the two halves of its
 weights and back, and the rollout is a product of whole matrices. Every way has a process of its own, so that the peak
-of memory is its own too: what the process held at most beyond the network. The first image is not timed. "Times
-faster" compares processor time, which other programs on the machine change less than time on the clock.
+of memory is its own too: what the process held at most beyond the network. Without
+--cold a first image is not timed. "Times faster" compares processor time, which other programs on the machine change
+less than time on the clock.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import multiprocessing
 import resource
 import time
@@ -24,10 +24,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from rich.console import Console
-from rich.table import Table
 from torch import Tensor, nn
 
+from benchmarks.measuring import show
 from pixaff.models.hybrid import METHODS, HybridCam
 from pixaff.models.relevance import STEADY
 
@@ -47,6 +46,7 @@ class OneByOne:
 
     def __init__(self, model: HybridCam, steady: float, dtype: torch.dtype) -> None:
         self.model, self.steady, self.dtype = model, steady, dtype
+        self.blocks: list[Any] = list(model.blocks)
 
     def mul(self, a: Tensor, b: Tensor) -> Tensor:
         return (a.to(self.dtype) @ b.to(self.dtype)).to(torch.float32)
@@ -64,7 +64,7 @@ class OneByOne:
     def forward(self, tokens: Tensor) -> tuple[Tensor, list[dict[str, Tensor]]]:
         kept = []
         x = tokens.requires_grad_()
-        for block in self.model.blocks:
+        for block in self.blocks:
             at: dict[str, Tensor] = {"x": x, "normed1": block.norm1(x)}
             qkv = self.mul(at["normed1"], block.attn.qkv.weight.mT) + block.attn.qkv.bias
             heads = block.attn.num_heads
@@ -112,12 +112,12 @@ class OneByOne:
         relevance = torch.zeros_like(kept[-1]["out"])
         relevance[:1] = self.linear(self.model.head, token, start)
         rollout = torch.eye(len(relevance))
-        for block, at, grad in reversed(list(zip(self.model.blocks, kept, grads, strict=True))):
+        for block, at, grad in reversed(list(zip(self.blocks, kept, grads, strict=True))):
             passed, branch = self.split(at["mid"], at["mlp"], relevance)
             branch = self.linear(block.mlp.fc1, at["normed2"], self.linear(block.mlp.fc2, at["hidden"], branch))
             kept_back, branch = self.split(at["x"], at["attended"], passed + branch)
             mixed = self.linear(block.attn.proj, at["joined"], branch)
-            share = self.divide(mixed, at["joined"]).unflatten(1, (len(at["q"]), -1)).transpose(0, 1)
+            share = self.divide(mixed, at["joined"]).reshape(len(mixed), len(at["q"]), -1).transpose(0, 1)
             attention = at["a"] * self.mul(share, at["v"].mT) / 2
             rollout = rollout @ (torch.eye(len(rollout)) + (grad * attention).clamp(min=0).mean(0))
             value = at["v"] * self.mul(at["a"].mT, share) / 2
@@ -140,11 +140,11 @@ def measure(way: str, precision: str, arguments: dict[str, Any]) -> tuple[dict[s
     size, images, classes = arguments["size"], arguments["images"], list(range(arguments["classes"]))
     torch.manual_seed(0)
     model = HybridCam(20, size).eval()
-    for block in model.blocks:  # random weights of the usual size hardly attend to anything
-        nn.init.normal_(block.attn.qkv.weight, std=0.06)
     photos = torch.rand(images + 1, 3, 1, size, size).flatten(2, 3) * 2 - 1
     dtype = PRECISIONS[precision]
     one = OneByOne(model, arguments["steady"], dtype)
+    for block in one.blocks:  # random weights of the usual size hardly attend to anything
+        nn.init.normal_(block.attn.qkv.weight, std=0.06)
 
     def separately(x: Tensor) -> Tensor:
         return torch.stack([torch.stack([one(image, index) for index in classes]) for image in (x, x.flip(2))])
@@ -155,7 +155,7 @@ def measure(way: str, precision: str, arguments: dict[str, Any]) -> tuple[dict[s
 
     compute: Callable[[Tensor], Tensor] = separately if way == WAYS[0] else together
     before = peak()
-    if images > 1 or arguments["warm"]:
+    if arguments["warm"]:
         compute(photos[0])
     began, began_cpu = time.perf_counter(), time.process_time()
     maps = [compute(photo) for photo in photos[1:]]
@@ -163,10 +163,10 @@ def measure(way: str, precision: str, arguments: dict[str, Any]) -> tuple[dict[s
     row = {
         "way": way,
         "precision": precision,
-        "seconds_an_image": seconds,
-        "cpu_seconds_an_image": cpu,
+        "seconds": seconds,
+        "cpu_seconds": cpu,
         "cpu_seconds_a_map": cpu / (2 * len(classes)),
-        "megabytes": peak() - before,
+        "MB": peak() - before,
     }
     return row, torch.stack(maps).float().numpy()
 
@@ -182,8 +182,8 @@ def run(arguments: dict[str, Any]) -> list[dict[str, Any]]:
         for way in WAYS:
             with multiprocessing.get_context("spawn").Pool(1) as pool:
                 row, maps = pool.apply(measure, (way, precision, arguments))
-            first = first or (row["cpu_seconds_an_image"], maps)
-            row["times_faster"] = first[0] / row["cpu_seconds_an_image"]
+            first = first or (row["cpu_seconds"], maps)
+            row["times_faster"] = first[0] / row["cpu_seconds"]
             ours, theirs = (array / array.max(-1, keepdims=True) for array in (maps, first[1]))
             row["difference"] = float(np.abs(ours - theirs).max())
             rows.append(row)
@@ -201,28 +201,11 @@ def main() -> None:
     parser.add_argument("--cold", dest="warm", action="store_false", help="time the first image")
     parser.add_argument("--json", action="store_true", help="one JSON object per line instead of the table")
     arguments = parser.parse_args()
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
     rows = run(vars(arguments))
-    if arguments.json:
-        for row in rows:
-            print(json.dumps(row))
-        return
     title = f"Relevance maps, {arguments.size} x {arguments.size}, {arguments.classes} classes and mirror image"
-    table = Table(title=f"{title}, {arguments.threads or torch.get_num_threads()} CPU threads")
-    table.add_column("way")
-    for column in ("precision", "s an image", "CPU s", "CPU s a map", "MB", "times faster", "difference"):
-        table.add_column(column, justify="right")
-    for row in rows:
-        table.add_row(
-            row["way"],
-            row["precision"],
-            f"{row['seconds_an_image']:.2f}",
-            f"{row['cpu_seconds_an_image']:.2f}",
-            f"{row['cpu_seconds_a_map']:.3f}",
-            f"{row['megabytes']:,.0f}",
-            f"{row['times_faster']:.2f}",
-            f"{row['difference']:.1e}",
-        )
-    Console(width=max(Console().width, 100)).print(table)
+    show(title, rows, {}, arguments.json)
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ from PIL import Image
 from torch import Tensor
 
 from benchmarks.measuring import arguments, peak_memory, resident_memory, show, take_turns
-from benchmarks.walk import dense_transition
+from benchmarks.walk import Rows, dense_transition
 from pixaff.io.images import load_image
 from pixaff.io.labels import VOC_CLASSES, write_labels
 from pixaff.io.masks import write_mask
@@ -90,7 +90,7 @@ def published_maps(bundle: Bundle, image: np.ndarray) -> Tensor:
     return total / (total.amax((1, 2), keepdim=True) + 1e-5)
 
 
-def compare(source: Path, images: int, baseline: int, repeats: int) -> tuple[list[dict[str, float | str]], dict]:
+def compare(source: Path, images: int, baseline: int, repeats: int) -> tuple[Rows, dict[str, Any]]:
     """Images per second of both ways."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -111,7 +111,7 @@ def compare(source: Path, images: int, baseline: int, repeats: int) -> tuple[lis
         seconds = take_turns(works, repeats)
     speeds = [baseline / seconds[0], images / seconds[1], images / seconds[2]]
     names = ("published way", "pixaff, no CRF", "pixaff, as shipped")
-    rows: list[dict[str, float | str]] = [
+    rows: Rows = [
         {"way": way, "images_per_second": speed, "times_faster": speed / speeds[0]}
         for way, speed in zip(names, speeds, strict=True)
     ]
@@ -119,7 +119,7 @@ def compare(source: Path, images: int, baseline: int, repeats: int) -> tuple[lis
 
 
 @torch.inference_mode()
-def shares(source: Path, count: int) -> tuple[list[dict[str, float | str]], dict]:
+def shares(source: Path, count: int) -> tuple[Rows, dict[str, Any]]:
     """Seconds of each stage, one photo after the other on one thread."""
     seconds: dict[str, float] = defaultdict(float)
 
@@ -157,7 +157,7 @@ def shares(source: Path, count: int) -> tuple[list[dict[str, float | str]], dict
                 write_mask(Path(name) / f"{i}.png", mask_at_size(scores, [0, *(k + 1 for k in present)], size))
     torch.set_num_threads(threads)
     total = sum(seconds.values())
-    rows: list[dict[str, float | str]] = [
+    rows: Rows = [
         {"stage": stage, "ms_per_image": 1000 * value / count, "share": value / total}
         for stage, value in seconds.items()
     ]
@@ -183,14 +183,14 @@ def long_run(folder: Path, marks: dict[int, str], result: Path) -> Callable[[], 
     return work
 
 
-def memory(source: Path, images: int) -> tuple[list[dict[str, float | str]], dict]:
+def memory(source: Path, images: int) -> tuple[Rows, dict[str, Any]]:
     """Memory held at 50 photos and at the end."""
     with tempfile.TemporaryDirectory() as name:
         folder, result = link_photos(source, Path(name), images), Path(name) / "memory.txt"
         marks = {50: "", images // 2: "", images: ""}
         peak = peak_memory(long_run, folder, marks, result)
         held = [tuple(map(int, line.split())) for line in result.read_text().splitlines()]
-    rows: list[dict[str, float | str]] = [{"images_done": done, "resident_MB": size / 1e6} for done, size in held]
+    rows: Rows = [{"images_done": done, "resident_MB": size / 1e6} for done, size in held]
     return rows, {"peak_MB_above_imports": peak / 1e6, "growth": held[-1][1] / held[0][1]}
 
 

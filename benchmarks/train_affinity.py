@@ -116,7 +116,7 @@ def compare_loading(folder: Path, steps: int) -> tuple[list[dict[str, float | st
         image = batch["image"].contiguous(memory_format=torch.channels_last)
         start = perf_counter()
         optimizer.zero_grad(set_to_none=True)
-        loss(model, {**batch, "image": image})["loss"].backward()
+        torch.autograd.backward(loss(model, {**batch, "image": image})["loss"])
         optimizer.step()
         seconds.append(perf_counter() - start)
     learning = 8 / float(np.median(seconds))

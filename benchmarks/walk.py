@@ -101,7 +101,10 @@ def compare_batch(repeats: int) -> tuple[Rows, dict[str, float]]:
         for one_scores, one_affinity in pairs:
             random_walk(one_scores, one_affinity, BETA, STEPS)
 
-    works = {"one by one": alone, "one batch": lambda: random_walk(scores, affinities, BETA, STEPS)}
+    works: dict[str, Callable[[], object]] = {
+        "one by one": alone,
+        "one batch": lambda: random_walk(scores, affinities, BETA, STEPS),
+    }
     for work in works.values():
         work()
     seconds = take_turns([*works.values()], repeats)

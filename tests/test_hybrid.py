@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ import torch
 from filled import filled_state
 from numpy.typing import NDArray
 from PIL import Image
+from timm.layers import resample_abs_pos_embed
 from torch import Tensor
 from toy_set import CLASSES, write_set
 
@@ -28,10 +30,12 @@ from pixaff.ops.affinity import pair_affinity
 from pixaff.ops.cam import normalized_cams
 from pixaff.settings import PRESETS
 from pixaff.stages.cam import cam
+from pixaff.stages.precision import settle_precision
 from pixaff.stages.propagate import propagate
 from pixaff.stages.train_affinity import train_affinity
 from pixaff.stages.train_cam import train_cam
 from pixaff.stages.training.recipe import AFFINITY_RECIPE, CAM_RECIPE
+from pixaff.stages.training.starting import load_fitting
 
 DATA = Path(__file__).parent / "data"
 PRESENT = (7, 14)
@@ -87,6 +91,7 @@ def test_classifier_gives_the_published_figures(golden: dict[str, NDArray], fill
     assert {name: list(tensor.shape) for name, tensor in model.state_dict().items()} == shapes("cls")
     model.load_state_dict(filled, assign=True)
     model.double()
+    assert (model.norm.eps, model.blocks[0].norm1.eps) == (1e-5, 1e-6)
     image = np.asarray(Image.open(DATA / "hybrid_image.png").convert("RGB"))
     x = model.preprocess(image)
     assert far(x, golden["normalized"]) < 1e-6
@@ -110,29 +115,10 @@ def test_affinity_net_gives_the_published_figures(golden: dict[str, NDArray], fi
         x = torch.from_numpy(golden["normalized"])[None]
         assert far(pair_affinity(model.features(x, (20, 20)))[0], golden["affinity"]) < 1e-4
         assert model.features(x).shape == (1, 512, 12, 12)
-
-
-@pytest.mark.usefixtures("small")
-def test_gradient_rollout_is_what_autograd_finds() -> None:
-    model = busy(image_size=48)
-    x = torch.randn(1, 3, 48, 48, dtype=torch.float64)
-    tokens, maps = model._tokens(x), []
-    for block in model.blocks:
-        attention = block.attn
-        q, k, v = attention.qkv(block.norm1(tokens)).unflatten(2, (3, 3, 16)).permute(2, 0, 3, 1, 4)
-        maps.append((q @ k.mT * attention.scale).softmax(-1))
-        tokens = tokens + attention.proj((maps[-1] @ v).transpose(1, 2).flatten(2))
-        tokens = tokens + block.mlp(block.norm2(tokens))
-    logits = model.head(model.norm(tokens)[:, 0])
-    assert torch.allclose(logits, model(x))
-    found = model.cam(x, [3, 11], method="gradient-rollout")
-    for row, index in enumerate((3, 11)):
-        grads = torch.autograd.grad(logits[0, index], maps, retain_graph=True)
-        rollout = torch.eye(10, dtype=torch.float64)
-        for attention, grad in zip(maps, grads, strict=True):
-            added = (attention * grad)[0].clamp(min=0).mean(0)
-            rollout = (torch.eye(10) + added) @ rollout
-        assert far(found[0, row].flatten(), rollout[0, 1:].detach()) < 1e-9
+        assert model.features(x[..., :50, :70]).shape == (1, 512, 7, 9)
+    new = {id(parameter) for parameter in model.parameter_groups()["head"]}
+    names = {name.partition(".")[0] for name, parameter in model.named_parameters() if id(parameter) in new}
+    assert names == {"feat_conv", "gn", "affinity_conv"}
 
 
 @pytest.mark.usefixtures("small")
@@ -148,7 +134,7 @@ def test_images_and_classes_of_a_batch_do_not_mix(method: str, steady: float) ->
         for row, index in enumerate((4, 0, 19)):
             alone = model.cam(x[image : image + 1], [index], method, steady)[0, 0]
             assert far(maps[image, row], alone) < 1e-6
-    assert model.cam(x[:1], method=method).shape == (1, 20, 4, 4)
+    assert far(model.cam(x, method=method, steady=steady)[:, [4, 0, 19]], maps) < 1e-6
 
 
 @pytest.mark.usefixtures("small")
@@ -209,6 +195,7 @@ def test_positions_fit_the_image_size(tmp_path: Path) -> None:
     assert resized.image_size == 64
     assert resized.pos_embed.shape == (1, 17, 48)
     assert torch.equal(resized.pos_embed[:, 0], source.pos_embed[:, 0])
+    assert torch.allclose(resized.pos_embed, resample_abs_pos_embed(source.pos_embed, [4, 4], [6, 6]))
     # An even field stays even, a slope stays a slope.
     field = torch.linspace(0, 1, 6).expand(6, 6).reshape(1, 36, 1).expand(1, 36, 48)
     state = {**source.state_dict(), "pos_embed": torch.cat([torch.zeros(1, 1, 48), field], 1)}
@@ -219,6 +206,12 @@ def test_positions_fit_the_image_size(tmp_path: Path) -> None:
     assert torch.allclose(source(x[..., :64, :64]), resized(x[..., :64, :64]), atol=1e-5)
     with pytest.raises(CheckpointError, match=r"shape \(1, 36, 48\), expected \(1, 1 \+ side\^2, 48\)"):
         resized.adapted_state({"pos_embed": torch.zeros(1, 36, 48)})
+    write_state_dict(tmp_path / "36.safetensors", {**state, "pos_embed": torch.zeros(1, 36, 48)})
+    for load in (load_checkpoint, partial(load_fitting, reset_head=False)):
+        with pytest.raises(
+            CheckpointError, match=r"36\.safetensors: found a position embedding of shape \(1, 36, 48\)"
+        ):
+            load(create_model("hybrid_cam"), tmp_path / "36.safetensors")
     with pytest.raises(UsageError, match="a multiple of 16"):
         create_model("hybrid_cam", image_size=100)
     with pytest.raises(UsageError, match="image size 96 for lite_cam, which takes any"):
@@ -237,6 +230,9 @@ def test_cues_are_at_the_photo_s_size_and_know_no_left_or_right() -> None:
     assert torch.allclose(mirrored.flip(2), found, atol=0.02)  # but for rounding in the resized image
     single = normalized_cams(model, image, [2, 5], flip=False)
     assert not torch.allclose(single, found, atol=0.05)
+    x = model.preprocess(Image.fromarray(image).resize((64, 64), Image.Resampling.BICUBIC))[None]
+    wide = torch.nn.functional.interpolate(cue(model.cam(x, [2, 5]), (64, 64)), (50, 90), mode="bilinear")
+    assert torch.allclose(single, wide[0])
     assert torch.equal(cue(torch.full((1, 1, 3, 3), 0.2), (6, 6)), torch.zeros(1, 1, 6, 6))
 
 
@@ -253,12 +249,14 @@ def test_published_files_are_known_by_their_tensors() -> None:
 
 @pytest.fixture
 def folder(small: None, tmp_path: Path) -> Path:
-    """Weights in a folder as it is published: names that say nothing, and the start among them."""
+    """Weights in a folder as it is published: names that say nothing, the start and a hidden copy among them."""
     weights = tmp_path / "weights"
     weights.mkdir()
     torch.save({"state_dict": busy(image_size=96).float().state_dict()}, weights / "a.pth")
     torch.save(create_model("hybrid_affinity").state_dict(), weights / "b.pth")
     torch.save(create_model("hybrid_cam", 1000).state_dict(), weights / "c.pth")
+    (weights / ".cache").mkdir()
+    (weights / ".cache" / "a.pth").write_bytes((weights / "a.pth").read_bytes())
     return weights
 
 
@@ -301,9 +299,32 @@ def test_wrong_files_are_named(folder: Path) -> None:
     (folder / "a.pth").unlink()
     with pytest.raises(CheckpointError, match=start):
         load_preset(settings, Weights(folder=folder), "cpu")
-    (folder / "b.pth").unlink()
-    with pytest.raises(CheckpointError, match="no file holds the weights of hybrid_affinity"):
+    (folder / "again").mkdir()
+    (folder / "again" / "b.pth").write_bytes((folder / "b.pth").read_bytes())
+    with pytest.raises(
+        CheckpointError, match=r"two files of hybrid_affinity, again.b\.pth and b\.pth .name .*--affinity-"
+    ):
         load_preset(settings, Weights(folder=folder), "cpu", parts=("affinity",))
+    (folder / "again" / "b.pth").unlink()
+    (folder / "b.pth").rename(folder / "again" / "lacking.pth")
+    state = read_state_dict(folder / "again" / "lacking.pth")
+    torch.save({name: tensor for name, tensor in state.items() if name != "gn.bias"}, folder / "again" / "lacking.pth")
+    lacking = (
+        r"no file holds the weights of hybrid_affinity; other files: again.lacking\.pth,.* --affinity-weights FILE"
+    )
+    with pytest.raises(CheckpointError, match=lacking):
+        load_preset(settings, Weights(folder=folder), "cpu", parts=("affinity",))
+    with pytest.raises(CheckpointError, match=r"lacking\.pth: .* 1 missing \(gn\.bias\)"):
+        load_preset(settings, Weights(affinity=folder / "again" / "lacking.pth"), "cpu", parts=("affinity",))
+
+
+@pytest.mark.usefixtures("small")
+def test_the_trial_of_a_precision_takes_one_class(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken = []
+    model = busy().float()
+    monkeypatch.setattr(model, "cam", lambda x, classes=None: taken.append(classes))
+    assert settle_precision("auto", model, None, torch.device("cpu"), "cam", lambda event: None) in ("fp32", "bf16")
+    assert taken == [[0]] * len(taken) != []
 
 
 @pytest.mark.usefixtures("small")

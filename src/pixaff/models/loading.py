@@ -40,7 +40,7 @@ def load_state(
     model: nn.Module, state: Mapping[str, Tensor], path: str | os.PathLike[str], *, reset_head: bool = False
 ) -> nn.Module:
     """`load_checkpoint` for tensors that have been read already, from ``path``."""
-    state = adapted(model, state)
+    state = adapted(model, state, path)
     own = model.state_dict()
     rows = other_classes(model, state)
     if rows and not reset_head:
@@ -60,14 +60,19 @@ def load_state(
     return model
 
 
-def adapted(model: nn.Module, state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-    """Tensors as the network takes them: a hybrid classifier has weights of any image size.
+def adapted(model: nn.Module, state: Mapping[str, Tensor], path: str | os.PathLike[str]) -> Mapping[str, Tensor]:
+    """Tensors of a file as the network takes them: a hybrid classifier has weights of any image size.
 
     Raises:
         CheckpointError: See `HybridCam.adapted_state`.
     """
     adapt: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]] | None = getattr(model, "adapted_state", None)
-    return state if adapt is None else adapt(state)
+    if adapt is None:
+        return state
+    try:
+        return adapt(state)
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error.message}", error.hint) from None
 
 
 def ready(model: nn.Module, device: torch.device | str) -> nn.Module:

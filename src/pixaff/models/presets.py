@@ -147,7 +147,7 @@ def recognised(state: Mapping[str, Tensor], networks: Sequence[str]) -> str | No
     for name in networks:
         model = _shape_of(name)
         try:
-            fitted = adapted(model, state)
+            fitted = adapted(model, state, name)
         except CheckpointError:
             continue
         if not any(problems(model, fitted, other_classes(model, fitted)).values()):
@@ -165,20 +165,21 @@ def _in_folder(settings: Settings, folder: str | Path, parts: Sequence[str]) -> 
     others: list[str] = []
     starts: list[str] = []
     for path in sorted(folder.rglob("*")):
-        if not path.is_file() or any(part.startswith(".") for part in path.relative_to(folder).parts):
+        name = path.relative_to(folder)
+        if not path.is_file() or any(part.startswith(".") for part in name.parts):
             continue
         try:
             state = read_state_dict(path)
         except CheckpointError:
-            others.append(str(path.relative_to(folder)))
+            others.append(str(name))
             continue
         network = recognised(state, list(networks))
         if settings.cam in networks and _count_classes(settings.cam, state) == IMAGENET_CLASSES:
-            starts.append(str(path.relative_to(folder)))
+            starts.append(str(name))
         elif network is None:
-            others.append(str(path.relative_to(folder)))
+            others.append(str(name))
         elif networks[network] in found:
-            both = f"{found[networks[network]].relative_to(folder)} and {path.relative_to(folder)}"
+            both = f"{found[networks[network]].relative_to(folder)} and {name}"
             raise CheckpointError(
                 f"{folder}: found two files of {network}, {both}",
                 f"name one of them with --{networks[network]}-weights",
@@ -189,10 +190,12 @@ def _in_folder(settings: Settings, folder: str | Path, parts: Sequence[str]) -> 
     if settings.cam in lacking and starts:
         raise _start_error(folder / starts[0], settings.cam)
     if lacking:
+        options = " or ".join(f"--{networks[network]}-weights" for network in lacking)
         rest = f"; other files: {', '.join(others[:5])}{', ...' if len(others) > 5 else ''}" if others else ""
         raise CheckpointError(
             f"{folder}: no file holds the weights of {' or '.join(lacking)}{rest}",
-            "whole .pth or .safetensors files are recognised by their tensors; `pixaff info FILE` looks into one",
+            f"whole .pth or .safetensors files are recognised by their tensors; {options} FILE takes one by name, and "
+            "says what of it does not fit",
         )
     return found
 

@@ -43,7 +43,7 @@ def load_fitting(model: nn.Module, path: Path, reset_head: bool) -> tuple[list[s
     tensors = read_state_dict(path)
     if hasattr(model, "own_names"):
         tensors = model.own_names(tensors)  # type: ignore[operator]
-    state, own = adapted(model, tensors), model.state_dict()
+    state, own = adapted(model, tensors, path), model.state_dict()
     rows = other_classes(model, state)
     if rows and not reset_head:
         raise head_error(model, state, path)
