@@ -10,18 +10,15 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pixaff.errors import UsageError
-from pixaff.models.lite import normalized
+from pixaff.models.network import Network
 from pixaff.models.timm import import_timm, timm_model
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
 
 STRIDE = 8
 OPTIONS: tuple[dict[str, Any], ...] = (
@@ -84,33 +81,13 @@ class AnyBackbone(nn.Module):
         )
 
 
-class _OnBackbone(nn.Module):
-    """What the two networks share: the backbone, and how it is fed, started and trained."""
+class _OnBackbone(Network):
+    """What the two networks share: the backbone and how it is started."""
 
     def __init__(self, name: str) -> None:
         super().__init__()
         self.backbone = AnyBackbone(name)
         self.mean, self.std = self.backbone.mean, self.backbone.std
-
-    def preprocess(self, image: object) -> Tensor:
-        """PIL image or uint8 (H,W,3) RGB -> normalised float32 (3,H,W)."""
-        return normalized(image, self.mean, self.std)
-
-    def train(self, mode: bool = True) -> Self:
-        """Training mode for all but batch norm, which keeps the statistics of its start weights."""
-        super().train(mode)
-        for module in self.modules():
-            if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)):
-                module.eval()
-        return self
-
-    def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
-        """Trainable parameters, the backbone's and the new ones."""
-        groups: dict[str, list[nn.Parameter]] = {"backbone": [], "head": []}
-        for name, parameter in self.named_parameters():
-            if parameter.requires_grad:
-                groups["backbone" if name.startswith("backbone.") else "head"].append(parameter)
-        return groups
 
     def own_names(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The tensors of a timm file under the names that they have here; a file of pixaff's stays as it is.
@@ -154,6 +131,8 @@ class AnyCam(_OnBackbone):
         UsageError: See `AnyBackbone`.
     """
 
+    new = ("classifier",)
+
     def __init__(self, name: str, num_classes: int = 20) -> None:
         super().__init__(name)
         self.classifier = nn.Conv2d(self.backbone.channels[-1], num_classes, 1, bias=False)
@@ -185,6 +164,8 @@ class AnyAffinity(_OnBackbone):
     Raises:
         UsageError: See `AnyBackbone`, or it has less than three levels.
     """
+
+    new = ("reduce", "norms", "merge")
 
     def __init__(self, name: str) -> None:
         super().__init__(name)

@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from pixaff.errors import CheckpointError, UsageError
-from pixaff.models.published import Published
+from pixaff.models.network import Network
 from pixaff.models.relevance import STEADY, Rules, class_rows, trace_blocks
 from pixaff.models.timm import import_timm
 
@@ -48,7 +48,7 @@ def _resnet() -> nn.Module:
     return network
 
 
-class _Hybrid(Published):
+class _Hybrid(Network):
     """What the two hybrid networks share."""
 
     mean = (0.5, 0.5, 0.5)

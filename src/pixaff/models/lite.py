@@ -11,12 +11,11 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from pixaff.models.network import Network
 from pixaff.models.timm import timm_model
 
 if TYPE_CHECKING:
@@ -57,37 +56,17 @@ class LiteBackbone(nn.Module):
         return [fine, middle[:, :, :rows, :columns], coarse[:, :, :rows, :columns]]
 
 
-class _Lite(nn.Module):
-    """What the two lite networks share: the backbone and how it is fed and trained."""
+class _Lite(Network):
+    """What the two lite networks share."""
 
     mean = LiteBackbone.mean
     std = LiteBackbone.std
     size_divisor = STRIDE
-    bytes_per_pixel = 360  # memory of a forward pass in float32 at its peak, measured
+    bytes_per_pixel = 360
 
     def __init__(self) -> None:
         super().__init__()
         self.backbone = LiteBackbone()
-
-    def preprocess(self, image: object) -> Tensor:
-        """PIL image or uint8 (H,W,3) RGB -> normalised float32 (3,H,W), values in -1..1."""
-        return normalized(image, self.mean, self.std)
-
-    def train(self, mode: bool = True) -> Self:
-        """Training mode for all but batch norm, which keeps the statistics of ImageNet."""
-        super().train(mode)
-        for module in self.modules():
-            if isinstance(module, nn.BatchNorm2d):
-                module.eval()
-        return self
-
-    def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
-        """Trainable parameters, those of the ImageNet start and the new ones."""
-        groups: dict[str, list[nn.Parameter]] = {"backbone": [], "head": []}
-        for name, parameter in self.named_parameters():
-            if parameter.requires_grad:
-                groups["backbone" if name.startswith(("backbone.", "top.")) else "head"].append(parameter)
-        return groups
 
 
 class LiteCam(_Lite):
@@ -101,6 +80,7 @@ class LiteCam(_Lite):
         num_classes: Foreground classes K.
     """
 
+    new = ("classifier", "pixel")
     seeded: Tensor
 
     def __init__(self, num_classes: int = 20) -> None:
@@ -156,6 +136,8 @@ class LiteAffinity(_Lite):
     1x1 convolutions to 64, 128 and 256 channels, ELU, concatenated at stride 8, 1x1 convolution to 448, ELU.
     """
 
+    new = ("level1", "level2", "level3", "merge")
+
     def __init__(self) -> None:
         super().__init__()
         self.level1 = nn.Conv2d(LEVELS[0], 64, 1, bias=False)
@@ -177,17 +159,3 @@ class LiteAffinity(_Lite):
         return merged[:, :, : -(-x.shape[2] // 8), : -(-x.shape[3] // 8)]
 
     forward = features
-
-
-def normalized(image: object, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
-    """PIL image or uint8 (H,W,3) RGB -> float32 (3,H,W), (value / 255 - mean) / std.
-
-    Raises:
-        ValueError: Another shape or dtype.
-    """
-    pixels: NDArray[np.uint8] = np.asarray(image)
-    if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8:
-        raise ValueError(f"found an image of shape {pixels.shape} and {pixels.dtype}, expected uint8 (H,W,3)")
-    scale = np.float32(1 / 255) / np.array(std, np.float32)
-    shift = np.array(mean, np.float32) / np.array(std, np.float32)
-    return torch.from_numpy(np.ascontiguousarray((pixels * scale - shift).transpose(2, 0, 1)))

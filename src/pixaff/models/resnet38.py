@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pixaff.models.published import Published
+from pixaff.models.network import Network
 
 FEATURES = 4096
 # fmt: off
@@ -79,7 +79,7 @@ class _Bottleneck(nn.Module):
         return self.conv_branch2b2(self.dropout(y)).add_(self.conv_branch1(first))
 
 
-class _ResNet38(Published):
+class _ResNet38(Network):
     mean = (0.485, 0.456, 0.406)
     std = (0.229, 0.224, 0.225)
     bytes_per_pixel = 1600

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pixaff.models.published import Published
+from pixaff.models.network import Network
 
 STAGES = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
 """Channels of the convolutions of conv1 to conv5."""
@@ -20,7 +20,7 @@ POOL_STRIDES = (2, 2, 2, 1)
 FEATURES = 1024
 
 
-class _Vgg16(Published):
+class _Vgg16(Network):
     # Caffe's means of the 8-bit colours; no scaling.
     mean = (122.675 / 255, 116.669 / 255, 104.008 / 255)
     std = (1 / 255, 1 / 255, 1 / 255)

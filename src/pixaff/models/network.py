@@ -1,19 +1,20 @@
-"""What the networks with published weights share: how they are fed, and what of them is trained."""
+"""What all networks share: how they are fed, and what of them is trained."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
+import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
-
-from pixaff.models.lite import normalized
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
 
-class Published(nn.Module):
-    """Base of the VGG-16, ResNet-38 and hybrid networks, whose layers keep the names of the published weights.
+class Network(nn.Module):
+    """Base of all networks.
 
     Attributes:
         mean, std: Of the colours red, green, blue from 0 to 1.
@@ -23,8 +24,8 @@ class Published(nn.Module):
         new: Layers that the start weights lack and that learn faster.
     """
 
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
     bgr = False
     bytes_per_pixel: int | None = None
     frozen: tuple[str, ...] = ()
@@ -32,14 +33,14 @@ class Published(nn.Module):
 
     def preprocess(self, image: object) -> Tensor:
         """PIL image or uint8 (H,W,3) RGB -> normalised float32 (3,H,W)."""
-        pixels = normalized(image, self.mean, self.std)
+        pixels = _normalized(image, self.mean, self.std)
         return pixels.flip(0) if self.bgr else pixels
 
     def train(self, mode: bool = True) -> Self:
         """Training mode for all but batch norm, which keeps the statistics of its start weights."""
         super().train(mode)
         for module in self.modules():
-            if isinstance(module, nn.BatchNorm2d):
+            if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)):
                 module.eval()
         return self
 
@@ -58,3 +59,17 @@ class Published(nn.Module):
         for module in self.modules():
             if isinstance(module, nn.BatchNorm2d):
                 module.requires_grad_(False)
+
+
+def _normalized(image: object, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
+    """PIL image or uint8 (H,W,3) RGB -> float32 (3,H,W), (value / 255 - mean) / std.
+
+    Raises:
+        ValueError: Another shape or dtype.
+    """
+    pixels: NDArray[np.uint8] = np.asarray(image)
+    if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8:
+        raise ValueError(f"found an image of shape {pixels.shape} and {pixels.dtype}, expected uint8 (H,W,3)")
+    scale = np.float32(1 / 255) / np.array(std, np.float32)
+    shift = np.array(mean, np.float32) / np.array(std, np.float32)
+    return torch.from_numpy(np.ascontiguousarray((pixels * scale - shift).transpose(2, 0, 1)))
