@@ -76,5 +76,5 @@ def test_unknown_names_list_the_known_ones():
 def test_borders_belong_to_the_method():
     assert {s.borders for name, s in PRESETS.items() if name.startswith("psa")} == {"published"}
     assert Settings(borders="full").with_numbers_of("psa-vgg16").borders == "published"
-    with pytest.raises(UsageError, match="borders is open, expected full or published"):
+    with pytest.raises(UsageError, match="borders is 'open', expected full or published"):
         Settings().replace(borders="open")

@@ -1,46 +1,36 @@
-"""The numbers of the method, gathered in one place and named by presets.
+"""The hyper-parameters of the method, each with its help and range, and named sets of them: presets.
 
-A model carries its own `Settings` (the background powers must fit its activation maps); the command line replaces
-single values, and every run prints and records the ones that took effect.
+A model carries its own `Settings`, since the alphas must fit its CAMs; the command line replaces single values, and
+every run prints and records the ones that took effect.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal
 
 from pixaff.errors import UsageError
+from pixaff.options import check_options, option, options_of, unknown_option
 
-BORDERS = ("full", "published")
-NUMBERS = ("crf_low", "crf_high", "alpha", "beta", "radius", "steps", "borders")
+CAMS = ("cam", "propagate")
+WALK = ("propagate",)
+HYPER_PARAMETERS = ("crf_low", "crf_high", "alpha", "beta", "radius", "steps", "borders")
 """Fields that belong to the method and not to the networks: those that a preset lends to another model."""
+
+NUMBERS = HYPER_PARAMETERS
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Everything that decides a mask, besides the photo and the weights.
+    """Everything that decides a mask, besides the image, its labels and the weights.
+
+    Every option says which commands take it; `pixaff.fit` takes them all.
 
     Attributes:
-        preset: Name the values go by.
-        cam: Registry name of the network that makes the class activation maps.
+        preset: Name of the set of values.
+        cam: Registry name of the CAM network.
         affinity: Registry name of the AffinityNet.
-        scales: Image scales whose activation maps are summed.
-        flip: Whether every scale is seen mirrored as well.
-        size: Long side in pixels at which the networks and the CRF work; larger photos are shrunk to it, smaller ones
-            stay as they are. 0 means the photo's own size.
-        seed_low, seed_high: As ``crf_low`` and ``crf_high``, for the cells that a network's pixel head learns from.
-        crf_low: Power of the background score ``(1 - max cam) ** power`` for the CRF with much background.
-        crf_high: The same for the CRF with little background.
-        alpha: The same for the random walk.
-        beta: Power to which each affinity is raised before the walk.
-        radius: Radius in cells of 8 pixels within which two cells are neighbours.
-        steps: Length of the random walk.
-        borders: "published" leaves cells near the border with fewer neighbours, as the published graph does; "full"
-            gives them all that lie within the radius.
-        label_threshold: Probability from which a predicted class counts as present.
-        final_crf: Whether a dense CRF follows the walk.
 
     Raises:
         UsageError: A value is out of range.
@@ -49,33 +39,55 @@ class Settings:
     preset: str = "lite"
     cam: str = "lite_cam"
     affinity: str = "lite_affinity"
-    scales: tuple[float, ...] = (1.0, 0.5)
-    flip: bool = True
-    size: int = 512
-    seed_low: float = 8.0
-    seed_high: float = 16.0
-    crf_low: float = 0.5
-    crf_high: float = 3.0
-    alpha: float = 1.25
-    beta: float = 20.0
-    radius: int = 5
-    steps: int = 256
-    borders: Literal["full", "published"] = "full"
-    label_threshold: float = 0.35
-    final_crf: bool = True
+    scales: tuple[float, ...] = option(
+        (1.0, 0.5), "Image scales whose CAMs are summed.", "S,S,...", above=0, at_most=8, commands=CAMS
+    )
+    flip: bool = option(True, "Sum the CAMs of the mirrored image, too.", commands=CAMS)
+    size: int = option(
+        512,
+        "Working size: larger photos are shrunk to this long side; 0 keeps every photo's own size.",
+        "PIXELS",
+        at_least=0,
+        commands=("cam", "crf", "propagate"),
+    )
+    label_threshold: float = option(
+        0.35, "Probability from which a predicted class counts as present.", "P", above=0, at_most=1, commands=CAMS
+    )
+    seed_low: float = option(
+        8.0, "Like --crf-low, for training the segmentation head.", "A", above=0, commands=("fit",)
+    )
+    seed_high: float = option(
+        16.0, "Like --crf-high, for training the segmentation head.", "A", above=0, commands=("fit",)
+    )
+    crf_low: float = option(
+        0.5, "Alpha of the CRF with much background, (1 - max CAM)^A.", "A", above=0, commands=("crf",)
+    )
+    crf_high: float = option(
+        3.0, "Alpha of the CRF with little background, (1 - max CAM)^A.", "A", above=0, commands=("crf",)
+    )
+    alpha: float = option(
+        1.25,
+        "Background score of the walk, (1 - max CAM)^A. Larger: less background, more foreground.",
+        "A",
+        above=0,
+        commands=WALK,
+    )
+    beta: float = option(
+        20.0, "Power of the affinities. Larger: the walk stops at weaker edges.", "B", above=0, commands=WALK
+    )
+    radius: int = option(
+        5, "Radius of the neighbourhood, in cells of 8 pixels.", "R", at_least=2, at_most=64, commands=WALK
+    )
+    steps: int = option(256, "Number of steps of the random walk.", "T", at_least=0, commands=WALK)
+    borders: Literal["full", "published"] = option(
+        "full", "Neighbourhood of cells near the border: complete, or as in the published code.", commands=WALK
+    )
+    final_crf: bool = option(True, "Refine the masks with a dense CRF after the walk.", commands=WALK)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "scales", tuple(float(scale) for scale in self.scales))
-        for name in ("seed_low", "seed_high", "crf_low", "crf_high", "alpha", "beta"):
-            value = float(getattr(self, name))
-            _expect(math.isfinite(value) and value > 0, name, value, "a number above 0")
-            object.__setattr__(self, name, value)
-        _expect(bool(self.scales) and all(0 < s <= 8 for s in self.scales), "scales", self.scales, "between 0 and 8")
-        _expect(self.size == 0 or self.size >= 32, "size", self.size, "0 (the photo's own) or at least 32 pixels")
-        _expect(self.radius >= 2, "radius", self.radius, "at least 2 cells")
-        _expect(self.steps >= 0, "steps", self.steps, "0 or more")
-        _expect(self.borders in BORDERS, "borders", self.borders, " or ".join(BORDERS))
-        _expect(0 < self.label_threshold <= 1, "label_threshold", self.label_threshold, "above 0 and at most 1")
+        check_options(self)
+        if 0 < self.size < 32:
+            raise UsageError(f"size is {self.size}, expected 0 (the photo's own) or at least 32 pixels")
 
     def replace(self, **overrides: Any) -> Settings:
         """A copy with some values replaced; ``None`` keeps the present one, as for an option that was not given.
@@ -86,17 +98,19 @@ class Settings:
         known = {field.name for field in fields(self)}
         for name in overrides:
             if name not in known:
-                raise UsageError(f"no setting is called {name!r}", f"settings: {', '.join(sorted(known))}")
+                raise unknown_option(name, "setting", known)
         return replace(self, **{name: value for name, value in overrides.items() if value is not None})
 
-    def with_numbers_of(self, preset: str) -> Settings:
-        """A copy that keeps the networks and takes the method's numbers (`NUMBERS`) from a preset.
+    def with_hyper_parameters_of(self, other: Settings) -> Settings:
+        """A copy that keeps the networks and takes the method's hyper-parameters from other settings."""
+        return self.replace(preset=other.preset, **{name: getattr(other, name) for name in HYPER_PARAMETERS})
 
-        Raises:
-            UsageError: No preset has that name.
-        """
-        other = preset_settings(preset)
-        return self.replace(preset=preset, **{name: getattr(other, name) for name in NUMBERS})
+    def with_numbers_of(self, preset: str) -> Settings:
+        return self.with_hyper_parameters_of(preset_settings(preset))
+
+    def of(self, command: str) -> dict[str, Any]:
+        """The values that a command's outputs depend on, plain for JSON."""
+        return self.pick(options_of(type(self), command))
 
     def pick(self, names: Iterable[str]) -> dict[str, Any]:
         """Some of the values, plain for JSON."""
@@ -120,11 +134,6 @@ def value_words(value: Any) -> str:
     if isinstance(value, (list, tuple)):
         return " ".join(value_words(item) for item in value)
     return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def _expect(holds: bool, name: str, value: object, expected: str) -> None:
-    if not holds:
-        raise UsageError(f"{name} is {value}, expected {expected}")
 
 
 # alpha, CRF and walk numbers of the published networks: Ahn & Kwak, CVPR 2018, and the authors' later release.

@@ -1,0 +1,116 @@
+"""Options, written once: a dataclass field that carries its own help, metavar and range.
+
+`pixaff.settings.Settings`, `pixaff.recipe.Recipe` and the like are made of such fields. ``__post_init__`` checks their
+ranges, and the command line is built from them, so that an option is described in one place.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from functools import lru_cache
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+
+from pixaff.errors import UsageError
+
+T = TypeVar("T")
+_KEY = "option"
+
+
+@dataclass(frozen=True)
+class Option:
+    """What is known of an option besides its name, type and default.
+
+    Attributes:
+        help: What it does, as a sentence for ``--help``.
+        metavar: Placeholder of its value; "" for flags and choices.
+        above, at_least, at_most: Bounds of a number, or of each number of a tuple.
+        commands: Commands that take it; empty where every command with such fields does.
+        flags: How it is spelled; empty means ``--its-name`` (and ``--no-its-name`` for a truth value).
+    """
+
+    help: str
+    metavar: str = ""
+    above: float | None = None
+    at_least: float | None = None
+    at_most: float | None = None
+    commands: tuple[str, ...] = ()
+    flags: tuple[str, ...] = ()
+
+    @property
+    def range(self) -> str:
+        """The bounds in words, such as "above 0 and at most 1"; "" where there are none."""
+        bounds = (("above", self.above), ("at least", self.at_least), ("at most", self.at_most))
+        return " and ".join(f"{word} {bound:g}" for word, bound in bounds if bound is not None)
+
+    def allows(self, value: float) -> bool:
+        """Whether a number lies within the bounds; NaN and infinities never do."""
+        return (
+            math.isfinite(value)
+            and (self.above is None or value > self.above)
+            and (self.at_least is None or value >= self.at_least)
+            and (self.at_most is None or value <= self.at_most)
+        )
+
+
+def option(default: T, help: str, metavar: str = "", **facts: Any) -> T:
+    """A dataclass field that is an option; ``facts`` are those of `Option`."""
+    made: T = field(default=default, metadata={_KEY: Option(help, metavar, **facts)})
+    return made
+
+
+def options_of(kind: type, command: str | None = None) -> dict[str, Option]:
+    """The options among a dataclass's fields, by name; with a command, those that it takes."""
+    found = {each.name: each.metadata[_KEY] for each in fields(kind) if _KEY in each.metadata}
+    return {name: one for name, one in found.items() if command is None or not one.commands or command in one.commands}
+
+
+@lru_cache
+def types_of(kind: type) -> Mapping[str, Any]:
+    """The types of a dataclass's fields, by name."""
+    return get_type_hints(kind)
+
+
+def check_options(values: Any) -> None:
+    """Check every option of a dataclass instance, and store whole numbers of float fields as floats.
+
+    Raises:
+        UsageError: A value is out of range, or none of the choices.
+    """
+    kind = type(values)
+    for name, one in options_of(kind).items():
+        value, expected = getattr(values, name), types_of(kind)[name]
+        if value is None:
+            continue
+        choices = choices_of(expected)
+        if choices and value not in choices:
+            raise UsageError(f"{name} is {value!r}, expected {' or '.join(choices)}")
+        if get_origin(expected) is tuple:
+            number = get_args(expected)[0]
+            value = tuple(number(each) for each in value)
+            object.__setattr__(values, name, value)
+            _check_numbers(name, value, one)
+        elif isinstance(value, (int, float)) and not isinstance(value, bool):
+            if expected is float:
+                value = float(value)
+                object.__setattr__(values, name, value)
+            _check_numbers(name, (value,), one)
+
+
+def choices_of(expected: Any) -> tuple[str, ...]:
+    """The values of a ``Literal`` type, or of one among the members of a union; none for other types."""
+    if get_origin(expected) is Literal:
+        return get_args(expected)
+    return next((found for member in get_args(expected) if (found := choices_of(member))), ())
+
+
+def unknown_option(name: str, kind: str, known: Any) -> UsageError:
+    """The error about a name that is no field."""
+    return UsageError(f"no {kind} is called {name!r}", f"{kind}s: {', '.join(sorted(known))}")
+
+
+def _check_numbers(name: str, numbers: tuple[float, ...], one: Option) -> None:
+    if not numbers or not all(one.allows(number) for number in numbers):
+        found = ", ".join(f"{number:g}" for number in numbers) or "empty"
+        raise UsageError(f"{name} is {found}, expected a number {one.range}".rstrip())

@@ -1,0 +1,67 @@
+"""The hyper-parameters of a training, each with its help and range; every network has a recipe of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
+
+from pixaff.errors import UsageError
+from pixaff.options import check_options, option
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a network is trained; everything here decides the resulting weights.
+
+    The learning rate falls to 0 as ``lr * (1 - step / steps) ** 0.9``; biases learn at twice the rate of their weights
+    and have no weight decay.
+
+    Raises:
+        UsageError: A value is out of range.
+    """
+
+    epochs: int = option(8, "Number of passes over the training images.", "N", at_least=1)
+    batch_size: int = option(16, "Images per training step.", "N", at_least=1, flags=("--batch-size", "-b"))
+    lr: float = option(0.1, "Initial learning rate of the backbone.", "LR", above=0)
+    optimizer: Literal["sgd", "adamw"] = option("sgd", "Optimizer.")
+    momentum: float = option(0.9, "Momentum of SGD.", "M", at_least=0, at_most=1)
+    weight_decay: float = option(5e-4, "Weight decay of weights; biases have none.", "D", at_least=0)
+    backbone_lr_scale: float = option(
+        1.0, "Factor on the backbone's learning rate; 0 freezes the backbone.", "F", at_least=0
+    )
+    head_lr_scale: float = option(10.0, "Factor on the learning rate of new layers.", "F", at_least=0)
+    clip_norm: float = option(0.0, "Clip the gradient norm to this value; 0 disables clipping.", "N", at_least=0)
+    crop: int = option(448, "Side of the random crop, a multiple of 8.", "PIXELS", at_least=32)
+    resize: tuple[int, int] = option(
+        (256, 512),
+        "Range of the long side to which each image is randomly resized.",
+        "MIN:MAX",
+        at_least=1,
+        commands=("train-cam",),
+    )
+    precision: Literal["auto", "fp32", "bf16"] = option(
+        "auto", "Precision of the training; auto picks the faster one on this machine."
+    )
+    seed: int = option(0, "Seed of initialisation, image order, augmentation and dropout.", "N", at_least=0)
+
+    def __post_init__(self) -> None:
+        check_options(self)
+        if self.crop % 8:
+            raise UsageError(f"crop is {self.crop}, expected a multiple of 8")
+        if len(self.resize) != 2 or self.resize[0] > self.resize[1]:
+            words = " to ".join(map(str, self.resize))
+            raise UsageError(f"resize is {words}, expected the smallest and the largest long side")
+
+    def replace(self, **overrides: Any) -> Recipe:
+        """A copy with some values replaced; ``None`` keeps the present one, as for an option that was not given."""
+        return replace(self, **{name: value for name, value in overrides.items() if value is not None})
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, as they are kept in a checkpoint."""
+        return {**asdict(self), "resize": list(self.resize)}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Recipe:
+        """A recipe from plain values; those left out take the defaults."""
+        return cls(**values)
