@@ -6,6 +6,7 @@ ranges, and the command line is built from them, so that an option is described 
 
 from __future__ import annotations
 
+import difflib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -114,3 +115,24 @@ def _check_numbers(name: str, numbers: tuple[float, ...], one: Option) -> None:
     if not numbers or not all(one.allows(number) for number in numbers):
         found = ", ".join(f"{number:g}" for number in numbers) or "empty"
         raise UsageError(f"{name} is {found}, expected a number {one.range}".rstrip())
+
+
+def divide(options: Mapping[str, Any], command: str, *kinds: type) -> list[dict[str, Any]]:
+    """Keyword arguments of a function, divided among the dataclasses whose fields they are; None means not given.
+
+    Raises:
+        UsageError: A name is no option of the command.
+    """
+    shares = [
+        {each.name for each in fields(kind) if _KEY not in each.metadata} | set(options_of(kind, command))
+        for kind in kinds
+    ]
+    for name in options:
+        if not any(name in share for share in shares):
+            known = sorted(set().union(*shares))
+            near = difflib.get_close_matches(name, known, 1)
+            raise UsageError(
+                f"{command} has no option called {name!r}",
+                f"did you mean {near[0]!r}?" if near else f"options: {', '.join(known)}",
+            )
+    return [{name: options[name] for name in share if options.get(name) is not None} for share in shares]

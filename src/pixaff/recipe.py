@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from pixaff.errors import UsageError
-from pixaff.options import check_options, option
+from pixaff.options import check_options, option, unknown_option
 
 
 @dataclass(frozen=True)
@@ -65,3 +65,18 @@ class Recipe:
     def from_dict(cls, values: Mapping[str, Any]) -> Recipe:
         """A recipe from plain values; those left out take the defaults."""
         return cls(**values)
+
+
+def whole_recipe(given: Recipe | Mapping[str, Any] | None, own: Recipe) -> Recipe:
+    """A recipe that was given whole, or a network's own with the values that were given.
+
+    Raises:
+        UsageError: A name is no hyper-parameter, or a value is out of range.
+    """
+    if isinstance(given, Recipe):
+        return given
+    values = dict(given or {})
+    for name in values:
+        if name not in Recipe.__dataclass_fields__:
+            raise unknown_option(name, "hyper-parameter", Recipe.__dataclass_fields__)
+    return own.replace(**values)

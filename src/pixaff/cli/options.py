@@ -1,90 +1,121 @@
-"""Arguments and options that several commands share, so that one word means one thing everywhere."""
+"""Arguments and options of the commands: shared ones by name, and those that the fields of dataclasses describe."""
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable, Iterable
+from dataclasses import MISSING, fields
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, TypeVar, get_args, get_origin
 
 import typer
 
+from pixaff.cli.numbers import optional_numbers, whole_range
+from pixaff.options import Option, choices_of, options_of, types_of
+from pixaff.settings import value_words
+
+Command = TypeVar("Command", bound=Callable[..., None])
+
 Photos = Annotated[
     list[str],
-    typer.Argument(metavar="PHOTOS...", help="Folder of photos, photos, or - for paths on standard input."),
+    typer.Argument(metavar="PHOTOS...", help="Folder of photos, photo files, or - to read paths from standard input."),
 ]
-Out = Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Folder for the outputs.")]
+Out = Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Output folder.")]
 List = Annotated[
-    Path | None, typer.Option("--list", metavar="FILE", help="Take only the images named there, one a line.")
-]
-Model = Annotated[
-    str | None,
-    typer.Option(
-        "--model", "-m", metavar="lite|RUN", help="The embedded model (default), or a folder that `fit` made."
-    ),
-]
-CamWeights = Annotated[
-    Path | None, typer.Option("--cam-weights", metavar="FILE", help="Weights of the preset's CAM network.")
-]
-AffinityWeights = Annotated[
-    Path | None, typer.Option("--affinity-weights", metavar="FILE", help="Weights of the preset's AffinityNet.")
-]
-WeightsDir = Annotated[
-    Path | None, typer.Option("--weights-dir", metavar="DIR", help="Folder of the preset's weights, of any names.")
-]
-Networks = Annotated[
-    str | None,
-    typer.Option("--preset", metavar="NAME", help="Networks and numbers; with --model, its numbers alone."),
+    Path | None, typer.Option("--list", metavar="FILE", help="Image list: only use the images it names, one a line.")
 ]
 Labels = Annotated[
     str,
     typer.Option(
-        "--labels", "-l", metavar="predict|FILE|DIR", help="Predicted labels, labels.csv, or a folder of VOC XML."
+        "--labels", "-l", metavar="predict|FILE|DIR", help="Predict labels, or read a labels.csv or a folder of VOC XML."
     ),
 ]
+GivenLabels = Annotated[
+    str, typer.Option("--labels", "-l", metavar="FILE|DIR", help="A labels.csv, or a folder of VOC XML.")
+]
 Classes = Annotated[
-    Path | None, typer.Option("--classes", metavar="FILE", help="Class names, one a line, in order of mask value.")
+    Path | None, typer.Option("--classes", metavar="FILE", help="Class names, one a line, in the order of mask values.")
 ]
-Preset = Annotated[
-    str | None, typer.Option("--preset", metavar="NAME", help="Take the method's numbers from this preset.")
+Preset = Annotated[str | None, typer.Option("--preset", metavar="NAME", help="Use the settings of this preset.")]
+Init = Annotated[
+    str | None,
+    typer.Option("--init", metavar="FILE|random", help="Initial weights; default: those in the package, if any."),
 ]
-Size = Annotated[
-    int | None,
-    typer.Option("--size", metavar="PIXELS", help="Long side to work at; larger photos are shrunk. 0: their own."),
-]
-Device = Annotated[str, typer.Option("--device", metavar="auto|cpu|cuda[:n]", help="Where to compute.")]
-Precision = Annotated[
-    str, typer.Option("--precision", metavar="fp32|bf16|auto", help="Of the networks; auto: whichever is faster here.")
-]
-BatchSize = Annotated[
-    int | None, typer.Option("--batch-size", "-b", min=1, metavar="N", help="Photos computed together.")
+ResetHead = Annotated[
+    bool,
+    typer.Option("--reset-head", help="Re-initialise the classifier weights if FILE has those of other classes."),
 ]
 Workers = Annotated[
-    int | None, typer.Option("--workers", "-j", min=1, metavar="N", help="Workers; default: all processors.")
+    int | None,
+    typer.Option("--workers", "-j", min=1, metavar="N", help="Number of worker threads; default: number of cores."),
 ]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Make again what is there; else it is skipped.")]
-Json = Annotated[bool, typer.Option("--json", help="One JSON object a line on standard output.")]
-Engine = Annotated[
-    str, typer.Option("--engine", metavar="auto|torch|pydensecrf", help="Which implementation of the dense CRF.")
-]
-Scales = Annotated[
-    str | None, typer.Option("--scales", metavar="S,S,...", help="Image scales whose activation maps are summed.")
-]
-Flip = Annotated[bool | None, typer.Option("--flip/--no-flip", help="See mirror images as well.")]
-LabelThreshold = Annotated[
-    float | None,
-    typer.Option("--label-threshold", metavar="P", help="Probability from which a predicted class counts."),
-]
-Alpha = Annotated[float | None, typer.Option("--alpha", metavar="A", help="Background power of the walk.")]
-Beta = Annotated[float | None, typer.Option("--beta", metavar="B", help="Power of the affinities.")]
-Radius = Annotated[
-    int | None, typer.Option("--radius", metavar="R", help="Reach of an affinity, in cells of 8 pixels.")
-]
-Steps = Annotated[int | None, typer.Option("--steps", metavar="T", help="Length of the random walk.")]
-Borders = Annotated[
-    str | None,
-    typer.Option("--borders", metavar="full|published", help="Neighbours of border cells: all, or the published few."),
-]
-FinalCrf = Annotated[bool | None, typer.Option("--final-crf/--no-final-crf", help="A dense CRF after the walk.")]
-CrfLow = Annotated[float | None, typer.Option("--crf-low", metavar="A", help="Background power with much background.")]
-CrfHigh = Annotated[
-    float | None, typer.Option("--crf-high", metavar="A", help="Background power with little background.")
-]
+Json = Annotated[bool, typer.Option("--json", help="Write one JSON object per line to standard output.")]
+
+
+def options_from(
+    kind: type, names: Iterable[str] | None = None, *, command: str | None = None, into: str, prefix: str = ""
+) -> Callable[[Command], Command]:
+    """Give a command the options that the fields of a dataclass describe.
+
+    The command receives those that were given as one dict, its parameter ``into``; the options themselves appear in its
+    signature, from which Typer builds its help.
+
+    Args:
+        kind: A dataclass with fields of `pixaff.options.option`.
+        names: The fields; default all that ``command`` takes.
+        command: Name of the command.
+        into: Parameter that receives the values.
+        prefix: Put before the names: "cam" makes ``--cam-epochs`` of the field ``epochs``.
+    """
+    known = options_of(kind, None if names is not None else command)
+    chosen = list(known) if names is None else list(names)
+    spelled = {name: f"{prefix}_{name}" if prefix else name for name in chosen}
+    added = [_parameter(spelled[name], name, known[name], kind, prefix) for name in chosen]
+
+    def decorate(function: Command) -> Command:
+        signature = inspect.signature(function, eval_str=True)
+        own = [one for one in signature.parameters.values() if one.name != into]
+
+        def run(**values: Any) -> None:
+            typed = {name: values.pop(spelled[name]) for name in chosen}
+            given = {name: _typed(value, kind, name) for name, value in typed.items() if value is not None}
+            already = values.pop(into, {})
+            function(**values, **{into: {**already, **given}})
+
+        run.__name__, run.__doc__ = function.__name__, function.__doc__
+        run.__signature__ = signature.replace(parameters=[*own, *added])  # type: ignore[attr-defined]
+        return run  # type: ignore[return-value]
+
+    return decorate
+
+
+def _parameter(spelled: str, name: str, one: Option, kind: type, prefix: str) -> inspect.Parameter:
+    """An option of the command line for a field; its default is None, which means not given."""
+    expected, default = types_of(kind)[name], next(each.default for each in fields(kind) if each.name == name)
+    choices, number = choices_of(expected), _plain(expected)
+    flags = [f"--{spelled.replace('_', '-')}"] if prefix or not one.flags else list(one.flags)
+    if number is bool and not one.flags:
+        flags = [f"{flags[0]}/--no-{flags[0][2:]}"]
+    help = one.help if default in (None, False, MISSING) else f"{one.help} Default: {value_words(default)}."
+    metavar = None if number is bool else one.metavar or "|".join(choices) or name.upper()
+    made = typer.Option(*flags, metavar=metavar, help=help)
+    typed = number if number in (bool, int, float) else str
+    return inspect.Parameter(
+        spelled, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[typed | None, made]
+    )
+
+
+def _plain(expected: Any) -> Any:
+    """The type that Typer converts to; text for tuples, paths and choices, which are converted here or checked later."""
+    if expected in (bool, int, float):
+        return expected
+    members = [member for member in get_args(expected) if member in (bool, int, float)]
+    return members[0] if members and get_origin(expected) is not tuple else str
+
+
+def _typed(value: Any, kind: type, name: str) -> Any:
+    """A value as the field wants it: tuples are typed as "1,0.5" or "256:512"."""
+    expected, option = types_of(kind)[name], f"--{name.replace('_', '-')}"
+    if get_origin(expected) is tuple:
+        return whole_range(value, option) if get_args(expected)[0] is int else optional_numbers(value, option)
+    return value

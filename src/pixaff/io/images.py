@@ -83,19 +83,28 @@ def load_image(path: str | os.PathLike[str], max_side: int = 0) -> tuple[NDArray
     if max_side < 0:
         raise ValueError(f"max_side: found {max_side}, expected 0 (full size) or more")
     with opened(path) as picture:
-        orientation = _orientation(picture)
-        size = _upright_size(picture)
-        target = _shrunk(picture.size, max_side)
-        if target != picture.size:
-            # Twice the target leaves the filter below enough to work with.
-            picture.draft(None, (2 * target[0], 2 * target[1]))
-        picture = _smoothable(path, picture)
-        if picture.size != target:
-            picture = picture.resize(target, Image.Resampling.LANCZOS, reducing_gap=2.0)
-        picture = _rgb(picture)
-        if orientation in _TRANSPOSE:
-            picture = picture.transpose(_TRANSPOSE[orientation])
-        return np.array(picture), size
+        return image_array(picture, max_side, str(path))
+
+
+def image_array(picture: Image.Image, max_side: int = 0, name: str = "image") -> tuple[NDArray[np.uint8], tuple[int, int]]:
+    """`load_image` for a picture that Pillow has opened, or that was made in memory.
+
+    Raises:
+        ImageError: Pixels of a kind that is no photo's.
+    """
+    orientation = _orientation(picture)
+    size = _upright_size(picture)
+    target = _shrunk(picture.size, max_side)
+    if target != picture.size:
+        # Twice the target leaves the filter below enough to work with.
+        picture.draft(None, (2 * target[0], 2 * target[1]))
+    picture = _smoothable(name, picture)
+    if picture.size != target:
+        picture = picture.resize(target, Image.Resampling.LANCZOS, reducing_gap=2.0)
+    picture = _rgb(picture)
+    if orientation in _TRANSPOSE:
+        picture = picture.transpose(_TRANSPOSE[orientation])
+    return np.array(picture), size
 
 
 @contextmanager

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pixaff.errors import FormatError
+from pixaff.errors import FormatError, UsageError
 from pixaff.io.atomic import atomic_path
 from pixaff.io.npz import read_arrays
 
@@ -41,6 +42,17 @@ class ScoreFile:
     alpha: float
     walked_size: tuple[int, int]
     size: tuple[int, int]
+
+
+def check_saved(alphas: Iterable[float], lowest: float, highest: float) -> None:
+    """Refuse alphas that saved scores do not tell.
+
+    Raises:
+        UsageError: One is outside the range.
+    """
+    for alpha in alphas:
+        if not lowest <= alpha <= highest:
+            raise UsageError(f"alpha is {alpha:g}, and saved scores hold alpha {lowest:g} to {highest:g}")
 
 
 def read_scores(path: str | os.PathLike[str]) -> ScoreFile:

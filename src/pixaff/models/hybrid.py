@@ -54,7 +54,7 @@ class _Hybrid(Network):
     mean = (0.5, 0.5, 0.5)
     std = (0.5, 0.5, 0.5)
     frozen = ("resnet_backbone.stem", "resnet_backbone.stages.0")
-    image_size: int
+    image_size: int | None
     """Side in pixels of the square to which photos are resized."""
 
 
@@ -71,6 +71,7 @@ class HybridCam(_Hybrid):
     """
 
     new = ("head",)
+    single_scale = True
 
     def __init__(self, num_classes: int = 20, image_size: int | None = None) -> None:
         super().__init__()

@@ -28,6 +28,8 @@ class Network(nn.Module):
     std: tuple[float, ...]
     bgr = False
     bytes_per_pixel: int | None = None
+    image_size: int | None = None
+    single_scale = False
     frozen: tuple[str, ...] = ()
     new: tuple[str, ...] = ()
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from typing import overload
@@ -21,6 +20,9 @@ from torch import Tensor
 from pixaff.ops.neighbours import Borders, offsets, pairs_inside, source_shape, source_view, with_margins
 from pixaff.ops.solvers import Solver, take_steps
 from pixaff.ops.transition import transition_matrix
+
+Spread = Callable[[Callable[[list[int]], list[Tensor]], list[list[int]]], Iterable[list[Tensor]]]
+"""How the walks of several batches are mapped: the built-in `map`, or a pool's."""
 
 # Images walked together as one matrix, at most. CUDA wants many images to be busy: some 70 MB of matrix. A CPU walks
 # each by itself, which its cache holds, and several side by side.
@@ -42,6 +44,7 @@ def random_walk(
     solver: Solver = ...,
     tol: float = ...,
     borders: Borders = ...,
+    spread: Spread = ...,
 ) -> Tensor: ...
 
 
@@ -55,6 +58,7 @@ def random_walk(
     solver: Solver = ...,
     tol: float = ...,
     borders: Borders = ...,
+    spread: Spread = ...,
 ) -> list[Tensor]: ...
 
 
@@ -67,11 +71,12 @@ def random_walk(
     solver: Solver = "auto",
     tol: float = 1e-5,
     borders: Borders = "published",
+    spread: Spread = map,
 ) -> Tensor | list[Tensor]:
     """Spread class scores over a grid along its affinities: scores T^steps.
 
-    One image, or two equal-length lists: images of any sizes and numbers of classes, walked side by side on a CPU and
-    as few block-diagonal matrices on CUDA. Not differentiable.
+    One image, or two equal-length lists: images of any sizes and numbers of classes, walked one after the other on a
+    CPU (or as ``spread`` does it) and as few block-diagonal matrices on CUDA. Not differentiable.
 
     Args:
         scores: (C, h, w), a floating type, one row per class to walk.
@@ -85,6 +90,7 @@ def random_walk(
             largest error of a single score is about of that size.
         borders: "published" or "full", as for `pair_affinity`. Full also walks what the published graph leaves alone:
             nodes near the corners, and grids of fewer than 5 rows or 9 columns.
+        spread: maps a function over batches as the built-in `map` does; that of a thread pool walks several at a time.
 
     Returns:
         (C, h, w), or a list of them: float64 if anything given is, else float32. Nodes without neighbours keep
@@ -94,7 +100,7 @@ def random_walk(
         ValueError: for shapes, types, devices or settings that do not fit.
     """
     if isinstance(scores, Tensor) and isinstance(affinity, Tensor):
-        return random_walk([scores], [affinity], beta, steps, radius, solver, tol, borders)[0]
+        return random_walk([scores], [affinity], beta, steps, radius, solver, tol, borders, spread)[0]
     if isinstance(scores, Tensor) or isinstance(affinity, Tensor):
         raise ValueError("scores and affinity: found a tensor and a list, expected two tensors or two lists")
     if len(scores) != len(affinity):
@@ -104,7 +110,8 @@ def random_walk(
         _check_pair(one_scores, one_affinity, radius, borders, scores[0].device)
     if borders == "full":
         inner = [_with_margins(*pair, radius) for pair in zip(scores, affinity, strict=True)]
-        margined = random_walk([s for s, _ in inner], [a for _, a in inner], beta, steps, radius, solver, tol)
+        starts, affinities = [s for s, _ in inner], [a for _, a in inner]
+        margined = random_walk(starts, affinities, beta, steps, radius, solver, tol, spread=spread)
         return [source_view(one, radius).contiguous() for one in margined]
     double = any(tensor.dtype == torch.float64 for tensor in (*scores, *affinity))
     dtype = torch.float64 if double else torch.float32
@@ -126,7 +133,7 @@ def random_walk(
             ]
 
     batches = list(_batches(scores, device))
-    with _side_by_side(batches, scores, device) as spread:
+    with _few_threads(batches, scores, device):
         results = {
             i: one
             for batch, found in zip(batches, spread(walk, batches), strict=True)
@@ -197,24 +204,16 @@ def _batches(scores: Sequence[Tensor], device: torch.device) -> Iterator[list[in
         yield batch
 
 
-Map = Callable[[Callable[[list[int]], list[Tensor]], list[list[int]]], Iterable[list[Tensor]]]
-
-
 @contextmanager
-def _side_by_side(batches: Sequence[list[int]], scores: Sequence[Tensor], device: torch.device) -> Iterator[Map]:
-    """Yield what maps over the batches: in this thread, or on a CPU in as many as it may use, one core each."""
+def _few_threads(batches: Sequence[list[int]], scores: Sequence[Tensor], device: torch.device) -> Iterator[None]:
+    """One thread for the small products of ordinary images on a CPU; a large image keeps all of them."""
     threads = torch.get_num_threads()
-    if device.type != "cpu" or (len(batches) == 1 and scores[0][0].numel() >= _THREADED_NODES):
-        yield map
+    if threads == 1 or device.type != "cpu" or (len(batches) == 1 and scores[0][0].numel() >= _THREADED_NODES):
+        yield
         return
-    count = min(threads, len(batches))
+    torch.set_num_threads(1)
     try:
-        if count <= 1:
-            torch.set_num_threads(1)
-            yield map
-        else:
-            with ThreadPoolExecutor(count, "walk", initializer=torch.set_num_threads, initargs=(1,)) as pool:
-                yield pool.map
+        yield
     finally:
         torch.set_num_threads(threads)  # parts of it, such as MKL's, hold for the whole process
 

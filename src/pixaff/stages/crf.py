@@ -1,31 +1,36 @@
-"""Activation maps sharpened by a dense CRF, with much and with little background: the two sides of affinity labels."""
+"""CAMs refined by a dense CRF, with much and with little background: the two sides of affinity labels."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
-from pixaff.io.cams import read_cams
+from pixaff.device import check_engine, pick_device
+from pixaff.io.cams import SUFFIXES, check_format, find_cams, read_cams, write_maps
+from pixaff.io.images import load_image
+from pixaff.model_options import ModelOptions
+from pixaff.models.registry import preset_settings
 from pixaff.ops.cam import with_background
 from pixaff.ops.crf import dense_crf
-from pixaff.settings import Settings, preset_settings
-from pixaff.stages.device import device_words, pick_device
-from pixaff.stages.formats import SUFFIXES, check_format, write_maps
-from pixaff.stages.inputs import existing_folder, find_cams, find_images
-from pixaff.stages.maps import given_maps, load_photo
-from pixaff.stages.pools import default_workers, in_processes, in_threads
-from pixaff.stages.record import announce, write_record
-from pixaff.stages.refine import check_engine
-from pixaff.stages.runner import Callback, Outcome, Report, run, silent
+from pixaff.options import divide
+from pixaff.predictor import Sample, fitted_cams
+from pixaff.run_options import RunOptions
+from pixaff.settings import Settings
+from pixaff.stages.batch.executors import default_workers, in_processes, in_threads
+from pixaff.stages.batch.inputs import existing_folder, find_images
+from pixaff.stages.batch.run import Outcome, Report, run_into
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from pixaff.keywords import CrfKeywords
 
 COMMAND = "crf"
-SETTINGS = ("preset", "crf_low", "crf_high", "size")
 SIDES = ("low", "high")
-FORMATS = ("npz", "psa")
 PHOTOS_PER_WORKER = 8
 """Fewer are done in this process."""
 
@@ -36,51 +41,39 @@ def crf(
     out: str | Path,
     *,
     preset: str = "lite",
-    crf_low: float | None = None,
-    crf_high: float | None = None,
-    size: int | None = None,
-    engine: str = "auto",
-    format: str = "npz",
     listing: str | Path | None = None,
-    device: str = "auto",
-    workers: int | None = None,
-    overwrite: bool = False,
-    report: Callback = silent,
+    format: Literal["npz", "psa"] = "npz",
+    run: RunOptions | None = None,
+    **options: Unpack[CrfKeywords],
 ) -> Report:
     """Write ``out/low/NAME.npz`` and ``out/high/NAME.npz`` for each photo: posteriors of background and classes.
 
-    The background score of activation maps is ``(1 - max cam) ** power``; both powers share one lattice. The
-    posteriors are float16, their first row (class 0) is the background. For the programs of others, ``format`` makes
-    the files ``NAME.npy``, with float32 posteriors of the photo's own size.
+    The background score of CAMs is ``(1 - max CAM) ** alpha``; both alphas share one lattice. The posteriors are
+    float16, their first row (class 0) is the background. For the programs of others, ``format`` makes the files
+    ``NAME.npy``, with float32 posteriors of the photo's own size.
 
     Args:
         inputs: Photos: a folder, a file, "-" for paths on standard input, or several of these.
-        cams: Folder of their activation maps, in any of the formats that `pixaff.io.cams.read_cams` reads.
+        cams: Folder of their CAMs, in any of the formats that `pixaff.io.cams.read_cams` reads.
         out: Folder for the two folders of posteriors.
-        preset: Settings whose numbers apply where none is given.
-        crf_low: Background power with much background.
-        crf_high: Background power with little background.
-        size: Long side in pixels at which the CRF works; 0 means the photo's own.
-        engine: "torch", "pydensecrf", or "auto" for whichever is installed and fits the device.
+        preset: Settings that apply where an option is not given.
+        listing: Image list; only its images are taken.
         format: "npz" is ours; "psa" is what the program of that name reads.
-        listing: List of photos to take.
-        device: Where the torch engine computes.
-        workers: Processes; default all processors. Short lists stay in this process.
-        overwrite: Make what exists again.
-        report: Receives an `Event` for each photo.
+        run: How the run computes and whom it tells, as one object; single ``options`` take precedence.
+        **options: ``crf_low``, ``crf_high`` and ``size`` of `pixaff.Settings`, ``engine``, and fields of
+            `pixaff.run_options.RunOptions` (``device``, ``workers``, ``overwrite``, ``report``, ``progress``).
 
     Raises:
-        UsageError: A setting is out of range or there is no photo.
+        UsageError: An option is unknown or out of range, or there is no photo.
         OutputError: The output folder cannot be written.
     """
-    out, folder = Path(out), existing_folder(cams, "make activation maps first: pixaff cam")
-    settings = preset_settings(preset).replace(crf_low=crf_low, crf_high=crf_high, size=size)
+    model, given, how = divide(options, COMMAND, ModelOptions, Settings, RunOptions)
+    engine, run = check_engine(ModelOptions(**model).engine), RunOptions.of(run, how)
+    out, folder = Path(out), existing_folder(cams, "make CAMs first: pixaff cam")
+    settings = preset_settings(preset).replace(**given)
     photos = find_images(inputs, None if listing is None else Path(listing))
-    where = pick_device(device)
-    shown = {"cams": str(cams), **settings.pick(SETTINGS), "engine": check_engine(engine)}
-    shown["format"] = check_format(format, FORMATS)
-    announce(out, COMMAND, shown, device=device_words(where), overwrite=overwrite, report=report)
-    outputs = partial(_outputs, out, SUFFIXES[format])
+    where, count = pick_device(run.device), run.workers or default_workers()
+    outputs = partial(_outputs, out, SUFFIXES[check_format(format, posteriors=True)])
     work = partial(
         _posteriors,
         cams=folder,
@@ -90,7 +83,6 @@ def crf(
         engine=engine,
         device=str(where),
     )
-    count = workers or default_workers()
 
     def spread(todo: Sequence[Path]) -> Generator[tuple[Path, Outcome], None, None]:
         # A worker process costs seconds of imports, and CUDA wants one process.
@@ -98,25 +90,23 @@ def crf(
             return in_processes(todo, work, workers=count)
         return in_threads(todo, work, workers=1)
 
-    result = run(
+    return run_into(
+        out,
         photos,
         spread,
         command=COMMAND,
         outputs=outputs,
-        overwrite=overwrite,
-        report=report,
+        settings={
+            "cams": str(cams),
+            "preset": settings.preset,
+            **settings.of(COMMAND),
+            "engine": engine,
+            "format": format,
+        },
+        device=where,
+        options=run,
+        listing=listing,
     )
-    write_record(
-        out,
-        COMMAND,
-        shown,
-        device=device_words(where),
-        list=listing,
-        images=len(photos),
-        counts=result.counts(),
-        failed=dict(result.failed),
-    )
-    return result
 
 
 def _outputs(out: Path, suffix: str, photo: Path) -> tuple[Path, ...]:
@@ -133,13 +123,12 @@ def _posteriors(
     engine: str,
     device: str,
 ) -> dict[str, Any]:
-    """Read a photo and its maps, write both posteriors."""
+    """Read a photo and its CAMs, write both posteriors."""
     file = read_cams(find_cams(cams, photo.stem))
-    loaded = load_photo(photo, None, settings)
-    present, maps = given_maps(file, loaded, torch.device(device))
-    powers = (settings.crf_low, settings.crf_high)
-    unaries = torch.stack([with_background(maps, power) for power in powers])
-    posteriors = dense_crf(loaded.image, unaries, engine=engine).cpu().numpy()
+    image, size = load_image(photo, settings.size)
+    present, maps = fitted_cams(file, Sample(image, size), torch.device(device))
+    unaries = torch.stack([with_background(maps, alpha) for alpha in (settings.crf_low, settings.crf_high)])
+    posteriors = dense_crf(image, unaries, engine=engine).cpu().numpy()
     for path, posterior in zip(outputs(photo), posteriors, strict=True):
-        write_maps(path, form, [0, *(index + 1 for index in present)], posterior, loaded.size)
+        write_maps(path, form, [0, *(index + 1 for index in present)], posterior, size)
     return {}

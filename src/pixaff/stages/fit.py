@@ -1,6 +1,6 @@
 """Tagged photos of any classes in, a model of one's own and its masks out: the whole chain in one resumable run.
 
-train-cam, cam, crf, train-affinity, propagate; a network with a pixel head (`pixaff.models.lite.LiteCam`) is first
+train-cam, cam, crf, train-affinity, propagate; a network with a segmentation head (`pixaff.models.lite.LiteCam`) is first
 trained further on what a CRF makes of its own maps: cam, crf and train-cam once more.
 """
 
@@ -8,32 +8,42 @@ from __future__ import annotations
 
 import csv
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 from xml.etree import ElementTree
 
-from pixaff.errors import LabelsError, UsageError
+from pixaff.device import device_words, pick_device
+from pixaff.errors import LabelsError, TrainingError, UsageError
+from pixaff.events import Callback, Event
 from pixaff.io.atomic import write_text
 from pixaff.io.labels import read_classes
-from pixaff.models import create_model, load_checkpoint
+from pixaff.models import load_checkpoint, registry
 from pixaff.models.bundle import AFFINITY, CAM, RECORD, write_bundle
+from pixaff.models.registry import create_affinity_network, create_cam_network
+from pixaff.options import divide
+from pixaff.recipe import Recipe, whole_recipe
+from pixaff.run_options import RunOptions, TrainingOptions
 from pixaff.settings import Settings, value_words
+from pixaff.stages.batch.image_labels import labels_of, read_given_labels
+from pixaff.stages.batch.inputs import find_images
+from pixaff.stages.batch.record import read_record, write_record
+from pixaff.stages.batch.run import Report
 from pixaff.stages.cam import cam
 from pixaff.stages.crf import crf
-from pixaff.stages.device import device_words, pick_device
-from pixaff.stages.inputs import find_images
-from pixaff.stages.labelling import labels_of, read_given_labels
 from pixaff.stages.propagate import propagate
-from pixaff.stages.record import read_record, write_record
-from pixaff.stages.runner import Callback, Event, Report, silent
 from pixaff.stages.train_affinity import train_affinity
 from pixaff.stages.train_cam import train_cam
-from pixaff.stages.training import recipe
 from pixaff.stages.training.folder import Trained, digest, leave_out, leave_out_unreadable
-from pixaff.stages.training.recipe import SEED_RECIPE, Recipe, TrainingError
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from pixaff.keywords import TrainingKeywords
 
 COMMAND = "fit"
-PARTS = ("train-cam", "seed-cams", "seed-crf", "train-pixels", "cams", "crf", "train-affinity", "masks")
+PARTS = ("train-cam", "seed-cams", "seed-crf", "train-head", "cams", "crf", "train-affinity", "masks")
 """Subfolders of a run, in the order in which they are filled."""
 
 
@@ -45,25 +55,20 @@ def fit(
     classes: str | Path | Sequence[str] | None = None,
     listing: str | Path | None = None,
     settings: Settings | None = None,
-    cam_recipe: Recipe | None = None,
-    seed_recipe: Recipe = SEED_RECIPE,
-    affinity_recipe: Recipe | None = None,
+    cam_recipe: Recipe | Mapping[str, Any] | None = None,
+    head_recipe: Recipe | Mapping[str, Any] | None = None,
+    affinity_recipe: Recipe | Mapping[str, Any] | None = None,
     cam_init: str | Path | None = None,
     affinity_init: str | Path | None = None,
     reset_head: bool = False,
-    long_side: tuple[int, int] = (256, 512),
-    crop: int = 448,
-    engine: str = "auto",
-    device: str = "auto",
-    workers: int | None = None,
-    save_every: float = 300.0,
-    overwrite: bool = False,
-    report: Callback = silent,
+    engine: Literal["auto", "torch", "pydensecrf"] = "auto",
+    run: RunOptions | None = None,
+    **options: Unpack[TrainingKeywords],
 ) -> Trained:
     """Train a model for one's own classes and write masks: train-cam, cam, crf, train-affinity, propagate.
 
-    A run that was stopped goes on where it was when it is started again with the same arguments. Afterwards
-    ``out`` is a model for `pixaff.propagate`; its masks are in ``out/masks``.
+    A run that was stopped continues where it was when it is started again with the same arguments. Afterwards ``out``
+    is a model for `pixaff.load` and `pixaff.propagate`; its masks are in ``out/masks``.
 
     Args:
         photos: A folder, files, or "-"; see `find_images`.
@@ -71,49 +76,47 @@ def fit(
         out: Folder of the run.
         classes: classes.txt or the names themselves, in the order of the mask values; None takes every name that
             the labels use, in alphabetical order.
-        listing: List of the photos to take.
-        settings: Networks and numbers of the model, kept in it.
-        cam_recipe, seed_recipe, affinity_recipe: Epochs, learning rate, seed and the like of the classifier's
-            training, of its pixel head's if it has one, and of the AffinityNet's; None takes each network's own.
-        cam_init, affinity_init, reset_head: Weights to start from; see `pixaff.train_cam`.
-        long_side: Range of the long side in pixels to which a photo is randomly resized for the classifier.
-        crop: Side in pixels of the random crop of all trainings.
+        listing: Image list; only its images are used.
+        settings: Networks and hyper-parameters of the model, kept in it.
+        cam_recipe, head_recipe, affinity_recipe: Hyper-parameters of the classifier's training, of its segmentation
+            head's if it has one, and of the AffinityNet's: whole recipes, or values that replace those of the network's
+            own.
+        cam_init, affinity_init, reset_head: Initial weights; see `pixaff.train_cam`.
         engine: Of the dense CRF: "torch", "pydensecrf" or "auto".
-        device: "auto", "cpu", "cuda" or "cuda:n".
-        workers: Processes or threads that help; None chooses.
-        save_every: Seconds between two checkpoints.
-        overwrite: Remove what an earlier run left in ``out`` and start anew.
-        report: Receives an `Event` for each step and photo of every stage.
+        run: How the run computes and whom it tells, as one object; single ``options`` take precedence.
+        **options: Fields of `pixaff.run_options.TrainingOptions`: ``device``, ``workers``, ``save_every``,
+            ``overwrite``, ``report``, ``progress``. A run always resumes.
 
     Returns:
         The run's folder, the photos that have masks and those that failed in any stage, with the reason.
 
     Raises:
-        UsageError: An option is out of range, or ``out`` holds a run with other options or photos.
+        UsageError: An option is unknown or out of range, or ``out`` holds a run with other options or photos.
         LabelsError: Labels or classes cannot be read, or no photo has a label.
         TrainingError: No photo is left, or a loss is not finite.
-        CheckpointError: Weights to start from cannot be read or do not fit.
+        CheckpointError: Initial weights cannot be read or do not fit.
     """
     out, labels = Path(out), Path(labels)
-    settings = settings or Settings()
-    cam_recipe = cam_recipe or recipe.cam_recipe(settings.cam)
-    affinity_recipe = affinity_recipe or recipe.affinity_recipe(settings.affinity)
-    where = pick_device(device)
+    how = TrainingOptions.of(run, divide(options, COMMAND, TrainingOptions)[0])
+    report, settings = how.report, settings or Settings()
+    cam_recipe = whole_recipe(cam_recipe, registry.cam_recipe(settings.cam))
+    head_recipe = whole_recipe(head_recipe, registry.head_recipe(settings.cam))
+    affinity_recipe = whole_recipe(affinity_recipe, registry.affinity_recipe(settings.affinity))
+    where = pick_device(how.device)
     result = Trained(path=out)
-    if overwrite:
+    if how.overwrite:
         _clear(out)
+    each = replace(how, overwrite=False, resume=True)
     names = _class_names(labels, classes)
     labelled = _labelled_photos(photos, labels, names, listing, result, report)
     kept = list(labelled)
     options = {
         **settings.to_dict(),
         **{f"cam {name}": value for name, value in cam_recipe.to_dict().items()},
-        **{f"seed {name}": value for name, value in seed_recipe.to_dict().items()},
+        **{f"head {name}": value for name, value in head_recipe.to_dict().items()},
         **{f"affinity {name}": value for name, value in affinity_recipe.to_dict().items()},
         "cam init": None if cam_init is None else str(cam_init),
         "affinity init": None if affinity_init is None else str(affinity_init),
-        "long side": list(long_side),
-        "crop": crop,
         "engine": engine,
         "classes": list(names),
         "data": digest(f"{photo.stem} {present}" for photo, present in labelled.items()),
@@ -140,63 +143,57 @@ def fit(
 
     stage(
         lambda paths, listed: train_cam(
-            paths, labels, names, out / "train-cam", model=settings.cam, init=cam_init, reset_head=reset_head,
-            listing=listed, size=long_side, crop=crop, recipe=cam_recipe, device=device, workers=workers,
-            save_every=save_every, resume=True, report=report,
+            paths, labels, names, out / "train-cam", network=settings.cam, init=cam_init, reset_head=reset_head,
+            listing=listed, recipe=cam_recipe, run=each,
         )
     )  # fmt: skip
-    cam_model, trained = create_model(settings.cam, len(names)), out / "train-cam"
-    if hasattr(cam_model, "pixel_logits"):
+    cam_model, trained = create_cam_network(settings.cam, len(names)), out / "train-cam"
+    if cam_model.has_segmentation_head:
         stage(
             lambda paths, listed: cam(
                 paths, out / "seed-cams", model=out / "train-cam", labels=labels, listing=listed, scales=(1.0,),
-                flip=False, size=settings.size, device=device, workers=workers, report=report,
+                flip=False, size=settings.size, run=each,
             )
         )  # fmt: skip
         stage(
             lambda paths, listed: crf(
                 paths, out / "seed-cams", out / "seed-crf", crf_low=settings.seed_low, crf_high=settings.seed_high,
-                size=settings.size, engine=engine, listing=listed, device=device, workers=workers, report=report,
+                size=settings.size, engine=engine, listing=listed, run=each,
             )
         )  # fmt: skip
         stage(
             lambda paths, listed: train_cam(
-                paths, labels, names, out / "train-pixels", model=settings.cam, init=out / "train-cam" / CAM,
-                crf_low=out / "seed-crf" / "low", crf_high=out / "seed-crf" / "high", listing=listed, size=long_side,
-                crop=crop, recipe=seed_recipe, device=device, workers=workers, save_every=save_every, resume=True,
-                report=report,
+                paths, labels, names, out / "train-head", network=settings.cam, init=out / "train-cam" / CAM,
+                crf_low_dir=out / "seed-crf" / "low", crf_high_dir=out / "seed-crf" / "high", listing=listed,
+                recipe=head_recipe, run=each,
             )
         )  # fmt: skip
-        trained = out / "train-pixels"
+        trained = out / "train-head"
     load_checkpoint(cam_model, trained / CAM)
     if not (out / RECORD).is_file():
         write_bundle(out, settings.cam, None, cam_model, None, names, settings)
-    stage(
-        lambda paths, listed: cam(
-            paths, out / "cams", model=out, labels=labels, listing=listed, device=device, workers=workers, report=report
-        )
-    )
+    stage(lambda paths, listed: cam(paths, out / "cams", model=out, labels=labels, listing=listed, run=each))
     stage(
         lambda paths, listed: crf(
             paths, out / "cams", out / "crf", crf_low=settings.crf_low, crf_high=settings.crf_high,
-            size=settings.size, engine=engine, listing=listed, device=device, workers=workers, report=report,
+            size=settings.size, engine=engine, listing=listed, run=each,
         )
     )  # fmt: skip
     stage(
         lambda paths, listed: train_affinity(
-            paths, out / "crf" / "low", out / "crf" / "high", out / "train-affinity", model=settings.affinity,
-            init=affinity_init, listing=listed, size=settings.size, crop=crop, radius=settings.radius,
-            recipe=affinity_recipe, device=device, workers=workers, save_every=save_every, resume=True, report=report,
+            paths, out / "crf" / "low", out / "crf" / "high", out / "train-affinity", network=settings.affinity,
+            init=affinity_init, listing=listed, size=settings.size, radius=settings.radius, recipe=affinity_recipe,
+            run=each,
         )
     )  # fmt: skip
-    affinity_model = load_checkpoint(create_model(settings.affinity), out / "train-affinity" / AFFINITY)
+    affinity_model = create_affinity_network(settings.affinity)
+    load_checkpoint(affinity_model, out / "train-affinity" / AFFINITY)
     write_bundle(out, settings.cam, settings.affinity, cam_model, affinity_model, names, settings)
     masks = stage(
         lambda paths, listed: propagate(
-            paths, out / "masks", model=out, labels=labels, cams=out / "cams", listing=listed, engine=engine,
-            device=device, workers=workers, report=report,
+            paths, out / "masks", model=out, labels=labels, cams=out / "cams", listing=listed, engine=engine, run=each
         )
-    )  # fmt: skip
+    )
     result.done, result.skipped, result.seconds = masks.done, masks.skipped, seconds
     return result
 
@@ -266,7 +263,7 @@ def _same_run(out: Path, options: dict[str, object]) -> None:
     if changed:
         raise UsageError(
             f"{out} holds a run with other options or photos: {', '.join(changed)}",
-            "go on with the same ones, choose another folder, or overwrite it",
+            "use the same ones to continue it, choose another folder, or overwrite it",
         )
 
 

@@ -2,27 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from pixaff.errors import FormatError, UsageError
 from pixaff.io.cams import read_cams
-from pixaff.io.scores import read_scores
-from pixaff.ops.powers import HIGHEST, LOWEST
+from pixaff.io.scores import check_saved, read_scores
 
 FOLDER = "scores"
 """Where `pixaff.propagate` puts them, in the folder of the masks."""
-
-
-def check_saved(alphas: Iterable[float], lowest: float = LOWEST, highest: float = HIGHEST) -> None:
-    """Refuse background powers that saved scores do not tell.
-
-    Raises:
-        UsageError: One is outside the range.
-    """
-    for alpha in alphas:
-        if not lowest <= alpha <= highest:
-            raise UsageError(f"alpha is {alpha:g}, and saved scores hold alpha {lowest:g} to {highest:g}")
 
 
 def swept_powers(sweep: Mapping[str, Sequence[float]] | None, cams: bool) -> tuple[float, ...]:

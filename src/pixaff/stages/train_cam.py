@@ -4,34 +4,35 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
-from torch import nn
 
-from pixaff.errors import LabelsError, UsageError
+from pixaff.errors import LabelsError, TrainingError, UsageError
+from pixaff.events import Callback, Event
 from pixaff.io.labels import read_classes
-from pixaff.models import create_model
+from pixaff.models.base import CamNetwork, Network
 from pixaff.models.bundle import CAM
-from pixaff.stages.fetching import posterior_folder
-from pixaff.stages.inputs import find_images
-from pixaff.stages.labelling import labels_of, read_given_labels
-from pixaff.stages.pools import default_workers
-from pixaff.stages.runner import Callback, Event, silent
-from pixaff.stages.training.datasets import IGNORE, AffinityPhotos, CamPhotos, normalisation
-from pixaff.stages.training.folder import (
-    Trained,
-    check_sizes,
-    digest,
-    finish,
-    is_trained,
-    leave_out,
-    leave_out_unreadable,
-)
+from pixaff.models.registry import cam_recipe, create_cam_network, head_recipe
+from pixaff.options import divide
+from pixaff.recipe import Recipe, whole_recipe
+from pixaff.run_options import RunOptions, TrainingOptions
+from pixaff.stages.batch.executors import default_workers
+from pixaff.stages.batch.image_labels import labels_of, read_given_labels
+from pixaff.stages.batch.inputs import find_images
+from pixaff.stages.training.augment import Normalisation
+from pixaff.stages.training.datasets import IGNORE, AffinityPhotos, CamPhotos
+from pixaff.stages.training.folder import Trained, digest, finish, is_trained, leave_out, leave_out_unreadable
 from pixaff.stages.training.loop import LossFn, train
 from pixaff.stages.training.posteriors import confident_cells
-from pixaff.stages.training.recipe import SEED_RECIPE, Recipe, TrainingError, cam_recipe
 from pixaff.stages.training.starting import RANDOM, seeded, start_weights
+from pixaff.weights import posterior_folder
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from pixaff.keywords import TrainingKeywords
 
 COMMAND = "train-cam"
 
@@ -42,21 +43,15 @@ def train_cam(
     classes: str | Path | Sequence[str],
     out: str | Path,
     *,
-    model: str = "lite_cam",
+    network: str = "lite_cam",
     init: str | Path | None = None,
     reset_head: bool = False,
     listing: str | Path | None = None,
-    crf_low: str | Path | None = None,
-    crf_high: str | Path | None = None,
-    size: tuple[int, int] = (256, 512),
-    crop: int = 448,
-    recipe: Recipe | None = None,
-    device: str = "auto",
-    workers: int | None = None,
-    save_every: float = 300.0,
-    resume: bool = False,
-    overwrite: bool = False,
-    report: Callback = silent,
+    crf_low_dir: str | Path | None = None,
+    crf_high_dir: str | Path | None = None,
+    recipe: Recipe | Mapping[str, Any] | None = None,
+    run: RunOptions | None = None,
+    **options: Unpack[TrainingKeywords],
 ) -> Trained:
     """Train a classifier with the multi-label soft margin loss (section 4.2) on photos with image-level labels.
 
@@ -65,43 +60,37 @@ def train_cam(
         labels: labels.csv or a folder of VOC XML files.
         classes: classes.txt, or the names themselves, in the order of the mask values 1, 2, ...
         out: Folder of the weights ``cam.safetensors``, ``metrics.jsonl``, ``loss.png`` and ``run.json``.
-        model: Name of the network; see `pixaff.models.create_model`.
-        init: Weights to start from, a file or "random"; what the file lacks starts anew. None takes the weights
-            shipped with pixaff where the network has some.
-        reset_head: Let the class rows start anew where ``init`` has those of another number of classes.
-        listing: List of the photos to train on.
-        crf_low: Folder of posteriors with much background, made from a first network's maps. With both folders it is
-            the network's pixel head that is trained, on the cells that both are sure of (see `seed_loss`).
-        crf_high: Folder of posteriors with little background.
-        size: Range of the long side in pixels to which a photo is randomly resized.
-        crop: Side in pixels of the random crop.
-        recipe: Epochs, learning rate, seed and the like; None takes the network's own (see
-            `cam_recipe`), or `SEED_RECIPE` with posteriors.
-        device: "auto", "cpu", "cuda" or "cuda:n".
-        workers: Processes that read photos; None chooses.
-        save_every: Seconds between two checkpoints.
-        resume: Go on from the checkpoint in ``out`` when there is one.
-        overwrite: Train anew although ``out`` holds a training.
-        report: Receives an `Event` for each step and each photo that is left out.
+        network: Registry name of the network; see `pixaff.models.create_model`.
+        init: Initial weights, a file or "random"; what the file lacks is re-initialised. None takes the weights shipped
+            with pixaff where the network has some.
+        reset_head: Re-initialise the classifier weights where ``init`` has those of another number of classes.
+        listing: Image list; only its images are trained on.
+        crf_low_dir: Folder of posteriors with much background, made from a first network's CAMs. With both folders the
+            network's segmentation head is trained, on the cells that both are sure of (see `seed_loss`).
+        crf_high_dir: Folder of posteriors with little background.
+        recipe: Hyper-parameters: a whole `Recipe`, or those that replace values of the network's own.
+        run: How the run computes and whom it tells, as one object; single ``options`` take precedence.
+        **options: Fields of `pixaff.run_options.TrainingOptions`: ``device``, ``workers``, ``save_every``, ``resume``,
+            ``overwrite``, ``report``, ``progress``.
 
     Returns:
         The path of the weights, the photos trained on and those left out with the reason. Finished weights in
         ``out`` are returned as they are.
 
     Raises:
-        UsageError: An option is out of range, or ``out`` holds an unfinished training and neither ``resume`` nor
-            ``overwrite`` is given.
+        UsageError: An option is unknown or out of range, or ``out`` holds an unfinished training and neither ``resume``
+            nor ``overwrite`` is given.
         LabelsError: Labels or classes cannot be read, or no photo has a label.
         TrainingError: No photo is left, the loss is not finite, or the checkpoint belongs to another training.
         CheckpointError: ``init`` cannot be read or does not fit.
     """
-    weights = Path(out) / CAM
-    check_sizes(crop, *size)
-    if (crf_low is None) != (crf_high is None):
-        raise UsageError("found one folder of posteriors, expected two", "give both --crf-low and --crf-high")
-    recipe = recipe or (cam_recipe(model) if crf_low is None else SEED_RECIPE)
+    how = TrainingOptions.of(run, divide(options, COMMAND, TrainingOptions)[0])
+    weights, report = Path(out) / CAM, how.report
+    if (crf_low_dir is None) != (crf_high_dir is None):
+        raise UsageError("found one folder of posteriors, expected two", "give both --crf-low-dir and --crf-high-dir")
+    recipe = whole_recipe(recipe, cam_recipe(network) if crf_low_dir is None else head_recipe(network))
     result = Trained(path=weights)
-    if is_trained(weights, resume, overwrite, COMMAND, report):
+    if is_trained(weights, how, COMMAND):
         return result
     names = read_classes(classes) if isinstance(classes, (str, Path)) else tuple(classes)
     found = find_images(photos, None if listing is None else Path(listing))
@@ -117,55 +106,36 @@ def train_cam(
     _name_missing_classes(names, present, report)
 
     with seeded(recipe.seed):
-        network = create_model(model, len(names))
-        if not hasattr(network, "cam"):
-            raise UsageError(f"{model} makes no activation maps", "choose another --model, such as lite_cam")
-        start = start_weights(network, model, init, COMMAND, report, reset_head)
+        model = create_cam_network(network, len(names))
+        start = start_weights(model, network, init, COMMAND, report, reset_head)
     if start == RANDOM and recipe.backbone_lr_scale == 0:
-        text = f"the backbone of {model} is random and stays so: give its weights with --init, or --backbone-lr-scale 1"
+        text = f"the backbone of {network} is random and frozen: give weights with --init, or --backbone-lr-scale 1"
         report(Event("warning", COMMAND, text))
-    if hasattr(network, "pixel_logits"):
-        network.get_buffer("seeded").fill_(crf_low is not None)
-    elif crf_low is not None:
-        raise UsageError(f"{model} has no pixel head to train on posteriors", "leave out --crf-low and --crf-high")
-    mean, std, bgr = normalisation(network)
-    config = {"model": model, "init": start, "classes": list(names), "size": list(size), "crop": crop}
+    if crf_low_dir is not None and not model.has_segmentation_head:
+        raise UsageError(f"{network} has no segmentation head", "leave out --crf-low-dir and --crf-high-dir")
+    model.use_segmentation_head(crf_low_dir is not None)
+    config = {"model": network, "init": start, "classes": list(names)}
+    normalisation = Normalisation(model.mean, model.std, model.bgr)
     dataset: CamPhotos | AffinityPhotos
-    if crf_low is None or crf_high is None:
-        dataset = CamPhotos(
-            kept, present, len(names), mean=mean, std=std, bgr=bgr, size=size, crop=crop, seed=recipe.seed
-        )
+    if crf_low_dir is None or crf_high_dir is None:
+        dataset = CamPhotos(kept, present, len(names), normalisation=normalisation, recipe=recipe)
         config["data"] = digest(f"{photo.stem} {shown}" for photo, shown in zip(kept, present, strict=True))
         loss: LossFn = cam_loss
     else:
-        low, high = (posterior_folder(folder, COMMAND, report) for folder in (crf_low, crf_high))
+        low, high = (posterior_folder(folder, COMMAND, report) for folder in (crf_low_dir, crf_high_dir))
         kept, sizes, maps = confident_cells(
-            kept, low, high, size[1], workers or default_workers(), result, COMMAND, report
+            kept, low, high, recipe.resize[1], how.workers or default_workers(), result, COMMAND, report
         )
-        dataset = AffinityPhotos(kept, sizes, maps, mean=mean, std=std, bgr=bgr, crop=crop, seed=recipe.seed)
+        dataset = AffinityPhotos(kept, sizes, maps, normalisation=normalisation, recipe=recipe)
         cells = zip(dataset.paths, dataset.label_maps, strict=True)
         config["data"] = digest(part for photo, labels in cells for part in (photo.stem, labels.tobytes()))
         loss = seed_loss
-    train(
-        network,
-        dataset,
-        loss,
-        result,
-        recipe,
-        config=config,
-        listing=listing,
-        device=device,
-        workers=workers,
-        save_every=save_every,
-        resume=resume,
-        command=COMMAND,
-        report=report,
-    )
-    finish(network, result, {"network": model, "classes": names})
+    train(model, dataset, loss, result, recipe, config=config, listing=listing, command=COMMAND, run=how)
+    finish(model, result, {"network": network, "classes": names})
     return result
 
 
-def cam_loss(model: nn.Module, batch: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def cam_loss(model: Network, batch: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """The loss of a batch, and how well the classes present are told from the others (F1, logit 0 and above)."""
     logits, target = model(batch["image"]).float(), batch["target"]
     loss = F.multilabel_soft_margin_loss(logits, target)
@@ -174,13 +144,14 @@ def cam_loss(model: nn.Module, batch: Mapping[str, torch.Tensor]) -> dict[str, t
     return {"loss": loss, "f1": 2 * hits / (predicted.sum() + target.sum()).clamp(min=1)}
 
 
-def seed_loss(model: nn.Module, batch: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Cross-entropy of the pixel head on the labelled cells of a batch, background and classes weighing the same.
+def seed_loss(model: Network, batch: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Cross-entropy of the segmentation head on the labelled cells of a batch, background and classes weighing the same.
 
     The seeding loss of Kolesnikov & Lampert, ECCV 2016 (equation 2), with a half for either side: most cells are
     background, and the network would else call everything that.
     """
-    logits = model.pixel_logits(batch["image"]).float()  # type: ignore[operator]
+    assert isinstance(model, CamNetwork)
+    logits = model.segmentation_logits(batch["image"]).float()
     labels = batch["labels"]
     logits = F.interpolate(logits, labels.shape[1:], mode="bilinear", align_corners=False)
     losses = F.cross_entropy(logits, labels, ignore_index=IGNORE, reduction="none")

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from typing import NamedTuple
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -96,13 +98,20 @@ def jitter_colours(
     return picture
 
 
-def place_picture(
-    picture: Image.Image, crop: Crop, mean: tuple[float, ...], std: tuple[float, ...], bgr: bool = False
-) -> torch.Tensor:
-    """Normalise the crop's window and put it on the canvas: float32 (3, side, side), zeros around it.
+class Normalisation(NamedTuple):
+    """How a network wants its colours: mean and standard deviation of red, green and blue from 0 to 1, and their order.
 
     With ``bgr`` the normalised colours come out in the order blue, green, red.
     """
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    bgr: bool = False
+
+
+def place_picture(picture: Image.Image, crop: Crop, normalisation: Normalisation) -> torch.Tensor:
+    """Normalise the crop's window and put it on the canvas: float32 (3, side, side), zeros around it."""
+    mean, std, bgr = normalisation
     pixels = F.normalize(F.to_dtype(F.pil_to_tensor(picture), torch.float32, scale=True), list(mean), list(std))
     canvas = torch.zeros(3, crop.side, crop.side)
     (top, left), (height, width) = crop.target, crop.extent

@@ -15,12 +15,13 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 from pixaff.errors import ImageError
 from pixaff.io.images import image_size, load_image
+from pixaff.recipe import Recipe
 from pixaff.stages.training.augment import (
+    Normalisation,
     cut_cells,
     cut_picture,
     jitter_colours,
@@ -83,12 +84,6 @@ def load_batches(dataset: Dataset[Sample], batches: list[list[Key]], workers: in
     )
 
 
-def normalisation(model: nn.Module) -> tuple[tuple[float, ...], tuple[float, ...], bool]:
-    """Mean and standard deviation of red, green and blue from 0 to 1 that a network expects, and whether as BGR."""
-    mean, std = (tuple(float(value) for value in getattr(model, name)) for name in ("mean", "std"))
-    return mean, std, bool(getattr(model, "bgr", False))
-
-
 class CamPhotos(Dataset[Sample]):
     """Photos with their classes, randomly resized, cropped, mirrored and coloured.
 
@@ -98,11 +93,8 @@ class CamPhotos(Dataset[Sample]):
         paths: The photos.
         classes: Of each photo, the present classes (0-based).
         num_classes: K.
-        mean, std: Normalisation of the network, of values 0 to 1.
-        bgr: Whether the network wants blue before red.
-        size: Range of the long side in pixels.
-        crop: Side of the crop in pixels.
-        seed: Decides all augmentation.
+        normalisation: What the network expects.
+        recipe: Its ``resize``, ``crop`` and ``seed`` decide the augmentation.
     """
 
     def __init__(
@@ -111,15 +103,11 @@ class CamPhotos(Dataset[Sample]):
         classes: Sequence[Sequence[int]],
         num_classes: int,
         *,
-        mean: tuple[float, ...],
-        std: tuple[float, ...],
-        size: tuple[int, int],
-        crop: int,
-        seed: int,
-        bgr: bool = False,
+        normalisation: Normalisation,
+        recipe: Recipe,
     ) -> None:
-        self.paths, self.mean, self.std, self.bgr = list(paths), mean, std, bgr
-        self.size, self.crop, self.seed = size, crop, seed
+        self.paths, self.normalisation = list(paths), colours
+        self.size, self.crop, self.seed = recipe.resize, recipe.crop, recipe.seed
         self.targets = torch.zeros(len(paths), num_classes)
         for row, present in zip(self.targets, classes, strict=True):
             row[list(present)] = 1.0
@@ -136,7 +124,7 @@ class CamPhotos(Dataset[Sample]):
             return {}, failed
         crop = random_crop(rng, random_size(rng, image.shape[:2], self.size), self.crop)
         picture = jitter_colours(rng, cut_picture(image, crop))
-        pixels = place_picture(picture, crop, self.mean, self.std, self.bgr)
+        pixels = place_picture(picture, crop, self.normalisation)
         return {"image": pixels, "target": self.targets[index]}, failed
 
 
@@ -149,7 +137,7 @@ class AffinityPhotos(Dataset[Sample]):
         paths: The photos.
         sizes: Of each photo, (height, width) in pixels to which it is brought.
         label_maps: Of each photo, uint8 (ceil(height / 8), ceil(width / 8)); see `pixaff.ops.labels`.
-        mean, std, bgr, crop, seed: As for `CamPhotos`; the crop is a multiple of 8.
+        normalisation, recipe: As for `CamPhotos`.
     """
 
     def __init__(
@@ -158,14 +146,11 @@ class AffinityPhotos(Dataset[Sample]):
         sizes: Sequence[tuple[int, int]],
         label_maps: Sequence[NDArray[np.uint8]],
         *,
-        mean: tuple[float, ...],
-        std: tuple[float, ...],
-        crop: int,
-        seed: int,
-        bgr: bool = False,
+        normalisation: Normalisation,
+        recipe: Recipe,
     ) -> None:
         self.paths, self.sizes, self.label_maps = list(paths), list(sizes), list(label_maps)
-        self.mean, self.std, self.bgr, self.crop, self.seed = mean, std, bgr, crop, seed
+        self.normalisation, self.crop, self.seed = normalisation, recipe.crop, recipe.seed
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -180,7 +165,7 @@ class AffinityPhotos(Dataset[Sample]):
         crop = random_crop(rng, self.sizes[index], self.crop, grid=CELL)
         picture = jitter_colours(rng, cut_picture(image, crop))
         labels = cut_cells(self.label_maps[index], crop, CELL, outside=IGNORE)
-        return {"image": place_picture(picture, crop, self.mean, self.std, self.bgr), "labels": labels}, failed
+        return {"image": place_picture(picture, crop, self.normalisation), "labels": labels}, failed
 
 
 def _first_readable(

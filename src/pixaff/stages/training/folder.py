@@ -12,8 +12,10 @@ from typing import Any
 from torch import nn
 
 from pixaff.errors import UsageError
+from pixaff.events import Callback, Event
 from pixaff.io.checkpoints import write_state_dict
-from pixaff.stages.runner import Callback, Event, Report
+from pixaff.run_options import TrainingOptions
+from pixaff.stages.batch.run import Report
 from pixaff.stages.training.checkpoint import CHECKPOINT
 from pixaff.stages.training.datasets import readable_photos
 
@@ -29,23 +31,23 @@ class Trained(Report):
     path: Path = field(default_factory=Path)
 
 
-def is_trained(weights: Path, resume: bool, overwrite: bool, command: str, report: Callback) -> bool:
+def is_trained(weights: Path, run: TrainingOptions, command: str) -> bool:
     """Whether the weights are there already. With ``overwrite`` they and the checkpoint are removed.
 
     Raises:
         UsageError: An unfinished training is there, and nobody said what should become of it.
     """
     checkpoint = weights.with_name(CHECKPOINT)
-    if overwrite and resume:
+    if run.overwrite and run.resume:
         raise UsageError("resume and overwrite contradict each other", "give one of them")
-    if overwrite:
+    if run.overwrite:
         weights.unlink(missing_ok=True)
         checkpoint.unlink(missing_ok=True)
     if weights.is_file():
-        report(Event("note", command, f"{weights} is there already; overwrite trains it anew"))
+        run.report(Event("note", command, f"{weights} exists; --overwrite trains it again"))
         return True
-    if checkpoint.is_file() and not resume:
-        raise UsageError(f"{weights.parent} holds an unfinished training", "resume it, or overwrite it")
+    if checkpoint.is_file() and not run.resume:
+        raise UsageError(f"{weights.parent} holds an unfinished training", "--resume continues it, --overwrite discards it")
     return False
 
 
@@ -77,15 +79,3 @@ def digest(parts: Iterable[str | bytes]) -> str:
         data = part.encode() if isinstance(part, str) else part
         whole.update(len(data).to_bytes(8, "little") + data)
     return whole.hexdigest()[:16]
-
-
-def check_sizes(crop: int, *long_side: int) -> None:
-    """Refuse sizes that no network can work with.
-
-    Raises:
-        UsageError: ``crop`` is no positive multiple of 8, or the range of the long side is empty.
-    """
-    if crop < 32 or crop % 8:
-        raise UsageError(f"crop is {crop}, expected a multiple of 8 from 32 on")
-    if list(long_side) != sorted(long_side) or min(long_side, default=1) < 1:
-        raise UsageError(f"the long side ranges from {' to '.join(map(str, long_side))}, expected smallest to largest")

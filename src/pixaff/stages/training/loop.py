@@ -20,46 +20,45 @@ import numpy as np
 import torch
 from torch import nn
 
-from pixaff.stages.device import device_words, pick_device
-from pixaff.stages.pools import default_workers
-from pixaff.stages.record import write_record
-from pixaff.stages.runner import Callback, Event, silent
+from pixaff.device import autocast, device_words, pick_device
+from pixaff.errors import TrainingError
+from pixaff.events import Callback, Event
+from pixaff.models.base import Network
+from pixaff.recipe import Recipe
+from pixaff.run_options import TrainingOptions
+from pixaff.stages.batch.executors import default_workers
+from pixaff.stages.batch.record import write_record
 from pixaff.stages.training.checkpoint import CHECKPOINT, Position, load_checkpoint, save_checkpoint
 from pixaff.stages.training.datasets import AffinityPhotos, CamPhotos, draw_batches, load_batches
 from pixaff.stages.training.folder import Trained, leave_out
 from pixaff.stages.training.interrupts import deferred_interrupts
 from pixaff.stages.training.metrics import Mean, append_record, draw_curve, keep_records
 from pixaff.stages.training.optimizer import build_optimizer, parameter_groups, set_lr
-from pixaff.stages.training.precision import autocast, settle_precision
-from pixaff.stages.training.recipe import Recipe, TrainingError
+from pixaff.stages.training.precision import settle_precision
 
 LOG_EVERY = 10
 """Steps that a record of metrics.jsonl sums up."""
 
-LossFn = Callable[[nn.Module, Mapping[str, torch.Tensor]], Mapping[str, torch.Tensor]]
+LossFn = Callable[[Network, Mapping[str, torch.Tensor]], Mapping[str, torch.Tensor]]
 """(model, batch) -> scalars by name: ``loss``, which is minimised, and whatever else is to be logged."""
 
 
 def train(
-    model: nn.Module,
+    model: Network,
     dataset: CamPhotos | AffinityPhotos,
     loss_fn: LossFn,
     result: Trained,
     recipe: Recipe,
     *,
     config: Mapping[str, Any],
+    run: TrainingOptions,
     listing: str | Path | None = None,
-    device: str = "auto",
-    workers: int | None = None,
-    save_every: float = 300.0,
-    resume: bool = False,
     command: str = "train",
-    report: Callback = silent,
 ) -> None:
     """Train a model in place.
 
     Args:
-        model: Has ``parameter_groups() -> {"backbone": [...], "head": [...]}``.
+        model: The network.
         dataset: Photos, indexed by (epoch, index).
         loss_fn: Called with the model and a batch on the device, in autocast when the precision is bf16.
         result: Names the weights file, in whose folder the training keeps its files. Photos that cannot be decoded
@@ -67,32 +66,29 @@ def train(
         recipe: The numbers of the training.
         config: What else decides the result (the network's name, the crop, a digest of the data), in plain values.
             A checkpoint is only resumed with the recipe and configuration that it was written with.
-        listing: List that chose the photos, for the record.
-        device: "auto", "cpu", "cuda" or "cuda:n".
-        workers: Processes that read photos; None chooses.
-        save_every: Seconds between two checkpoints; 0 writes one after every step.
-        resume: Go on from the folder's checkpoint when there is one.
-        command: Name of the stage, for its events.
-        report: Receives a ``settings`` event, notes, and after every step a ``progress`` event. Its ``data`` are
-            ``step``, ``steps``, ``epoch``, ``epochs``, ``lr``, ``images_per_second``, ``seconds_left`` and the terms
-            of the loss, averaged since the epoch began; its ``text`` says that in words.
+        run: Device, workers, checkpoints, and ``report``: it receives a ``settings`` event, notes, and after every step
+            a ``progress`` event. Its ``data`` are ``step``, ``steps``, ``epoch``, ``epochs``, ``lr``,
+            ``images_per_second``, ``seconds_left`` and the terms of the loss, averaged since the epoch began; its
+            ``text`` says that in words.
+        listing: Image list that chose the photos, for the record.
+        command: Name of the command, for its events.
 
     Raises:
         TrainingError: The loss is not finite, or the checkpoint belongs to another training.
         KeyboardInterrupt: After Ctrl-C, when the checkpoint has been written.
     """
-    out, where = result.path.parent, pick_device(device)
-    workers = (default_workers() if where.type == "cuda" else 1) if workers is None else workers
+    out, where, report = result.path.parent, pick_device(run.device), run.report
+    workers = (default_workers() if where.type == "cuda" else 1) if run.workers is None else run.workers
     # Convolutions, the depthwise ones above all, are faster in this layout: on the CPU by 1.28 times
     model.to(where).to(memory_format=torch.channels_last).train()
     groups = parameter_groups(model, recipe.weight_decay, recipe.backbone_lr_scale, recipe.head_lr_scale)
-    optimizer = build_optimizer(recipe.optimizer, groups, recipe.lr)
+    optimizer = build_optimizer(recipe, groups)
     batches = draw_batches(len(dataset), recipe.batch_size, recipe.epochs, recipe.seed)
     config = {**recipe.to_dict(), **config, "photos": len(dataset)}
     at = Position()
-    if resume and (out / CHECKPOINT).is_file():
+    if run.resume and (out / CHECKPOINT).is_file():
         at = load_checkpoint(out, model, optimizer, config)
-        report(Event("note", command, f"going on after step {at.step} of {len(batches)}"))
+        report(Event("note", command, f"continuing after step {at.step} of {len(batches)}"))
     began = at.step
     keep_records(out, began)
     write_record(out, command, config, device=device_words(where), list=listing, images=len(dataset))
@@ -147,12 +143,12 @@ def train(
                 append_record(out, {"kind": "epoch", **facts, **at.epoch.values()})
                 at.epoch = Mean()
             stop = interrupted()
-            if stop or time.monotonic() - saved >= save_every:
+            if stop or time.monotonic() - saved >= run.save_every:
                 save_checkpoint(out, at, model, optimizer, config)
                 draw_curve(out)
                 saved = time.monotonic()
             if stop:
-                report(Event("note", command, f"stopped after step {at.step} of {len(batches)}; resume to go on"))
+                report(Event("note", command, f"stopped after step {at.step} of {len(batches)}; --resume continues"))
                 raise KeyboardInterrupt
     draw_curve(out)
     result.seconds = time.monotonic() - started

@@ -1,7 +1,7 @@
-"""A folder in, a folder out: skip what is done, name what fails, go on with the rest.
+"""A folder in, a folder out: skip what is done, name what fails, continue with the rest.
 
-`run` keeps the books; how the work is spread is up to `in_batches` (decode and write in threads, compute in between)
-and `in_processes` (everything in worker processes). Both yield one outcome for every photo.
+`run` keeps count; how the work is spread is up to `in_batches` (decode and write in threads, compute in between) and
+`in_processes` (everything in worker processes). Both yield one outcome for every image.
 """
 
 from __future__ import annotations
@@ -12,45 +12,19 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from pixaff.errors import OutputError, PixaffError
+from pixaff.device import device_words
+from pixaff.events import Callback, Event, silent
+from pixaff.run_options import RunOptions
+from pixaff.stages.batch.record import announce, write_record
+
+if TYPE_CHECKING:
+    import torch
 
 Outcome = Mapping[str, Any] | BaseException
 """What became of a photo: facts about it for the record, or the exception that it raised."""
-
-
-@dataclass(frozen=True)
-class Event:
-    """Something the caller may want to show.
-
-    Attributes:
-        kind: "settings" (effective settings, in ``data``), "begin" (``total`` photos follow), "done", "skipped" or
-            "failed" (one photo), "progress" (a step of a training run, in ``data``), "download" (of
-            weights called ``text``; in ``data`` the bytes "done" and "total", which may be None), "note" or "warning"
-            (words), "end".
-        command: The stage that speaks, such as "propagate".
-        text: Words: why a photo failed, a note, a warning.
-        photo: The photo in question.
-        outputs: Its output files.
-        total: Number of photos or steps, with "begin".
-        data: Further facts.
-    """
-
-    kind: Literal["settings", "begin", "done", "skipped", "failed", "progress", "download", "note", "warning", "end"]
-    command: str
-    text: str = ""
-    photo: Path | None = None
-    outputs: tuple[Path, ...] = ()
-    total: int = 0
-    data: Mapping[str, Any] = field(default_factory=dict)
-
-
-Callback = Callable[[Event], None]
-
-
-def silent(event: Event) -> None:
-    """The callback of callers that want none: the `Report` tells the end of it."""
 
 
 @dataclass
@@ -141,3 +115,36 @@ def describe(error: BaseException) -> str:
         raise error
     words = " ".join(str(error).split())
     return f"{type(error).__name__}: {words[:300]}" if words else type(error).__name__
+
+
+def run_into(
+    out: Path,
+    photos: Sequence[Path],
+    work: Callable[[Sequence[Path]], Generator[tuple[Path, Outcome], None, None]],
+    *,
+    command: str,
+    outputs: Callable[[Path], tuple[Path, ...]],
+    settings: Mapping[str, Any],
+    device: torch.device,
+    options: RunOptions,
+    classes: Sequence[str] | None = None,
+    listing: str | Path | None = None,
+) -> Report:
+    """`run` with the run record: tell the settings, warn of outputs made with others, work, and write ``run.json``."""
+    words = device_words(device)
+    announce(out, command, settings, device=words, overwrite=options.overwrite, report=options.report)
+    result = run(
+        photos, work, command=command, outputs=outputs, overwrite=options.overwrite, report=options.report
+    )
+    write_record(
+        out,
+        command,
+        settings,
+        device=words,
+        **({} if classes is None else {"classes": classes}),
+        list=listing,
+        images=len(photos),
+        counts=result.counts(),
+        failed=dict(result.failed),
+    )
+    return result

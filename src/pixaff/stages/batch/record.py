@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from pixaff import __version__
+from pixaff.events import Callback, Event
 from pixaff.io.atomic import write_text
 from pixaff.settings import value_words
-from pixaff.stages.runner import Callback, Event
 
 NAME = "run.json"
 OTHERS = "other_settings"

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pixaff.errors import LabelsError, UsageError
+from pixaff.events import Callback, Event
 from pixaff.io.labels import read_classes, read_labels
-from pixaff.stages.runner import Callback, Event
 
 PREDICT = "predict"
 

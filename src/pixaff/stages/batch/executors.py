@@ -1,4 +1,9 @@
-"""Ways to keep a machine busy with a list of photos."""
+"""Ways to keep a machine busy with a list of images: threads that read and write, threads or processes that compute.
+
+The embedded networks are small and the walk and CRF are made of small products, so that splitting each operation
+between threads gains little, and costs much where other programs use the processors too: OpenMP's threads then wait
+for each other at the end of every operation. `lanes` computes several images side by side, each on one thread.
+"""
 
 from __future__ import annotations
 
@@ -7,14 +12,22 @@ import os
 import signal
 import threading
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from pixaff.errors import PixaffError
-from pixaff.stages.runner import Outcome
+from pixaff.stages.batch.run import Outcome
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from pixaff.predictor import Predictor
+    from pixaff.run_options import BatchOptions
 
 Loaded = TypeVar("Loaded")
 Result = TypeVar("Result")
@@ -22,7 +35,12 @@ READERS = 4
 """Threads that read and write beside a computation: enough to keep it fed, and each may hold a huge photo."""
 
 BATCH = 4
-"""Photos computed together unless a caller asks for more or less."""
+"""Images computed together unless a caller asks for more or less."""
+LANES = 8
+"""Images computed side by side at most: each takes a few hundred megabytes."""
+LARGE = 10_000_000
+"""Parameters from which on a network has the machine to itself, image after image: each takes some gigabytes, and its
+large convolutions keep all threads busy. `lite` has five million."""
 
 Queue = deque[tuple[Path, "Future[Any]"]]
 
@@ -167,3 +185,73 @@ def _leave_with_parent() -> None:
     if parent is not None:
         parent.join()
         os._exit(1)
+
+
+class Spread(Protocol):
+    """`map` as a list, in inference mode."""
+
+    def __call__(self, function: Callable[..., Result], *arguments: Iterable[Any]) -> list[Result]: ...
+
+
+@contextmanager
+def lanes(device: torch.device, *networks: nn.Module | None) -> Iterator[tuple[Spread, int]]:
+    """Yield a function that maps over images, and the number of images that it works on at a time.
+
+    On CUDA and for large networks that is one; on the CPU it is else the number of torch's threads, which are divided
+    between the images inside the block. A single image has them all.
+    """
+    import torch
+
+    threads = torch.get_num_threads()
+    sizes = [sum(parameter.numel() for parameter in network.parameters()) for network in networks if network]
+    large = max(sizes, default=0) >= LARGE
+    count = min(threads, LANES) if device.type == "cpu" and not large else 1
+    pool = ThreadPoolExecutor(count, "pixaff", initializer=torch.set_num_threads, initargs=(threads // count,))
+
+    def spread(function: Callable[..., Result], *arguments: Iterable[Any]) -> list[Result]:
+        calls = list(zip(*arguments, strict=True))
+
+        def call(these: tuple[Any, ...]) -> Result:
+            with torch.inference_mode():  # a setting of each thread
+                return function(*these)
+
+        return [call(these) for these in calls] if count == 1 or len(calls) == 1 else list(pool.map(call, calls))
+
+    try:
+        yield spread, count
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+        torch.set_num_threads(threads)  # parts of it, such as MKL's, hold for the whole process
+
+
+def through_predictor(
+    photos: Sequence[Path],
+    predictor: Predictor,
+    options: BatchOptions,
+    *,
+    load: Callable[[Path], Loaded],
+    compute: Callable[[list[Loaded], Spread], list[Result]],
+    save: Callable[[Path, Result], Outcome],
+) -> Generator[tuple[Path, Outcome], None, None]:
+    """`in_batches` for a predictor: as many images side by side as suit its networks and device.
+
+    Args:
+        photos: The images.
+        predictor: What ``compute`` calls.
+        options: Batch size and workers; None lets this function choose.
+        load: Decodes an image, in a thread.
+        compute: Works on a batch; the second argument maps a function over its images.
+        save: Writes the outputs of an image, in a thread.
+
+    Yields:
+        As `in_batches`.
+    """
+    with lanes(predictor.device, predictor.cam_network, predictor.affinity_network) as (spread, at_a_time):
+        yield from in_batches(
+            photos,
+            load=load,
+            compute=lambda batch: compute(batch, spread),
+            save=save,
+            batch_size=options.batch_size or max(BATCH, at_a_time),
+            workers=options.workers or min(READERS, default_workers()),
+        )

@@ -1,0 +1,118 @@
+"""What the networks compute on: the device, the precision, and whether an image fits into memory."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+
+from pixaff.errors import DeviceError, ImageError, UsageError
+
+GAIN = 1.2
+"""bfloat16 must be this many times faster on the CPU to be chosen."""
+LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
+"""Where Linux says how much memory a container may use."""
+
+
+def pick_device(name: str = "auto") -> torch.device:
+    """The device called "auto" (the first CUDA device, else the CPU), "cpu", "cuda" or "cuda:n".
+
+    Raises:
+        DeviceError: This machine has no such device.
+    """
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if name == "auto":
+        return torch.device("cuda", 0) if count else torch.device("cpu")
+    kind, _, index = name.partition(":")
+    if kind not in ("cpu", "cuda") or (index and not index.isdecimal()) or (kind == "cpu" and index):
+        raise DeviceError(f"found the device {name!r}, expected auto, cpu, cuda or cuda:n")
+    if kind == "cpu":
+        return torch.device("cpu")
+    if int(index or 0) >= count:
+        found = f"{count} CUDA devices" if count else "no CUDA device"
+        raise DeviceError(f"{name}: this machine has {found}", "use --device cpu, or install torch with CUDA")
+    return torch.device("cuda", int(index or 0))
+
+
+def device_words(device: torch.device) -> str:
+    """The device as a person reads it: "cpu (2 threads)", "cuda:0 (NVIDIA H100)"."""
+    if device.type == "cuda":
+        return f"{device} ({torch.cuda.get_device_name(device)})"
+    count = torch.get_num_threads()
+    return f"{device} ({count} threads)" if count > 1 else f"{device} (1 thread)"
+
+
+def autocast(precision: str, device: torch.device) -> AbstractContextManager[object]:
+    """Autocast to bfloat16 for "bf16", nothing for "fp32"."""
+    return torch.autocast(device.type, torch.bfloat16) if precision == "bf16" else nullcontext()
+
+
+def choose_precision(requested: str, device: torch.device, seconds: Callable[[str], float]) -> tuple[str, str]:
+    """Settle "auto": bf16 on CUDA from compute capability 8 (Ampere) on, on the CPU whichever is faster.
+
+    CPUs differ too much for a rule: with AMX bfloat16 is several times faster than float32, while elsewhere, and for
+    depthwise convolutions, it is often slower. So ``seconds(precision)`` is asked for the time of a trial of each.
+
+    Returns:
+        "fp32" or "bf16", and why.
+    """
+    if requested != "auto":
+        return requested, "as requested"
+    if device.type == "cuda":
+        major, minor = torch.cuda.get_device_capability(device)
+        return ("bf16" if major >= 8 else "fp32"), f"compute capability {major}.{minor}"
+    fp32, bf16 = seconds("fp32"), seconds("bf16")
+    chosen = "bf16" if bf16 * GAIN < fp32 else "fp32"
+    return chosen, f"a trial took {fp32:.2g} s in fp32, {bf16:.2g} s in bf16"
+
+
+def check_engine(engine: str) -> str:
+    """The name of a CRF engine that is installed.
+
+    Raises:
+        UsageError: Its library is not installed.
+    """
+    if engine == "pydensecrf" and importlib.util.find_spec("pydensecrf") is None:
+        raise UsageError("pydensecrf is not installed", "pip install 'pixaff[pydensecrf]', or --engine torch")
+    return engine
+
+
+def check_memory(name: str, bytes_per_pixel: int | None, pixels: tuple[int, int], images: int = 1) -> None:
+    """Make sure that a network's activations fit into the memory of this machine, as far as its needs are known.
+
+    Args:
+        name: Of the network.
+        bytes_per_pixel: What its forward pass takes; None means unknown, and passes.
+        pixels: (h, w) of the images.
+        images: How many at once.
+
+    Raises:
+        ImageError: They need more than there is.
+    """
+    there, needed = total_memory(), (bytes_per_pixel or 0) * pixels[0] * pixels[1] * images
+    if there is not None and needed > there:
+        raise ImageError(
+            f"too large for {name}: found {pixels[0]} x {pixels[1]} pixels at the largest scale, which take some "
+            f"{needed / 1e9:,.1f} GB; expected at most the {there / 1e9:,.1f} GB of this machine",
+            "use a smaller working size, such as --size 512",
+        )
+
+
+@lru_cache(maxsize=1)
+def total_memory() -> int | None:
+    """Bytes of memory that this process may use at most; None where the system does not say."""
+    try:
+        found = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    except (AttributeError, ValueError, OSError):
+        return None
+    for limit in LIMITS:
+        try:
+            found.append(int(limit.read_text()))
+        except (OSError, ValueError):  # not there, or "max"
+            continue
+    return min(found)

@@ -1,0 +1,100 @@
+"""The keyword arguments of the public functions, for editors and type checkers.
+
+Names and types are those of the fields of `Settings`, `ModelOptions` and `BatchOptions`, which hold their help, range
+and default; a test compares the two.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, TypedDict
+
+if TYPE_CHECKING:
+    from pixaff.events import Callback
+
+
+class CamSettings(TypedDict, total=False):
+    """Settings that decide CAMs."""
+
+    scales: Sequence[float] | None
+    flip: bool | None
+    size: int | None
+    label_threshold: float | None
+
+
+class WalkSettings(CamSettings, total=False):
+    """Settings that decide masks."""
+
+    alpha: float | None
+    beta: float | None
+    radius: int | None
+    steps: int | None
+    borders: Literal["full", "published"] | None
+    final_crf: bool | None
+
+
+class CamModel(TypedDict, total=False):
+    """Which CAM network, and how it computes."""
+
+    preset: str | None
+    cam_weights: str | Path | None
+    weights_dir: str | Path | None
+    classes: str | Path | None
+    precision: Literal["fp32", "bf16", "auto"]
+
+
+class WholeModel(CamModel, total=False):
+    """Which networks, and how they compute."""
+
+    affinity_weights: str | Path | None
+    engine: Literal["auto", "torch", "pydensecrf"]
+
+
+class Run(TypedDict, total=False):
+    """How a run computes, and whom it tells."""
+
+    device: str
+    workers: int | None
+    overwrite: bool
+    report: Callback
+    progress: bool
+
+
+class Batches(Run, total=False):
+    """`Run`, computing several images together."""
+
+    batch_size: int | None
+
+
+class LoadKeywords(WalkSettings, WholeModel, total=False):
+    """Of `pixaff.load`."""
+
+
+class CamKeywords(CamSettings, CamModel, Batches, total=False):
+    """Of `pixaff.cam`."""
+
+    model: str | Path | None
+
+
+class CrfKeywords(Run, total=False):
+    """Of `pixaff.crf`."""
+
+    preset: str | None
+    crf_low: float | None
+    crf_high: float | None
+    size: int | None
+    engine: Literal["auto", "torch", "pydensecrf"]
+
+
+class PropagateKeywords(WalkSettings, WholeModel, Batches, total=False):
+    """Of `pixaff.propagate`."""
+
+    model: str | Path | None
+
+
+class TrainingKeywords(Run, total=False):
+    """Of `pixaff.train_cam`, `pixaff.train_affinity` and, but for ``resume``, `pixaff.fit`."""
+
+    save_every: float
+    resume: bool

@@ -1,0 +1,58 @@
+"""Which model a run uses, and how its networks compute."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from pixaff.options import check_options, option
+
+NETWORKS = ("cam", "propagate")
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    """What `pixaff.load` takes besides `pixaff.settings.Settings`; see there.
+
+    Raises:
+        UsageError: A value is none of the choices.
+    """
+
+    model: str | Path | None = option(
+        None,
+        "Model to run: lite, the embedded one (default), or the folder of a `pixaff fit` run.",
+        "lite|RUN",
+        commands=NETWORKS,
+        flags=("--model", "-m"),
+    )
+    preset: str | None = option(
+        None,
+        "Networks and settings of this preset; together with --model, its hyper-parameters alone.",
+        "NAME",
+        commands=NETWORKS,
+    )
+    cam_weights: str | Path | None = option(
+        None, "Weights of the preset's CAM network.", "FILE", commands=NETWORKS
+    )
+    affinity_weights: str | Path | None = option(
+        None, "Weights of the preset's AffinityNet.", "FILE", commands=("propagate",)
+    )
+    weights_dir: str | Path | None = option(
+        None,
+        "Folder with the preset's weights; the files are recognised by their content.",
+        "DIR",
+        commands=NETWORKS,
+    )
+    classes: str | Path | None = option(
+        None, "Class names, one a line, in the order of the mask values.", "FILE", commands=NETWORKS
+    )
+    precision: Literal["fp32", "bf16", "auto"] = option(
+        "fp32", "Precision of the networks; auto picks the faster one on this machine.", commands=NETWORKS
+    )
+    engine: Literal["auto", "torch", "pydensecrf"] = option(
+        "auto", "Implementation of the dense CRF.", commands=("crf", "propagate")
+    )
+
+    def __post_init__(self) -> None:
+        check_options(self)

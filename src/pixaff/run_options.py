@@ -1,0 +1,79 @@
+"""What a run needs besides its inputs, its model and its settings, as one object that is passed whole."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any
+
+from pixaff.events import Callback, Event, silent
+from pixaff.options import check_options, option
+from pixaff.progress import ProgressBar
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """How a run computes, and whom it tells.
+
+    Attributes:
+        report: Receives an `Event` for each image, step and note.
+        progress: Show a progress bar, too.
+    """
+
+    device: str = option(
+        "auto", "Device to compute on; auto takes the first GPU, if any.", "auto|cpu|cuda[:N]"
+    )
+    workers: int | None = option(
+        None, "Number of worker threads or processes; default: chosen by the number of cores.", "N", at_least=1,
+        flags=("--workers", "-j"),
+    )
+    overwrite: bool = option(
+        False, "Recompute existing outputs instead of skipping them.", flags=("--overwrite",)
+    )
+    report: Callback = silent
+    progress: bool = False
+
+    @classmethod
+    def of(cls, whole: RunOptions | None, given: Mapping[str, Any]) -> Self:
+        """The options of ``whole``, or the defaults, with what is given in their place."""
+        there = set() if whole is None else {each.name for each in fields(whole)}
+        shared = {each.name: getattr(whole, each.name) for each in fields(cls) if each.name in there}
+        return cls(**{**shared, **given})
+
+    def __post_init__(self) -> None:
+        check_options(self)
+        if self.progress:
+            object.__setattr__(self, "report", _both(self.report, ProgressBar()))
+            object.__setattr__(self, "progress", False)
+
+
+@dataclass(frozen=True)
+class BatchOptions(RunOptions):
+    """`RunOptions` of a run that computes several images together."""
+
+    batch_size: int | None = option(
+        None, "Number of images computed together.", "N", at_least=1, flags=("--batch-size", "-b"),
+        commands=("cam", "propagate"),
+    )
+
+
+@dataclass(frozen=True)
+class TrainingOptions(RunOptions):
+    """`RunOptions` of a training."""
+
+    save_every: float = option(300.0, "Seconds between two checkpoints.", "SECONDS", at_least=0)
+    resume: bool = option(
+        False, "Continue from the checkpoint in DIR; the weights become the same.", flags=("--resume",),
+        commands=("train-cam", "train-affinity"),
+    )
+
+
+def _both(first: Callback, second: Callback) -> Callback:
+    def tell(event: Event) -> None:
+        first(event)
+        second(event)
+
+    return tell
