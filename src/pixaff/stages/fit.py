@@ -6,19 +6,17 @@ trained further on what a CRF makes of its own maps: cam, crf and train-cam once
 
 from __future__ import annotations
 
-import csv
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
-from xml.etree import ElementTree
 
 from pixaff.device import device_words, pick_device
 from pixaff.errors import LabelsError, TrainingError, UsageError
 from pixaff.events import Callback, Event
 from pixaff.io.atomic import write_text
-from pixaff.io.labels import read_classes
+from pixaff.io.labels import names_in, read_classes
 from pixaff.models import load_checkpoint, registry
 from pixaff.models.bundle import AFFINITY, CAM, RECORD, write_bundle
 from pixaff.models.registry import create_affinity_network, create_cam_network
@@ -196,29 +194,6 @@ def fit(
     )
     result.done, result.skipped, result.seconds = masks.done, masks.skipped, seconds
     return result
-
-
-def names_in(labels: Path) -> tuple[str, ...]:
-    """Every class name that labels.csv or a folder of VOC XML files uses, in alphabetical order.
-
-    Names are only gathered here; whether the labels are in order is for `read_labels` to say.
-    """
-    found: set[str] = set()
-    if labels.is_dir():
-        for file in labels.glob("*.xml"):
-            data = file.read_bytes()
-            try:
-                root = None if b"<!ENTITY" in data else ElementTree.fromstring(data)
-            except (ElementTree.ParseError, ValueError, LookupError):
-                continue
-            found.update((name.text or "").strip() for name in ([] if root is None else root.findall("object/name")))
-    elif labels.is_file():
-        text = labels.read_bytes().decode("utf-8-sig", errors="replace")
-        rows = [row for row in csv.reader(text.splitlines(), skipinitialspace=True) if len(row) == 2]
-        if rows and [cell.strip().lower() for cell in rows[0]] == ["image", "labels"]:
-            del rows[0]
-        found.update(name.strip() for row in rows for name in row[1].split(";"))
-    return tuple(sorted(found - {""}))
 
 
 def _class_names(labels: Path, classes: str | Path | Sequence[str] | None) -> tuple[str, ...]:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from pixaff.errors import LabelsError
-from pixaff.io.labels import VOC_CLASSES, image_stem, read_classes, read_labels, read_list, write_labels
+from pixaff.io.labels import VOC_CLASSES, image_stem, names_in, read_classes, read_labels, read_list, write_labels
 
 CLASSES = ("cat", "dog", "motorbike")
 
@@ -119,7 +119,7 @@ def test_voc_folder(tmp_path: Path) -> None:
     ("text", "words"),
     [
         (annotation("horse"), 'unknown class "horse"'),
-        (annotation(), "found no label for the image"),
+        (annotation(), 'found no label for image "2007_1"'),
         ("<annotation>", "damaged XML"),
         ("", "damaged XML"),
         ('<!DOCTYPE a [<!ENTITY b "cat">]>' + annotation("&b;"), "entity declarations are not allowed"),
@@ -170,3 +170,12 @@ def test_wrong_lists(tmp_path: Path, text: str, words: str) -> None:
 )
 def test_image_stem(name: str, stem: str) -> None:
     assert image_stem(name) == stem
+
+
+def test_class_names_are_gathered_from_csv_and_xml(tmp_path: Path) -> None:
+    assert names_in(put(tmp_path / "labels.csv", '\ufeffimage,labels\na.jpg,"zebra; cat"\nb,cat\n')) == ("cat", "zebra")
+    assert names_in(put(tmp_path / "bare.csv", "a,dog\n")) == ("dog",)
+    (tmp_path / "xml").mkdir()
+    put(tmp_path / "xml" / "a.xml", annotation("cow"))
+    put(tmp_path / "xml" / "b.xml", "<annotation><object>")
+    assert names_in(tmp_path / "xml") == ("cow",)
