@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from pixaff.errors import FormatError
 from pixaff.io.atomic import atomic_path
-from pixaff.io.npz import read_arrays
+from pixaff.io.npz_arrays import read_arrays
 
 CELL = 8
 _NAMES = ("classes", "scores", "powers", "background", "alpha", "walked_size", "size")

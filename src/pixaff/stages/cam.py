@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pixaff.io.cams import SUFFIXES, check_format, write_maps
 from pixaff.models.bundle import EMBEDDED, load_bundle
 from pixaff.models.presets import Weights, load_preset, own_networks
 from pixaff.stages.device import device_words, pick_device
 from pixaff.stages.fetching import fetcher
-from pixaff.stages.formats import SUFFIXES, check_format, write_maps
 from pixaff.stages.inputs import find_images
 from pixaff.stages.labelling import class_names, labels_of, read_given_labels
 from pixaff.stages.lanes import lanes
@@ -90,7 +90,7 @@ def cam(
         CheckpointError: The model cannot be loaded.
         OutputError: The output folder cannot be written.
     """
-    out, where, suffix = Path(out), pick_device(device), SUFFIXES[check_format(format, SUFFIXES)]
+    out, where, suffix = Path(out), pick_device(device), SUFFIXES[check_format(format)]
     photos = find_images(inputs, None if listing is None else Path(listing))
     weights = Weights(cam_weights, None, weights_dir)
     networks = own_networks(model, preset, weights)

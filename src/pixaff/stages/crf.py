@@ -9,13 +9,12 @@ from typing import Any
 
 import torch
 
-from pixaff.io.cams import read_cams
+from pixaff.io.cams import POSTERIOR_FORMATS, SUFFIXES, check_format, find_cams, read_cams, write_maps
 from pixaff.ops.cam import with_background
 from pixaff.ops.crf import dense_crf
 from pixaff.settings import Settings, preset_settings
 from pixaff.stages.device import device_words, pick_device
-from pixaff.stages.formats import SUFFIXES, check_format, write_maps
-from pixaff.stages.inputs import existing_folder, find_cams, find_images
+from pixaff.stages.inputs import existing_folder, find_images
 from pixaff.stages.maps import given_maps, load_photo
 from pixaff.stages.pools import default_workers, in_processes, in_threads
 from pixaff.stages.record import announce, write_record
@@ -25,7 +24,6 @@ from pixaff.stages.runner import Callback, Outcome, Report, run, silent
 COMMAND = "crf"
 SETTINGS = ("preset", "crf_low", "crf_high", "size")
 SIDES = ("low", "high")
-FORMATS = ("npz", "psa")
 PHOTOS_PER_WORKER = 8
 """Fewer are done in this process."""
 
@@ -78,7 +76,7 @@ def crf(
     photos = find_images(inputs, None if listing is None else Path(listing))
     where = pick_device(device)
     shown = {"cams": str(cams), **settings.pick(SETTINGS), "engine": check_engine(engine)}
-    shown["format"] = check_format(format, FORMATS)
+    shown["format"] = check_format(format, POSTERIOR_FORMATS)
     announce(out, COMMAND, shown, device=device_words(where), overwrite=overwrite, report=report)
     outputs = partial(_outputs, out, SUFFIXES[format])
     work = partial(

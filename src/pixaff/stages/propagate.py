@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pixaff.errors import CheckpointError
 from pixaff.io.atomic import atomic_path
-from pixaff.io.cams import CamFile, read_cams
+from pixaff.io.cams import CamFile, find_cams, read_cams
 from pixaff.io.masks import write_mask
 from pixaff.io.scores import write_scores
 from pixaff.models.bundle import EMBEDDED, load_bundle
@@ -23,7 +23,7 @@ from pixaff.ops.walk import random_walk
 from pixaff.settings import Settings
 from pixaff.stages.device import device_words, pick_device
 from pixaff.stages.fetching import fetcher
-from pixaff.stages.inputs import default_out, existing_folder, find_cams, find_images
+from pixaff.stages.inputs import default_out, existing_folder, find_images
 from pixaff.stages.labelling import class_names, labels_of, read_given_labels
 from pixaff.stages.lanes import lanes
 from pixaff.stages.maps import Photo, activation_maps, check_scales, given_maps, load_photo
