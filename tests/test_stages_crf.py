@@ -77,7 +77,7 @@ def test_a_photo_without_maps_fails_by_name(photos, tmp_path):
     report = crf(photos, tmp_path / "cams", tmp_path / "out", engine="torch")
     assert len(report.done) == 4
     assert report.failed[0][0] == "new.png"
-    assert "no activation maps of new" in report.failed[0][1]
+    assert "no CAM file of new" in report.failed[0][1]
 
 
 def test_presets_and_engines_are_checked_before_the_work(photos, tmp_path):

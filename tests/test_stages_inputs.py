@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from pixaff.errors import FormatError, LabelsError, UsageError
-from pixaff.stages.inputs import default_out, find_cams, find_images
+from pixaff.errors import LabelsError, UsageError
+from pixaff.stages.inputs import default_out, find_images
 
 
 def touch(folder: Path, *names: str) -> None:
@@ -87,11 +87,3 @@ def test_default_output_lies_beside_the_input(tmp_path, monkeypatch):
     for unclear in (["-"], ["a", "b"]):
         with pytest.raises(UsageError, match="--out"):
             default_out(unclear, "masks")
-
-
-def test_cams_are_found_by_stem(tmp_path):
-    touch(tmp_path, "a.npy", "b.npz", "b.npy")
-    assert find_cams(tmp_path, "a").name == "a.npy"
-    assert find_cams(tmp_path, "b").name == "b.npz"
-    with pytest.raises(FormatError, match="c"):
-        find_cams(tmp_path, "c")

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from pixaff.errors import FormatError, UsageError
 from pixaff.io.atomic import atomic_path
-from pixaff.io.npz import read_arrays
+from pixaff.io.npz_arrays import read_arrays
 
 CELL = 8
 _NAMES = ("classes", "scores", "powers", "background", "alpha", "walked_size", "size")

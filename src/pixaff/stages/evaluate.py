@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pixaff.errors import FormatError, UsageError
-from pixaff.io.cams import CamFile, read_cams
+from pixaff.io.cams import CAM_SUFFIXES, CamFile, find_cams, read_cams
 from pixaff.io.labels import VOC_CLASSES, read_classes, read_list
 from pixaff.io.masks import read_mask
 from pixaff.io.scores import read_scores
 from pixaff.ops.metrics import ConfusionMatrix
-from pixaff.stages.inputs import CAM_SUFFIXES, existing_folder, find_cams
+from pixaff.stages.inputs import existing_folder
 from pixaff.stages.pools import default_workers, in_threads
 from pixaff.stages.record import read_record
 from pixaff.stages.runner import Callback, Event, describe, silent

@@ -6,14 +6,13 @@ import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from pixaff.errors import FormatError, LabelsError, UsageError
+from pixaff.errors import LabelsError, UsageError
 from pixaff.io.images import IMAGE_SUFFIXES
 from pixaff.io.labels import read_list
 
 # What pixaff itself reads or writes beside photos: passed over in a folder. Any other file is tried, so that a
 # damaged or foreign one is named instead of being missed in silence.
 OWN_SUFFIXES = frozenset({".csv", ".json", ".jsonl", ".npy", ".npz", ".safetensors", ".xml"})
-CAM_SUFFIXES = (".npz", ".npy")
 OWN_NAMES = frozenset({"classes.txt"})
 
 
@@ -78,19 +77,6 @@ def existing_folder(path: str | Path, hint: str = "") -> Path:
     if not Path(path).is_dir():
         raise UsageError(f"{path}: no such folder", hint)
     return Path(path)
-
-
-def find_cams(folder: Path, stem: str) -> Path:
-    """The file of a photo's activation maps or posteriors; ours, where another program's lies beside it.
-
-    Raises:
-        FormatError: There is none.
-    """
-    for suffix in CAM_SUFFIXES:
-        path = folder / f"{stem}{suffix}"
-        if path.is_file():
-            return path
-    raise FormatError(f"{folder}: no activation maps of {stem}, neither {stem}.npz nor {stem}.npy")
 
 
 def _folder(folder: Path) -> Iterable[Path]:

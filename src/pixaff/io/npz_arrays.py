@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,20 @@ from numpy.typing import NDArray
 from pixaff.errors import FormatError
 
 MAX_BYTES = 4 << 30
+
+
+def array_names(path: str | os.PathLike[str], maker: str) -> list[str]:
+    """The names of the arrays in an archive, in its order.
+
+    Args:
+        path: The archive.
+        maker: The command that writes such files, for the hint when there is none.
+
+    Raises:
+        FormatError: Missing, truncated or no such archive.
+    """
+    with _named(path, maker), zipfile.ZipFile(path) as archive:
+        return [name.removesuffix(".npy") for name in archive.namelist()]
 
 
 def read_arrays(path: str | os.PathLike[str], names: Sequence[str], expected: str, maker: str) -> list[NDArray[Any]]:
@@ -27,7 +42,7 @@ def read_arrays(path: str | os.PathLike[str], names: Sequence[str], expected: st
     Raises:
         FormatError: Missing, truncated, no such archive, too large, or an array that is absent or damaged.
     """
-    try:
+    with _named(path, maker):
         with zipfile.ZipFile(path) as archive:
             members = {member.filename: member.file_size for member in archive.infolist()}
         missing = [name for name in names if f"{name}.npy" not in members]
@@ -42,6 +57,13 @@ def read_arrays(path: str | os.PathLike[str], names: Sequence[str], expected: st
             if not isinstance(array, np.ndarray):  # the raw bytes of a member that is no array
                 raise FormatError(f"{path}: {name}: found no array", expected)
         return arrays
+
+
+@contextmanager
+def _named(path: str | os.PathLike[str], maker: str) -> Iterator[None]:
+    """What goes wrong in the block becomes a `FormatError` that names the file."""
+    try:
+        yield
     except FormatError:
         raise
     except FileNotFoundError:

@@ -14,9 +14,9 @@ import pytest
 import torch
 from foreign_cams import box, maps, posteriors, save, write_npy
 
-from pixaff.errors import FormatError
-from pixaff.io.cam_formats import write_irn, write_psa
-from pixaff.io.cams import read_cams, write_cams
+from pixaff.errors import FormatError, UsageError
+from pixaff.io.cams import FORMATS as MODULES
+from pixaff.io.cams import POSTERIOR_FORMATS, SUFFIXES, find_cams, read_cams, write_cams, write_maps
 
 PROTOCOLS = (2, 3, 4, 5)
 ROWS = maps()  # of cat and person: classes 7 and 14 of twenty, mask values 8 and 15
@@ -191,8 +191,11 @@ def test_negative_numbers_become_zero(tmp_path: Path) -> None:
         ({7: 3 * ROWS[0]}, r"found values .*\.\.3, expected 0\.\.1: divide each map by its maximum"),
         ({7: np.full((3, 4), np.nan, np.float32)}, "NaN"),
         ({}, "an empty dict"),
-        ([ROWS[0]], "found a list, expected maps by class number"),
-        ({"cat": ROWS[0]}, "found 'cat', expected maps by class number"),
+        ([ROWS[0]], "found a list, expected a dict"),
+        (
+            {"cat": ROWS[0]},
+            "found 'cat', expected classes, cams and size, or maps by class number, or keys with",
+        ),
         ({7: ROWS[0], "x": ROWS[1]}, "found 7, 'x', expected"),
         ({7: ROWS[0].tolist()}, "class 7: found a list, expected an array of float16, 32 or 64"),
         ({7: (255 * ROWS[0]).astype(np.uint8)}, r"class 7: found uint8 \(30, 41\)"),
@@ -223,7 +226,7 @@ def test_other_content_is_named(tmp_path: Path, content: Any, words: str) -> Non
 
 def test_arrays_that_are_no_dict(tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", ROWS)
-    with pytest.raises(FormatError, match=r"a\.npy: found an array of float32 \(2, 30, 41\), expected maps by class"):
+    with pytest.raises(FormatError, match=r"a\.npy: found an array of float32 \(2, 30, 41\), expected a dict"):
         read_cams(tmp_path / "a.npy")
     np.save(tmp_path / "b.npy", np.array([{7: ROWS[0]}], dtype=object))
     with pytest.raises(FormatError, match=r"b\.npy: found an array of object \(1,\)"):
@@ -236,7 +239,7 @@ def test_arrays_that_are_no_dict(tmp_path: Path) -> None:
 @pytest.mark.parametrize("classes", [[8, 15], [0, 8, 15], [15, 8]])
 def test_psa_reads_what_is_written_for_it(tmp_path: Path, classes: list[int]) -> None:
     rows = maps(len(classes))
-    write_psa(tmp_path / "new" / "a.npy", classes, rows)
+    write_maps(tmp_path / "new" / "a.npy", "psa", classes, rows, (30, 41))
     theirs = np.load(tmp_path / "new" / "a.npy", allow_pickle=True).item()
     first = 0 if 0 in classes else 1
     # Their trainer takes the rows by position, background first.
@@ -248,20 +251,21 @@ def test_psa_reads_what_is_written_for_it(tmp_path: Path, classes: list[int]) ->
 
 
 def test_irn_reads_what_is_written_for_it(tmp_path: Path) -> None:
-    write_irn(tmp_path / "a.npy", [8, 15], STRIDED, ROWS)
+    write_maps(tmp_path / "a.npy", "irn", [8, 15], ROWS, (30, 41))
     theirs = np.load(tmp_path / "a.npy", allow_pickle=True).item()
     # What step/eval_cam.py and step/make_sem_seg_labels.py do with it.
     assert np.pad(theirs["keys"] + 1, (1, 0), mode="constant").tolist() == [0, 8, 15]
     assert np.pad(theirs["high_res"], ((1, 0), (0, 0), (0, 0)), constant_values=0.15).shape == (3, 30, 41)
     assert isinstance(theirs["cam"], torch.Tensor)
-    assert theirs["cam"].to("cpu").tolist() == STRIDED.tolist()
+    assert theirs["cam"].to("cpu").shape == (2, 8, 11)
+    assert theirs["cam"].amax((1, 2)).tolist() == pytest.approx([1, 1], abs=1e-4)
     assert theirs["high_res"].dtype == np.float32
 
 
 def test_what_is_written_is_read_back_and_names_no_module_of_numpy_2(tmp_path: Path) -> None:
-    write_psa(tmp_path / "maps.npy", [8, 15], ROWS)
-    write_psa(tmp_path / "low.npy", [0, 8, 15], posteriors())
-    write_irn(tmp_path / "irn.npy", [8, 15], STRIDED, ROWS)
+    write_maps(tmp_path / "maps.npy", "psa", [8, 15], ROWS, (30, 41))
+    write_maps(tmp_path / "low.npy", "psa", [0, 8, 15], posteriors(), (30, 41))
+    write_maps(tmp_path / "irn.npy", "irn", [8, 15], ROWS, (30, 41))
     for name, classes, rows in (
         ("maps", [8, 15], ROWS),
         ("low", [0, 8, 15], posteriors()),
@@ -273,3 +277,29 @@ def test_what_is_written_is_read_back_and_names_no_module_of_numpy_2(tmp_path: P
         data = (tmp_path / f"{name}.npy").read_bytes()
         assert data.count(b"numpy.core.multiarray\n") == 1
         assert b"numpy._core" not in data
+
+
+def test_a_format_has_all_that_the_table_of_formats_asks_for() -> None:
+    assert len({form.NAME for form in MODULES}) == len(MODULES) == 5
+    for form in MODULES:
+        assert form.HOLDS
+        assert callable(form.detect)
+        assert callable(form.read)
+        assert (form.NAME in SUFFIXES) == hasattr(form, "write") == hasattr(form, "POSTERIORS")
+    assert SUFFIXES == {"npz": ".npz", "psa": ".npy", "irn": ".npy"}
+    assert POSTERIOR_FORMATS == ("npz", "psa")
+
+
+def test_unknown_formats_are_not_written(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="format is png, expected npz, psa, irn"):
+        write_maps(tmp_path / "a.png", "png", [8, 15], ROWS, (30, 41))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_files_are_found_by_stem_ours_first(tmp_path: Path) -> None:
+    for name in ("a.npy", "b.npz", "b.npy"):
+        (tmp_path / name).touch()
+    assert find_cams(tmp_path, "a").name == "a.npy"
+    assert find_cams(tmp_path, "b").name == "b.npz"
+    with pytest.raises(FormatError, match=r"no CAM file of c, neither c\.npz nor c\.npy"):
+        find_cams(tmp_path, "c")

@@ -33,7 +33,7 @@ from pixaff.stages.training.posteriors import read_label_maps
 from pixaff.stages.training.recipe import Recipe
 
 SIZE = (64, 96)
-DATA = Path(__file__).parent / "data"
+DATA = Path(__file__).parents[1] / "data"
 GOLDEN = np.load(DATA / "reference_golden.npz")
 WRITERS = {
     "psa": lambda path, maps: save(path, {0: maps[0], 1: maps[1]}),

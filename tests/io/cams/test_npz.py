@@ -167,7 +167,7 @@ def test_pickles_inside_are_never_run(tmp_path: Path) -> None:
 
 
 def test_a_bomb_is_refused_before_it_is_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pixaff.io.npz.MAX_BYTES", 1000)
+    monkeypatch.setattr("pixaff.io.npz_arrays.MAX_BYTES", 1000)
     np.savez_compressed(tmp_path / "a.npz", **(good() | {"cams": np.zeros((2, 600, 800))}))
     monkeypatch.setattr(np, "load", lambda *_, **__: pytest.fail("unpacked"))
     with pytest.raises(FormatError, match="GiB of arrays"):

@@ -1,0 +1,38 @@
+"""What the formats of IRN and those after it share: `keys` beside an array of maps."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from pixaff.io.cams.camfile import CamFile, Opened
+from pixaff.io.cams.pickled_dict import floats, in_order
+from pixaff.io.pickled_arrays import Array
+
+
+def read_keyed(file: Opened, name: str) -> CamFile:
+    """The maps under `name`, by the class numbers under `keys`.
+
+    Raises:
+        ValueError: They are of another type or shape, or do not go together.
+    """
+    maps, keys = floats(file.content[name], name), _numbers(file.content["keys"])
+    if maps.ndim != 3:
+        raise ValueError(f"{name}: found shape {maps.shape}, expected (C, H, W)")
+    if len(keys) == len(maps) + 1 and keys[0] == 0:
+        return in_order(keys[1:], list(maps))  # Puzzle-CAM: mask values, with a background that has no map
+    if len(maps) == len(keys) + 1 and keys:
+        maps = maps[1:]  # AMN: a background that has no key, which its own programs leave out too
+    if len(keys) != len(maps):
+        raise ValueError(f"found {len(keys)} keys and {len(maps)} maps in {name}, expected one key for each")
+    return in_order([key + 1 for key in keys], list(maps))
+
+
+def _numbers(value: Any) -> list[int]:
+    found = value.values if isinstance(value, Array) else value
+    if isinstance(found, np.ndarray) and found.dtype.kind in "iu" and found.ndim == 1:
+        return [int(key) for key in found]
+    if isinstance(found, (list, tuple)) and all(type(key) is int for key in found):
+        return list(found)
+    raise ValueError("keys: found no list of class numbers")
