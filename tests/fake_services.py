@@ -17,7 +17,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import requests
 
-from pixaff.weights.network import Network
+from pixaff.weights.sources import Connection, OneDrive
 
 DRIVE_HOSTS = ("drive.google.com", "drive.usercontent.google.com", "docs.google.com")
 
@@ -38,9 +38,9 @@ def weights_bytes(seed: int = 0, size: int = 1000) -> bytes:
     return file.getvalue()
 
 
-def impatient(**options: Any) -> Network:
-    """A network for servers that answer at once."""
-    return Network(**{"timeout": 5.0, "retries": 3, "backoff": 0.01, "longest_wait": 1.0, **options})
+def impatient(**options: Any) -> Connection:
+    """For servers that answer at once."""
+    return Connection(**{"timeout": 5.0, "retries": 3, "backoff": 0.01, "longest_wait": 1.0, **options})
 
 
 @dataclass
@@ -234,7 +234,7 @@ def route_drive(fake: Fake, patch: Callable[[Any, str, Any], None] = setattr) ->
     patch(requests.adapters.HTTPAdapter, "send", routed)
 
 
-def onedrive_network(fake: Fake, **options: Any) -> Network:
-    return impatient(
-        token_url=f"{fake.url}/token", shares_url=f"{fake.url}/shares", drives_url=f"{fake.url}/drives", **options
-    )
+def route_onedrive(fake: Fake, patch: Callable[[Any, str, Any], None] = setattr) -> None:
+    """Send what is meant for OneDrive's services to the fake."""
+    for part in ("token", "shares", "drives"):
+        patch(OneDrive, f"{part}_url", f"{fake.url}/{part}")

@@ -8,18 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from pixaff.errors import DownloadError, OutputError, PixaffError, UsageError
-from pixaff.stages.fetching import reporting
+from pixaff.stages.fetching import COMMAND, catalogue_of, reporting
 from pixaff.stages.runner import Callback, Event, describe, silent
-from pixaff.weights import inventory, sources
+from pixaff.weights import manage
 from pixaff.weights.cache import cache_folder, cached, expected, offline
-from pixaff.weights.catalogue import Entry, check_fits, find, load_catalogue, parse_source
+from pixaff.weights.catalogue import Entry, check_fits, find, parse_source
 from pixaff.weights.disk import size_words
-from pixaff.weights.fetching import fetch
 from pixaff.weights.local import import_file, import_folder
-from pixaff.weights.network import Found, Network
-from pixaff.weights.sources import source_words
-
-COMMAND = "download-weights"
+from pixaff.weights.obtain import fetch
+from pixaff.weights.sources import Connection, Found
 
 
 @dataclass(frozen=True)
@@ -54,7 +51,7 @@ def download_weights(
     dry_run: bool = False,
     cache: str | Path | None = None,
     catalogue: str | Path | None = None,
-    network: Network | None = None,
+    connection: Connection | None = None,
     report: Callback = silent,
 ) -> list[Item]:
     """Fetch published weights into the cache, or bring them from this machine.
@@ -68,7 +65,7 @@ def download_weights(
         dry_run: Only say what would be fetched, from where, and how large it is.
         cache: The cache; default PIXAFF_CACHE, else the system's place for caches.
         catalogue: A TOML file with further entries; default PIXAFF_CATALOGUE.
-        network: How services are reached; default with progress and words sent to ``report``.
+        connection: How sources are reached; default with progress and words sent to ``report``.
         report: Receives the progress, and every failure as it happens.
 
     Returns:
@@ -79,7 +76,7 @@ def download_weights(
         OutputError: The cache cannot be written, or the disk is full.
     """
     entries = _entries(names, catalogue)
-    root, network = cache_folder(cache), network or reporting(COMMAND, report)
+    root, connection = cache_folder(cache), connection or reporting(COMMAND, report)
     if not entries:
         raise UsageError("no name is given", "pixaff download-weights --list shows them")
     if sum(given is not None for given in (mirror, from_file, from_dir)) > 1:
@@ -93,21 +90,20 @@ def download_weights(
             raise UsageError(f"--mirror is one file, found {len(entries)} names", "end the address of a folder with /")
 
     def work(entry: Entry) -> Item:
-        place = {"cache": cache, "catalogue": catalogue, "network": network}
         if dry_run and from_file is None and from_dir is None:
-            return _planned(entry, root, mirror, force, network)
+            return _planned(entry, root, mirror, force, connection)
         if dry_run:
             text = f"would take {from_file or from_dir} into {root / entry.name}"
             return Item(entry.name, "would", text, {"source": str(from_file or from_dir)})
         if from_file is not None:
-            path = import_file(entry.name, from_file, **place)  # type: ignore[arg-type]
+            path = import_file(entry, from_file, cache=cache, connection=connection)
         elif from_dir is not None:
-            path = import_folder(entry.name, from_dir, alone=len(entries) == 1, **place)  # type: ignore[arg-type]
+            path = import_folder(entry, from_dir, alone=len(entries) == 1, cache=cache, connection=connection)
         else:
             there = None if force else cached(root, entry)
             if there is not None:
                 return _made(entry, root, there, "skipped")
-            path = fetch(entry.name, mirror=mirror, force=force, **place)  # type: ignore[arg-type]
+            path = fetch(entry, cache=cache, mirror=mirror, force=force, connection=connection)
         report(Event("end", COMMAND))
         return _made(entry, root, path, "done")
 
@@ -121,11 +117,11 @@ def list_weights(
     root = cache_folder(cache)
     items = []
     for entry in _entries(names or None, catalogue):
-        found = inventory.state(root, entry)
+        found = manage.state(root, entry)
         facts = {
             "what": entry.what,
             "kind": entry.kind,
-            "sources": [source_words(source) for source in entry.sources],
+            "sources": [str(source) for source in entry.sources],
             "path": str(found.path),
             "bytes": found.size,
             "files": {file: {"sha256": each.sha256, "size": each.size} for file, each in found.files.items()},
@@ -145,10 +141,10 @@ def verify_weights(
     root = cache_folder(cache)
     entries = _entries(names or None, catalogue)
     if not names:
-        entries = [entry for entry in entries if inventory.state(root, entry).status in ("cached", "changed")]
+        entries = [entry for entry in entries if manage.state(root, entry).status in ("cached", "changed")]
 
     def work(entry: Entry) -> Item:
-        wrong = inventory.verify(root, entry)
+        wrong = manage.verify(root, entry)
         if wrong:
             again = f"fetch it again: pixaff download-weights {entry.name} --force"
             shown = wrong if len(wrong) < 4 else [*wrong[:3], f"and {len(wrong) - 3} more"]
@@ -168,9 +164,9 @@ def prune_weights(
     report: Callback = silent,
 ) -> list[Item]:
     """Remove unfinished downloads and what no catalogue names any more; with names, all their files."""
-    known, root = load_catalogue(catalogue), cache_folder(cache)
+    known, root = catalogue_of(catalogue), cache_folder(cache)
     chosen = [find(known, name).name for name in names]
-    gone = inventory.prune(root, known, chosen, dry_run, reporting(COMMAND, report).say)
+    gone = manage.prune(root, known, chosen, dry_run, reporting(COMMAND, report).say)
     status = "would" if dry_run else "removed"
     return [
         Item(path.relative_to(root).parts[0], status, f"{path}, {size_words(size)}", {"path": str(path), "bytes": size})
@@ -183,7 +179,7 @@ def check_sources(
     *,
     mirror: str | None = None,
     catalogue: str | Path | None = None,
-    network: Network | None = None,
+    connection: Connection | None = None,
     report: Callback = silent,
 ) -> Iterator[Item]:
     """Try every way to every source, mirrors included, by its first bytes; nothing is kept. No names mean all.
@@ -193,12 +189,12 @@ def check_sources(
     """
     if offline():
         raise DownloadError("PIXAFF_OFFLINE forbids to try the sources", "unset it")
-    network = network or reporting(COMMAND, report)
+    connection = connection or reporting(COMMAND, report)
     for entry in _entries(names or None, catalogue):
         for source in entry.sources if mirror is None else (parse_source(mirror),):
-            for way, found in sources.probe(source, entry.file, network):
-                facts: dict[str, Any] = {"source": source_words(source), **({"way": way} if way else {})}
-                where = f"{source_words(source)}{f', {way}' if way else ''}"
+            for way, found in source.probe(entry.file, connection):
+                facts: dict[str, Any] = {"source": str(source), **({"way": way} if way else {})}
+                where = f"{source}{f', {way}' if way else ''}"
                 if isinstance(found, Found):
                     facts |= {"bytes": found.size}
                     yield Item(entry.name, "answers", f"{where}: {size_words(found.size)}", facts)
@@ -207,7 +203,7 @@ def check_sources(
 
 
 def _entries(names: Sequence[str] | None, catalogue: str | Path | None) -> list[Entry]:
-    known = load_catalogue(catalogue)
+    known = catalogue_of(catalogue)
     return list(known.values()) if names is None else [find(known, name) for name in dict.fromkeys(names)]
 
 
@@ -223,12 +219,12 @@ def _named(entry: Entry, work: Callable[[Entry], Item], report: Callback) -> Ite
 
 
 def _made(entry: Entry, root: Path, path: Path, status: str) -> Item:
-    found = inventory.state(root, entry)
+    found = manage.state(root, entry)
     files = {file: {"sha256": each.sha256, "size": each.size} for file, each in found.files.items()}
-    return Item(entry.name, status, f"{path}, {inventory.content_words(path)}", {"path": str(path), "files": files})
+    return Item(entry.name, status, f"{path}, {manage.content_words(path)}", {"path": str(path), "files": files})
 
 
-def _planned(entry: Entry, root: Path, mirror: str | None, force: bool, network: Network) -> Item:
+def _planned(entry: Entry, root: Path, mirror: str | None, force: bool, connection: Connection) -> Item:
     """What a run would do for an entry. The size is the known one, else asked for."""
     there = None if force else cached(root, entry)
     if there is not None:
@@ -236,12 +232,12 @@ def _planned(entry: Entry, root: Path, mirror: str | None, force: bool, network:
     place, words = root / entry.name / entry.file, [] if not offline() else ["PIXAFF_OFFLINE forbids to ask"]
     for source in entry.sources if mirror is None else (parse_source(mirror),):
         size = expected(root, entry, entry.file).size
-        answers = [] if offline() else list(sources.probe(source, entry.file, replace(network, retries=0)))
+        answers = [] if offline() else list(source.probe(entry.file, replace(connection, retries=0)))
         sizes = [found.size for _, found in answers if isinstance(found, Found)]
         words += [f"{way}: {found}" if way else str(found) for way, found in answers if isinstance(found, PixaffError)]
         if sizes or offline():
             known = [each for each in sizes if each is not None]
             size = size or (sum(known) if entry.kind == "folder" and known else max(known, default=None))
-            text = f"would fetch {size_words(size)} from {source_words(source)} to {place}"
-            return Item(entry.name, "would", text, {"source": source_words(source), "bytes": size, "path": str(place)})
+            text = f"would fetch {size_words(size)} from {source} to {place}"
+            return Item(entry.name, "would", text, {"source": str(source), "bytes": size, "path": str(place)})
     raise DownloadError(f"{entry.name}: no source answers: {'; '.join(words)}", "pixaff download-weights --check")

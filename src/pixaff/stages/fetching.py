@@ -3,23 +3,51 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pixaff.weights
-from pixaff.stages.runner import Callback, Event
-from pixaff.weights.network import Network
+from pixaff.stages.runner import Callback, Event, silent
+from pixaff.weights.catalogue import Entry, find, load_catalogue
+from pixaff.weights.sources import Connection
+
+COMMAND = "download-weights"
 
 
-def fetch_weights(name: str, command: str, report: Callback) -> Path:
-    """The path of published weights; see `pixaff.weights.fetch`.
+def published_entries() -> Sequence[Entry]:
+    """What the networks' files say of their published weights."""
+    return ()
+
+
+def catalogue_of(own: str | os.PathLike[str] | None = None) -> dict[str, Entry]:
+    """All that can be fetched, by name; see `pixaff.weights.catalogue.load_catalogue`."""
+    return load_catalogue(own, published_entries())
+
+
+def fetch_weights(
+    name: str,
+    command: str = COMMAND,
+    report: Callback = silent,
+    *,
+    cache: str | os.PathLike[str] | None = None,
+    catalogue: str | os.PathLike[str] | None = None,
+) -> Path:
+    """The path of published weights, fetched first where the cache does not have them; see `pixaff.weights.fetch`.
 
     Args:
-        name: A name of the catalogue, with or without a leading "@".
+        name: A name of the catalogue, such as "resnet38-cam"; a leading "@" is passed over.
         command: The stage that needs them, for its events.
         report: Receives "download" events, and notes.
+        cache: The cache; default PIXAFF_CACHE, else the system's place for caches.
+        catalogue: A TOML file with further entries; default PIXAFF_CATALOGUE.
+
+    Raises:
+        UsageError: No such name.
+        DownloadError: They are not in the cache and no source gives them.
+        OutputError: The cache cannot be written, or the disk is full.
     """
-    path = pixaff.weights.fetch(name, network=reporting(command, report))
+    entry = find(catalogue_of(catalogue), name)
+    path = pixaff.weights.fetch(entry, cache=cache, connection=reporting(command, report))
     report(Event("end", command))
     return path
 
@@ -35,8 +63,8 @@ def posterior_folder(folder: str | Path, command: str, report: Callback) -> Path
     return fetch_weights(text, command, report) if text.startswith("@") else Path(folder)
 
 
-def reporting(command: str, report: Callback) -> Network:
-    """The network with its services, whose progress and words become events."""
+def reporting(command: str, report: Callback) -> Connection:
+    """A connection whose progress and words become events."""
 
     def progress(name: str, done: int, total: int | None) -> None:
         report(Event("download", command, name, data={"done": done, "total": total}))
@@ -44,4 +72,4 @@ def reporting(command: str, report: Callback) -> Network:
     def say(words: str) -> None:
         report(Event("note", command, words))
 
-    return Network(progress=progress, say=say)
+    return Connection(progress=progress, say=say)

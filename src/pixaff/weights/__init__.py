@@ -1,5 +1,5 @@
-"""Published weights by name, kept in a user cache: `fetch("resnet38-cam")` gives the path of the file."""
+"""Published weights: a catalogue of what there is, sources to fetch it from, and a cache in which it is kept."""
 
-from pixaff.weights.fetching import fetch
+from pixaff.weights.obtain import fetch
 
 __all__ = ["fetch"]

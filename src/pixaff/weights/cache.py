@@ -20,7 +20,7 @@ from pixaff.errors import DownloadError
 from pixaff.io.atomic import output_errors, write_text
 from pixaff.weights.archives import UntrustedError, content_folder
 from pixaff.weights.catalogue import Entry, Expected
-from pixaff.weights.network import Say
+from pixaff.weights.sources.connection import Say
 
 VARIABLE, OFFLINE = "PIXAFF_CACHE", "PIXAFF_OFFLINE"
 LOCK, UNPACKED, RECORD = "lock.json", "files", "record.json"

@@ -1,4 +1,8 @@
-"""What can be fetched, and from where: the package's TOML file, extended by the user's own."""
+"""What can be fetched by name, and from where.
+
+An entry is stated in code by `published` (a network's file does so), in the package's TOML file (what belongs to no
+network), or in a TOML file of the user's, which adds entries and replaces fields of the others.
+"""
 
 from __future__ import annotations
 
@@ -6,52 +10,26 @@ import difflib
 import os
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
 
 from pixaff.errors import UsageError
+from pixaff.weights.sources import Source, parse_source
 
 if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
 
+__all__ = ["Entry", "Expected", "Source", "check_fits", "find", "load_catalogue", "parse_source", "published"]
+
 VARIABLE = "PIXAFF_CATALOGUE"
 KINDS = ("weights", "folder", "archive")
 _KEYS = ("what", "kind", "source", "mirrors", "file", "sha256", "size", "files")
 _NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}")
 _FILE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+ -]{0,99}")
-_DRIVE_ID = re.compile(r"[-\w]{10,}")
-_DRIVE_HOSTS = ("drive.google.com", "docs.google.com", "drive.usercontent.google.com")
-_ONEDRIVE_HOSTS = ("1drv.ms", "onedrive.live.com")
-
-
-@dataclass(frozen=True)
-class Source:
-    """Where something lies.
-
-    Attributes:
-        kind: "drive-file", "drive-folder", "onedrive" or "http".
-        value: Id of a file or folder on Google Drive, else an address.
-    """
-
-    kind: str
-    value: str
-
-    def __str__(self) -> str:
-        return self.value if self.kind == "http" else f"{self.kind}:{self.value}"
-
-    @property
-    def browser(self) -> str:
-        """The address at which a person sees it."""
-        if self.kind == "drive-file":
-            return f"https://drive.google.com/file/d/{self.value}/view"
-        if self.kind == "drive-folder":
-            return f"https://drive.google.com/drive/folders/{self.value}"
-        return self.value
 
 
 @dataclass(frozen=True)
@@ -64,7 +42,7 @@ class Expected:
 
 @dataclass(frozen=True)
 class Entry:
-    """Something that can be fetched by name.
+    """Something that can be fetched by name; `published` makes one.
 
     Attributes:
         name: Its name, and that of its folder in the cache.
@@ -83,60 +61,66 @@ class Entry:
     files: Mapping[str, Expected]
 
 
-def parse_source(text: str) -> Source:
-    """A source as it is written in the catalogue or after ``--mirror``.
+def published(
+    name: str,
+    *,
+    source: str,
+    what: str = "",
+    kind: str = "weights",
+    mirrors: Sequence[str] = (),
+    file: str | None = None,
+    sha256: str | None = None,
+    size: int | None = None,
+    files: Mapping[str, Mapping[str, Any]] | None = None,
+) -> Entry:
+    """An entry of the catalogue.
 
     Args:
-        text: "drive-file:ID", "drive-folder:ID", "onedrive:ADDRESS", or an http(s) address; addresses of Google Drive
-            and OneDrive are recognised.
+        name: Small letters, digits, "-" and "_".
+        source: Where its publisher keeps it: "drive-file:ID", "drive-folder:ID", "onedrive:ADDRESS" or an http(s)
+            address; see `parse_source`.
+        what: A few words about it.
+        kind: "weights", one file; "folder", several; "archive", a packed folder of maps.
+        mirrors: Further sources, tried in order when the first one fails.
+        file: Name of the file in the cache; default NAME.pth, of an archive NAME.archive.
+        sha256, size: What the file must be, where the publisher says so.
+        files: The same for the files of a folder, by name.
 
     Raises:
-        UsageError: It is none of these.
+        UsageError: A value is wrong.
     """
-    kind, _, value = text.partition(":")
-    if kind in ("drive-file", "drive-folder"):
-        if not _DRIVE_ID.fullmatch(value):
-            raise UsageError(f"found {text!r}, expected the id of a file or folder on Google Drive after {kind}:")
-        return Source(kind, value)
-    address = value if kind == "onedrive" else text
-    parts = urlsplit(address)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise UsageError(
-            f"found the source {text!r}, expected an http or https address",
-            "or drive-file:ID, drive-folder:ID, onedrive:ADDRESS",
-        )
-    if kind == "onedrive" or parts.hostname in _ONEDRIVE_HOSTS:
-        return Source("onedrive", address)
-    if parts.hostname in _DRIVE_HOSTS:
-        folder = re.search(r"/folders/([-\w]{10,})", parts.path)
-        file = re.search(r"/d/([-\w]{10,})", parts.path)
-        ids = parse_qs(parts.query).get("id", [])
-        if folder:
-            return Source("drive-folder", folder[1])
-        if file or (len(ids) == 1 and _DRIVE_ID.fullmatch(ids[0])):
-            return Source("drive-file", file[1] if file else ids[0])
-        raise UsageError(f"found {text}, expected the address of one file or folder on Google Drive")
-    return Source("http", address)
+    given = {"file": file, "sha256": sha256, "size": size, "files": files}
+    fields = {"what": what, "kind": kind, "source": source, "mirrors": list(mirrors)}
+    return _entry(name, fields | {key: value for key, value in given.items() if value is not None}, f"[{name}]")
 
 
-def load_catalogue(own: str | os.PathLike[str] | None = None) -> dict[str, Entry]:
-    """The entries by name: those of the package, extended by ``own`` or by the file that PIXAFF_CATALOGUE names.
+def load_catalogue(own: str | os.PathLike[str] | None = None, entries: Iterable[Entry] = ()) -> dict[str, Entry]:
+    """The entries by name: ``entries`` and those of the package's file, extended by the user's own.
 
-    A new name adds an entry; a known one replaces the fields that it gives.
+    Args:
+        own: A TOML file; default the one that PIXAFF_CATALOGUE names. A new name adds an entry; a known one replaces
+            the fields that it gives.
+        entries: Those that are stated in code, such as `pixaff.models` has of its networks.
 
     Raises:
-        UsageError: The file cannot be read, or a field is wrong; names file, entry and field.
+        UsageError: A file cannot be read, or a field is wrong; names file, entry and field.
+        ValueError: Two of ``entries`` and the package's file have one name.
     """
     package = Path(__file__).with_name("catalogue.toml")
-    tables = _read(package)
-    where = dict.fromkeys(tables, package)
+    found: dict[str, Entry] = {}
+    for entry in (*entries, *(_entry(name, fields, f"{package}: [{name}]") for name, fields in _read(package).items())):
+        if entry.name in found:
+            raise ValueError(f"two entries of the catalogue are called {entry.name}")
+        found[entry.name] = entry
     own = own or os.environ.get(VARIABLE)
     if own:
         for name, fields in _read(Path(own)).items():
-            known = tables.get(name, {})
-            tables[name] = {**known, **fields} if isinstance(fields, dict) else fields
-            where[name] = Path(own)
-    return {name: _entry(name, fields, where[name]) for name, fields in tables.items()}
+            where = f"{own}: [{name}]"
+            if not isinstance(fields, dict):
+                raise UsageError(f"{where}: expected a table of fields")
+            known = _fields(found[name], fields.get("kind")) if name in found else {}
+            found[name] = _entry(name, known | fields, where)
+    return found
 
 
 def find(catalogue: Mapping[str, Entry], name: str) -> Entry:
@@ -150,7 +134,19 @@ def find(catalogue: Mapping[str, Entry], name: str) -> Entry:
         return catalogue[name]
     near = difflib.get_close_matches(name, catalogue, 1)
     hint = f"did you mean {near[0]}?" if near else f"names: {', '.join(catalogue)}"
-    raise UsageError(f"no weights are called {name!r}", hint)
+    raise UsageError(f"no weights are called {name[:80]!r}", hint)
+
+
+def check_fits(source: Source, kind: str) -> None:
+    """Check that something of this kind can come from such a source.
+
+    Raises:
+        UsageError: A folder cannot come from the address of one file.
+    """
+    if kind == "folder" and not source.is_folder:
+        raise UsageError(
+            f"found the source {source} for a folder", "expected drive-folder:ID, or an address ending in /"
+        )
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -162,13 +158,23 @@ def _read(path: Path) -> dict[str, Any]:
         raise UsageError(f"{path}: not TOML: {error}") from None
 
 
-def _entry(name: str, fields: Any, path: Path) -> Entry:
-    where = f"{path}: [{name}]"
+def _fields(entry: Entry, kind: Any) -> dict[str, Any]:
+    """An entry as its table in TOML, to be extended by one that may give another kind."""
+    source, *mirrors = (source.spelled for source in entry.sources)
+    fields: dict[str, Any] = {"what": entry.what, "kind": entry.kind, "source": source, "mirrors": mirrors}
+    if kind not in (None, entry.kind):
+        return fields
+    pins = {
+        file: {key: value for key, value in (("sha256", each.sha256), ("size", each.size)) if value is not None}
+        for file, each in entry.files.items()
+    }
+    return fields | ({"files": pins} if entry.kind == "folder" else {"file": entry.file, **pins[entry.file]})
+
+
+def _entry(name: str, fields: Mapping[str, Any], where: str) -> Entry:
     # The name becomes a folder and must be one on every system; "nul" and the like are none on Windows.
     if not _NAME.fullmatch(name) or name.endswith(".") or re.fullmatch(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", name):
         raise UsageError(f"{where}: expected a name of small letters, digits, - and _")
-    if not isinstance(fields, dict):
-        raise UsageError(f"{where}: found {fields!r}, expected a table of fields")
     for key in fields:
         if key not in _KEYS:
             near = difflib.get_close_matches(key, _KEYS, 1)
@@ -188,37 +194,27 @@ def _entry(name: str, fields: Any, path: Path) -> Entry:
         raise UsageError(f"{where}: {error.message}", error.hint) from None
     if kind == "folder":
         pinned = fields.get("files", {})
-        if not isinstance(pinned, dict) or {"file", "sha256", "size"} & fields.keys():
+        if not isinstance(pinned, Mapping) or {"file", "sha256", "size"} & fields.keys():
             raise UsageError(f"{where}: a folder pins its files in the table files, by name")
         file = ""
     else:
         file = fields.get("file", f"{name}.pth" if kind == "weights" else f"{name}.archive")
+        if not isinstance(file, str):
+            raise UsageError(f"{where}: expected file, a string")
         pinned = {file: {key: fields[key] for key in ("sha256", "size") if key in fields}}
         if "files" in fields:
             raise UsageError(f"{where}: files is for the kind folder, expected sha256 and size")
     for each in pinned:
-        if not isinstance(each, str) or not _FILE.fullmatch(each) or each in ("record.json", "files"):
+        if not _FILE.fullmatch(each) or each in ("record.json", "files"):
             raise UsageError(f"{where}: found the file name {each!r}, expected a plain one")
     files = {each: _expected(values, f"{where} {each}") for each, values in pinned.items()}
     return Entry(name, str(fields.get("what", "")), kind, file, sources, files)
 
 
-def check_fits(source: Source, kind: str) -> None:
-    """Whether something of this kind can come from such a source.
-
-    Raises:
-        UsageError: A folder cannot come from the address of one file.
-    """
-    if kind == "folder" and source.kind != "drive-folder" and not (source.kind == "http" and source.value[-1] == "/"):
-        raise UsageError(
-            f"found the source {source} for a folder", "expected drive-folder:ID, or an address ending in /"
-        )
-
-
 def _expected(values: Any, where: str) -> Expected:
-    sha256, size = (values.get("sha256"), values.get("size")) if isinstance(values, dict) else (0, 0)
+    sha256, size = (values.get("sha256"), values.get("size")) if isinstance(values, Mapping) else (0, 0)
     if sha256 is not None and not (isinstance(sha256, str) and re.fullmatch(r"[0-9a-fA-F]{64}", sha256)):
         raise UsageError(f"{where}: expected sha256, a string of 64 hex digits")
-    if size is not None and not (isinstance(size, int) and size > 0):
+    if size is not None and not (type(size) is int and size > 0):
         raise UsageError(f"{where}: expected size, a number of bytes")
     return Expected(sha256.lower() if sha256 else None, size)

@@ -1,16 +1,13 @@
-"""Room on the disk, hashes, and the unfinished file of a download."""
+"""Room on the disk, sizes in words, and hashes of files."""
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import json
 import shutil
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from pixaff.errors import OutputError
-from pixaff.io.atomic import output_errors, write_text
+from pixaff.io.atomic import output_errors
 
 SPARE = 64 << 20
 """Bytes that a download leaves free."""
@@ -53,45 +50,3 @@ def digest(path: Path) -> tuple[str, int]:
             hasher.update(piece)
             size += len(piece)
     return hasher.hexdigest(), size
-
-
-class Partial:
-    """The unfinished file of a download, and beside it a note of what it is a part of.
-
-    Args:
-        folder: Where both lie, under hidden names.
-        file: Name that the file is to get.
-        origin: Where the file comes from. It is hashed, as addresses may hold secrets.
-    """
-
-    def __init__(self, folder: Path, file: str, origin: str) -> None:
-        self.path, self.note = folder / f".{file}.part", folder / f".{file}.part.json"
-        self.origin = hashlib.sha256(origin.encode()).hexdigest()
-
-    def state(self) -> tuple[int, str, int | None]:
-        """Bytes to go on from, the server's validator, and the bytes in all; (0, "", None) where it must begin anew."""
-        try:
-            note = json.loads(self.note.read_text(encoding="utf-8"))
-            total = note["total"]
-            if note["origin"] == self.origin and note["validator"] and isinstance(total, int | None):
-                return self.path.stat().st_size, str(note["validator"]), total
-        except (OSError, ValueError, KeyError, TypeError):
-            pass
-        return 0, "", None
-
-    def begin(self, validator: str, total: int | None) -> None:
-        """Empty the file, then note what it is going to be: in this order, no note ever speaks of older bytes."""
-        with output_errors(self.path), open(self.path, "wb"):
-            pass
-        write_text(self.note, json.dumps({"origin": self.origin, "validator": validator, "total": total}))
-
-    @contextlib.contextmanager
-    def append(self) -> Iterator[Callable[[bytes], object]]:
-        """Yields the function that adds bytes."""
-        with output_errors(self.path), open(self.path, "ab") as file:
-            yield file.write
-
-    def discard(self) -> None:
-        """Forget it."""
-        for path in (self.path, self.note):
-            path.unlink(missing_ok=True)

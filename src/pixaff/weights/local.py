@@ -9,24 +9,23 @@ from pathlib import Path
 
 from pixaff.errors import UsageError
 from pixaff.io.atomic import output_errors
-from pixaff.weights.accept import check, list_unpacked
 from pixaff.weights.archives import KEPT, content_folder
 from pixaff.weights.cache import RECORD, UNPACKED, cache_folder, locked, recorded_files, write_record
-from pixaff.weights.catalogue import Entry, Expected, find, load_catalogue
+from pixaff.weights.catalogue import Entry, Expected
 from pixaff.weights.disk import digest, ensure_space
-from pixaff.weights.fetching import take, unfinished, weights_in
-from pixaff.weights.network import Network
+from pixaff.weights.obtain import take, unfinished, weights_in
+from pixaff.weights.sources import Connection
+from pixaff.weights.verify import check, list_unpacked
 
 _PACKED = (".zip", ".tar", ".tar.gz", ".tgz")
 
 
 def import_file(
-    name: str,
+    entry: Entry,
     path: str | os.PathLike[str],
     *,
     cache: str | os.PathLike[str] | None = None,
-    catalogue: str | os.PathLike[str] | None = None,
-    network: Network | None = None,
+    connection: Connection | None = None,
 ) -> Path:
     """Bring a file into the cache: the weights, one file of a folder, or the archive. It may replace what is there.
 
@@ -34,45 +33,44 @@ def import_file(
         See `pixaff.weights.fetch`.
 
     Raises:
-        UsageError: No such name or file.
+        UsageError: No such file.
         DownloadError, CheckpointError: The file is not what it must be.
         OutputError: The cache cannot be written, or the disk is full.
     """
-    entry, root, path = find(load_catalogue(catalogue), name), cache_folder(cache), Path(path)
+    root, path = cache_folder(cache), Path(path)
     if not path.is_file():
         raise UsageError(f"{path}: no such file")
     file = path.name if entry.kind == "folder" else entry.file
-    return _bring(root, entry, [(path, file)], network or Network())
+    return _bring(root, entry, [(path, file)], connection or Connection())
 
 
 def import_folder(
-    name: str,
+    entry: Entry,
     folder: str | os.PathLike[str],
     *,
     alone: bool = True,
     cache: str | os.PathLike[str] | None = None,
-    catalogue: str | os.PathLike[str] | None = None,
-    network: Network | None = None,
+    connection: Connection | None = None,
 ) -> Path:
-    """Bring what a folder has of a name into the cache.
+    """Bring what a folder has of an entry into the cache.
 
     Args:
-        name: A name of the catalogue.
-        folder: Holds the file under its name in the cache, here or in a folder called ``name`` as a cache has it; an
-            archive also as ``name`` with .zip, .tar, .tar.gz or .tgz, or unpacked.
-        alone: The folder is for this name alone: its one file of weights, or its maps, are meant whatever their names.
-        cache, catalogue, network: See `pixaff.weights.fetch`.
+        entry: An entry of the catalogue.
+        folder: Holds the file under its name in the cache, here or in a folder called as the entry, as a cache has it;
+            an archive also as that name with .zip, .tar, .tar.gz or .tgz, or unpacked.
+        alone: The folder is for this entry alone: its one file of weights, or its maps, are meant whatever their names.
+        cache, connection: See `pixaff.weights.fetch`.
 
     Returns:
         See `pixaff.weights.fetch`.
 
     Raises:
-        UsageError: The folder has nothing of that name.
+        UsageError: The folder has nothing of the entry.
         DownloadError, CheckpointError: A file is not what it must be.
         OutputError: The cache cannot be written, or the disk is full.
     """
-    entry, root, folder = find(load_catalogue(catalogue), name), cache_folder(cache), Path(folder)
-    network = network or Network()
+    root, folder = cache_folder(cache), Path(folder)
+    connection = connection or Connection()
     own = folder / entry.name
     if not folder.is_dir():
         raise UsageError(f"{folder}: no such folder")
@@ -80,7 +78,7 @@ def import_folder(
         base = own if own.is_dir() else folder
         files = weights_in(base) if alone or base == own else []
         if files:
-            return _bring(root, entry, [(path, path.relative_to(base).as_posix()) for path in files], network)
+            return _bring(root, entry, [(path, path.relative_to(base).as_posix()) for path in files], connection)
         raise UsageError(f"{folder}: found no weights for {entry.name}", f"they may lie in {own}")
     names = [entry.file, *(f"{entry.name}{end}" for end in _PACKED if entry.kind == "archive")]
     places = [base / each for base in (own, folder) for each in names]
@@ -89,23 +87,23 @@ def import_folder(
         places += lone if len(lone) == 1 else []
     path = next((place for place in places if place.is_file()), None)
     if path is not None:
-        return _bring(root, entry, [(path, entry.file)], network)
+        return _bring(root, entry, [(path, entry.file)], connection)
     if entry.kind == "archive":
         for base in (own / UNPACKED, own, *([folder] if alone else [])):
             maps = [path for path in base.rglob("*") if path.suffix.lower() in KEPT and path.is_file()]
             if maps:
-                return _bring_unpacked(root, entry, base, sorted(maps), network)
+                return _bring_unpacked(root, entry, base, sorted(maps), connection)
     raise UsageError(f"{folder}: found nothing for {entry.name}", f"expected {places[0]} or {folder / entry.file}")
 
 
-def _bring(root: Path, entry: Entry, files: Sequence[tuple[Path, str]], network: Network) -> Path:
+def _bring(root: Path, entry: Entry, files: Sequence[tuple[Path, str]], connection: Connection) -> Path:
     folder = root / entry.name
-    with locked(root, entry.name, network.say):
+    with locked(root, entry.name, connection.say):
         found: dict[str, tuple[Path, Expected]] = {}
         try:
             for path, file in files:
                 copy = folder / f".{file.replace('/', '_')}.copy"
-                _copy(path, copy, network, entry.name)
+                _copy(path, copy, connection, entry.name)
                 found[file] = copy, check(copy, root, entry, file)
             if entry.kind == "folder":
                 # Files may come one by one; those of before stay.
@@ -120,19 +118,19 @@ def _bring(root: Path, entry: Entry, files: Sequence[tuple[Path, str]], network:
             raise
 
 
-def _bring_unpacked(root: Path, entry: Entry, base: Path, maps: Sequence[Path], network: Network) -> Path:
+def _bring_unpacked(root: Path, entry: Entry, base: Path, maps: Sequence[Path], connection: Connection) -> Path:
     folder = root / entry.name
-    with locked(root, entry.name, network.say):
+    with locked(root, entry.name, connection.say):
         draft = folder / ".unpack"
         shutil.rmtree(draft, ignore_errors=True)
         try:
             files = {}
             for index, path in enumerate(maps, 1):
                 name = path.relative_to(base).as_posix()
-                _copy(path, draft / name, Network(), entry.name)
+                _copy(path, draft / name, Connection(), entry.name)
                 sha256, size = digest(draft / name)
                 files[name] = size, sha256
-                network.progress(f"{entry.name}, files", index, len(maps))
+                connection.progress(f"{entry.name}, files", index, len(maps))
             list_unpacked(folder, draft, files)
         except BaseException:
             shutil.rmtree(draft, ignore_errors=True)
@@ -142,7 +140,7 @@ def _bring_unpacked(root: Path, entry: Entry, base: Path, maps: Sequence[Path], 
         return content_folder(folder / UNPACKED)
 
 
-def _copy(path: Path, target: Path, network: Network, name: str) -> None:
+def _copy(path: Path, target: Path, connection: Connection, name: str) -> None:
     total, done = path.stat().st_size, 0
     with output_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -151,4 +149,4 @@ def _copy(path: Path, target: Path, network: Network, name: str) -> None:
             while piece := source.read(1 << 20):
                 copy.write(piece)
                 done += len(piece)
-                network.progress(name, done, total)
+                connection.progress(name, done, total)

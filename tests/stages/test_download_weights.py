@@ -27,7 +27,7 @@ def fake(tmp_path, monkeypatch):
     monkeypatch.setenv("PIXAFF_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("PIXAFF_CATALOGUE", str(tmp_path / "own.toml"))
     monkeypatch.delenv("PIXAFF_OFFLINE", raising=False)
-    monkeypatch.setattr(fetching, "Network", impatient)
+    monkeypatch.setattr(fetching, "Connection", impatient)
     with serving() as server:
         route_drive(server, monkeypatch.setattr)
         (tmp_path / "own.toml").write_text(
@@ -75,7 +75,7 @@ def test_fetching_says_where_and_how_large(fake, tmp_path):
 def test_one_that_fails_does_not_stop_the_others(fake):
     fake.routes["/w.pth"] = lambda request: request.answer(404)
     done = call("w", "m", code=1)
-    assert "failed: w is not to be had" in done.stderr
+    assert "failed: w cannot be fetched" in done.stderr
     assert [line.split()[:2] for line in done.stdout.splitlines()] == [["m", "done"]]
     assert [item["status"] for item in objects("w", "m", code=1)] == ["failed", "skipped"]
 

@@ -11,9 +11,9 @@ import pytest
 from fake_services import PAGE, QUOTA, File, drive_file, drive_folder, impatient, route_drive, serving, weights_bytes
 
 from pixaff.errors import DownloadError, OutputError, UsageError
-from pixaff.weights import fetch, inventory
+from pixaff.weights import fetch, manage
 from pixaff.weights.cache import cache_folder, cached, recorded_files
-from pixaff.weights.catalogue import load_catalogue
+from pixaff.weights.catalogue import find, load_catalogue
 from pixaff.weights.local import import_file, import_folder
 
 BODY = weights_bytes()
@@ -60,7 +60,12 @@ def sha(body):
 
 
 def get(name, **options):
-    return fetch(name, network=impatient(**{"retries": 1, **options.pop("network", {})}), **options)
+    connection = impatient(**{"retries": 1, **options.pop("connection", {})})
+    return fetch(entry(name), connection=connection, **options)
+
+
+def entry(name):
+    return find(load_catalogue(), name)
 
 
 def zipped(path, members):
@@ -96,7 +101,7 @@ def test_the_cache_is_where_it_is_said_to_be(root, tmp_path, monkeypatch):
 def test_a_cache_that_cannot_be_written_still_gives_what_it_has(fake, root, own, monkeypatch):
     fake.routes["/w.pth"] = File(BODY)
     get("w")
-    monkeypatch.setattr("pixaff.weights.fetching.locked", lambda *a: pytest.fail("no lock is needed"))
+    monkeypatch.setattr("pixaff.weights.obtain.locked", lambda *a: pytest.fail("no lock is needed"))
     assert get("w").is_file()
 
 
@@ -136,7 +141,7 @@ def test_the_catalogue_pins(fake, root, own):
 def test_a_mirror_steps_in_and_is_named(fake, root, own):
     fake.routes["/mirror/m.pth"] = File(BODY)
     words = []
-    assert get("m", network={"say": words.append}).read_bytes() == BODY
+    assert get("m", connection={"say": words.append}).read_bytes() == BODY
     assert any("/gone.pth: m: HTTP 404, is not there" in line for line in words)
     assert json.loads((root / "lock.json").read_text())["weights"]["m"]["source"] == f"{fake.url}/mirror/"
 
@@ -254,7 +259,7 @@ def test_an_archive_becomes_a_folder_of_maps(fake, root, own, tmp_path):
     assert sorted(path.name for path in (root / "a").iterdir()) == ["files", "record.json"]
     assert get("a") == folder
     assert len(fake.calls) == 1
-    assert inventory.verify(root, load_catalogue()["a"]) == []
+    assert manage.verify(root, entry("a")) == []
 
 
 def test_a_hostile_archive_is_refused_and_nothing_kept(fake, root, own, tmp_path):
@@ -271,7 +276,7 @@ def test_an_archive_that_was_fetched_but_not_unpacked_is_not_fetched_again(fake,
     archive = zipped(tmp_path / "a.zip", MAPS)
     fake.routes["/a.zip"] = File(archive.read_bytes())
     with monkeypatch.context() as patch:
-        patch.setattr("pixaff.weights.fetching.unpack", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr("pixaff.weights.obtain.unpack", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             get("a")
     assert get("a").name == "out_la"
@@ -288,7 +293,7 @@ def test_a_folder_of_drive_with_weights_and_other_things(fake, root, own):
     files = {"cam.pth": BODY, "README.txt": b"read", "affinity.pth": OTHER}
     drive_folder(fake, files)
     words = []
-    folder = get("f", network={"say": words.append})
+    folder = get("f", connection={"say": words.append})
     assert folder == root / "f"
     assert sorted(path.name for path in folder.iterdir()) == ["affinity.pth", "cam.pth"]
     assert "f: README.txt is left out: no name that weights have" in words
@@ -303,7 +308,7 @@ def test_a_folder_goes_on_where_it_stopped(fake, root, own):
     fake.routes["/uc"] = lambda call: good(call) if call.query["id"] == ids["cam.pth"] else call.answer(404)
     with pytest.raises(DownloadError):
         get("f")
-    assert cached(root, load_catalogue()["f"]) is None
+    assert cached(root, entry("f")) is None
     fake.routes["/uc"] = good
     fake.calls.clear()
     get("f")
@@ -314,7 +319,7 @@ def test_a_folder_leaves_out_a_hostile_file_and_needs_one_good(fake, root, own):
     evil = pickle.dumps(Evil())
     drive_folder(fake, {"cam.pth": BODY, "evil.pth": evil})
     words = []
-    get("f", network={"say": words.append})
+    get("f", connection={"say": words.append})
     assert sorted(path.name for path in (root / "f").iterdir()) == ["cam.pth"]
     assert any("evil.pth is left out" in line and "nothing in it was run" in line for line in words)
     drive_folder(fake, {"evil.pth": evil})
@@ -325,19 +330,19 @@ def test_a_folder_leaves_out_a_hostile_file_and_needs_one_good(fake, root, own):
 def test_a_file_is_brought_from_this_machine(fake, root, own, tmp_path, monkeypatch):
     monkeypatch.setenv("PIXAFF_OFFLINE", "1")
     (tmp_path / "browser.pth").write_bytes(BODY)
-    assert import_file("w", tmp_path / "browser.pth").read_bytes() == BODY
+    assert import_file(entry("w"), tmp_path / "browser.pth").read_bytes() == BODY
     assert get("w") == root / "w" / "w.pth"
     (tmp_path / "browser.pth").write_bytes(OTHER)
     with pytest.raises(DownloadError, match=f"found sha256 {sha(OTHER)} .*expected {sha(BODY)}"):
-        import_file("w", tmp_path / "browser.pth")
+        import_file(entry("w"), tmp_path / "browser.pth")
     assert hidden(root, "w") == []
     assert get("w").read_bytes() == BODY
     with pytest.raises(UsageError, match="no such file"):
-        import_file("w", tmp_path / "nowhere")
+        import_file(entry("w"), tmp_path / "nowhere")
     # Files of a folder may come one by one.
-    import_file("f", zipped(tmp_path / "x", {}).with_name("browser.pth"))
+    import_file(entry("f"), zipped(tmp_path / "x", {}).with_name("browser.pth"))
     (tmp_path / "more.pth").write_bytes(BODY)
-    assert sorted(path.name for path in import_file("f", tmp_path / "more.pth").iterdir()) == [
+    assert sorted(path.name for path in import_file(entry("f"), tmp_path / "more.pth").iterdir()) == [
         "browser.pth",
         "more.pth",
     ]
@@ -345,15 +350,15 @@ def test_a_file_is_brought_from_this_machine(fake, root, own, tmp_path, monkeypa
 
 def test_an_archive_is_brought_packed_or_unpacked(root, own, tmp_path):
     archive = zipped(tmp_path / "crf.zip", MAPS)
-    first = import_file("a", archive)
+    first = import_file(entry("a"), archive)
     assert sorted(path.name for path in first.iterdir()) == ["2007_000032.npy", "2007_000039.npy"]
     assert archive.is_file()
-    again = import_folder("a", first)
+    again = import_folder(entry("a"), first)
     assert sorted(path.name for path in again.iterdir()) == ["2007_000032.npy", "2007_000039.npy"]
-    entry = load_catalogue()["a"]
-    assert inventory.verify(root, entry) == []
+    known = entry("a")
+    assert manage.verify(root, known) == []
     (again / "2007_000032.npy").write_bytes(b"changed")
-    assert "2007_000032.npy: found sha256" in inventory.verify(root, entry)[0]
+    assert "2007_000032.npy: found sha256" in manage.verify(root, known)[0]
 
 
 def test_files_are_brought_from_a_folder(root, own, tmp_path):
@@ -362,27 +367,27 @@ def test_files_are_brought_from_a_folder(root, own, tmp_path):
         (other / path).parent.mkdir(parents=True, exist_ok=True)
         (other / path).write_bytes(body)
     zipped(other / "a.tgz", MAPS)  # a wrong suffix is no matter
-    assert import_folder("w", other, alone=False).read_bytes() == BODY
-    assert import_folder("m", other, alone=False).read_bytes() == OTHER
-    assert (import_folder("f", other, alone=False) / "sub" / "cam.pth").read_bytes() == BODY
-    assert import_folder("a", other, alone=False).name == "out_la"
+    assert import_folder(entry("w"), other, alone=False).read_bytes() == BODY
+    assert import_folder(entry("m"), other, alone=False).read_bytes() == OTHER
+    assert (import_folder(entry("f"), other, alone=False) / "sub" / "cam.pth").read_bytes() == BODY
+    assert import_folder(entry("a"), other, alone=False).name == "out_la"
     with pytest.raises(UsageError, match="found nothing for resnet38-cam"):
-        import_folder("resnet38-cam", other, alone=False)
+        import_folder(entry("resnet38-cam"), other, alone=False)
     (tmp_path / "lone").mkdir()
     (tmp_path / "lone" / "res38_cls.pth").write_bytes(BODY)
-    assert import_folder("resnet38-cam", tmp_path / "lone").read_bytes() == BODY
+    assert import_folder(entry("resnet38-cam"), tmp_path / "lone").read_bytes() == BODY
 
 
 def test_verify_finds_what_has_changed(fake, root, own):
     fake.routes["/w.pth"] = File(BODY)
-    path, entry = get("w"), load_catalogue()["w"]
-    assert inventory.verify(root, entry) == []
+    path, known = get("w"), entry("w")
+    assert manage.verify(root, known) == []
     path.write_bytes(OTHER)
-    assert inventory.verify(root, entry) == [
+    assert manage.verify(root, known) == [
         f"{path}: found sha256 {sha(OTHER)} ({len(OTHER)} bytes), expected {sha(BODY)} ({len(BODY)} bytes)"
     ]
     with pytest.raises(DownloadError, match="m is not in the cache"):
-        inventory.verify(root, load_catalogue()["m"])
+        manage.verify(root, entry("m"))
 
 
 def test_prune_removes_what_is_unfinished_or_named_and_nothing_else(fake, root, own):
@@ -390,20 +395,20 @@ def test_prune_removes_what_is_unfinished_or_named_and_nothing_else(fake, root, 
     fake.routes["/mirror/m.pth"] = File(BODY, cuts=[0.4])
     get("w")
     with pytest.raises(DownloadError):
-        get("m", network={"retries": 0})
+        get("m", connection={"retries": 0})
     (root / "mine").mkdir()
     (root / "mine" / ".file").write_text("not pixaff's")
     catalogue = load_catalogue()
     parts = [root / "m" / name for name in (".m.pth.part", ".m.pth.part.json")]
-    assert sorted(inventory.prune(root, catalogue, [], True, print)) == parts
+    assert sorted(manage.prune(root, catalogue, [], True, print)) == parts
     assert all(path.is_file() for path in parts)
-    assert sorted(inventory.prune(root, catalogue, [], False, print)) == parts
+    assert sorted(manage.prune(root, catalogue, [], False, print)) == parts
     assert hidden(root, "m") == []
     assert get("w").is_file()
-    assert [*inventory.prune(root, catalogue, ["w"], False, print)] == [root / "w"]
+    assert [*manage.prune(root, catalogue, ["w"], False, print)] == [root / "w"]
     assert not (root / "w").exists()
     assert recorded_files(root, "w")["w.pth"].sha256 == sha(BODY)
     get("w")
     del catalogue["w"]
-    assert [*inventory.prune(root, catalogue, [], False, print)] == [root / "w"]
+    assert [*manage.prune(root, catalogue, [], False, print)] == [root / "w"]
     assert (root / "mine" / ".file").is_file()

@@ -6,10 +6,11 @@ import logging
 import traceback
 
 import pytest
-from fake_services import PAGE, File, onedrive_network, serving, weights_bytes
+from fake_services import PAGE, File, impatient, route_onedrive, serving, weights_bytes
 
 from pixaff.errors import DownloadError
-from pixaff.weights import http, onedrive
+from pixaff.weights import sources
+from pixaff.weights.sources import onedrive, web
 
 BODY = weights_bytes(size=60_000)
 TOKEN = "SECRET-TOKEN"
@@ -57,14 +58,15 @@ class OneDrive:
 
 
 @pytest.fixture
-def service():
+def service(monkeypatch):
     with serving() as fake:
+        route_onedrive(fake, monkeypatch.setattr)
         yield OneDrive(fake)
 
 
 def fetch(service, folder, **options):
-    network = onedrive_network(service.fake, **options)
-    return onedrive.download(service.link, folder, "crf.archive", network, label="crf-low").read_bytes()
+    source = sources.OneDrive(service.link)
+    return source.download(folder, "crf.archive", impatient(**options), label="crf-low").read_bytes()
 
 
 def test_the_share_address_is_asked_for_with_a_token(service, tmp_path):
@@ -131,7 +133,7 @@ def test_a_link_without_a_redirect(service, tmp_path):
 
 def test_429_waits(service, tmp_path, monkeypatch):
     waits = []
-    monkeypatch.setattr(http.time, "sleep", waits.append)
+    monkeypatch.setattr(web.time, "sleep", waits.append)
     service.item_fails = [(429, {"Retry-After": "1"})]
     assert fetch(service, tmp_path) == BODY
     assert waits == [1.0]
@@ -196,7 +198,7 @@ def test_no_token_is_ever_shown(service, tmp_path, caplog):
 
 def test_probe_tries_every_way(service):
     service.item_fails = [(403, {})]
-    found = list(onedrive.probe(service.link, onedrive_network(service.fake)))
+    found = list(sources.OneDrive(service.link).probe("", impatient()))
     assert [name for name, _ in found] == [
         "by the share address",
         "by the redirect's redeem value",

@@ -17,7 +17,7 @@ from fake_services import (
 )
 
 from pixaff.errors import DownloadError
-from pixaff.weights import drive
+from pixaff.weights.sources import DriveFile, drive
 
 ID = "1xESB7017zlZHqxEWuh1Rb89UhjTGIKOA"
 BODY = weights_bytes(size=700_000)
@@ -32,10 +32,10 @@ def fake(monkeypatch):
 
 
 def fetch(folder, **options):
-    network = impatient(
+    connection = impatient(
         **{key: options.pop(key) for key in ("timeout", "retries", "say", "progress") if key in options}
     )
-    return drive.download(ID, folder, "w.pth", network, label="w", **options).read_bytes()
+    return DriveFile(ID).download(folder, "w.pth", connection, label="w", **options).read_bytes()
 
 
 @pytest.mark.parametrize("confirm", [False, True])

@@ -10,7 +10,8 @@ import pytest
 from fake_services import PAGE, File, impatient, serving, weights_bytes
 
 from pixaff.errors import DownloadError, OutputError
-from pixaff.weights import disk, http, resuming
+from pixaff.weights import disk
+from pixaff.weights.sources import Http, parse_source, web
 
 BODY = weights_bytes(size=60_000)
 
@@ -22,11 +23,10 @@ def fake():
 
 
 def fetch(fake, folder, path="/w.pth", **options):
-    network = impatient(
+    connection = impatient(
         **{key: options.pop(key) for key in ("timeout", "retries", "say", "progress") if key in options}
     )
-    found = resuming.download(f"{fake.url}{path}", folder, "w.pth", network, label="w", **options)
-    return found.read_bytes()
+    return Http(f"{fake.url}{path}").download(folder, "w.pth", connection, label="w", **options).read_bytes()
 
 
 def ranges(fake, path="/w.pth"):
@@ -137,7 +137,7 @@ def test_a_stalling_server_is_given_up_and_gone_on_with(fake, tmp_path):
     fake.routes["/w.pth"] = File(BODY, stall=1.5)
     began = time.monotonic()
     assert fetch(fake, tmp_path, timeout=0.3) == BODY
-    assert ranges(fake) == [None, f"bytes={http.CHUNK}-"]
+    assert ranges(fake) == [None, f"bytes={web.CHUNK}-"]
     assert time.monotonic() - began < 60
 
 
@@ -151,7 +151,7 @@ def test_500_twice_then_good(fake, tmp_path):
 
 def test_429_waits_as_long_as_asked(fake, tmp_path, monkeypatch):
     waits = []
-    monkeypatch.setattr(http.time, "sleep", waits.append)
+    monkeypatch.setattr(web.time, "sleep", waits.append)
     fake.routes["/w.pth"] = File(BODY, fails=[(429, {"Retry-After": "1"})])
     assert fetch(fake, tmp_path) == BODY
     assert waits == [1.0]
@@ -161,9 +161,9 @@ def test_429_waits_as_long_as_asked(fake, tmp_path, monkeypatch):
 
 
 def test_retry_after_is_a_number_or_a_date():
-    assert http.retry_after("7") == 7
-    assert http.retry_after(None) is http.retry_after("soon") is None
-    assert 50 < http.retry_after(formatdate(time.time() + 60, usegmt=True)) <= 60
+    assert web.retry_after("7") == 7
+    assert web.retry_after(None) is web.retry_after("soon") is None
+    assert 50 < web.retry_after(formatdate(time.time() + 60, usegmt=True)) <= 60
 
 
 def test_a_page_in_place_of_a_file_is_named_and_not_kept(fake, tmp_path):
@@ -191,8 +191,8 @@ def test_redirects_that_are_not_followed(fake, tmp_path, location, words):
 
 def test_https_does_not_lead_to_http():
     with pytest.raises(DownloadError, match="from https to http"):
-        http.next_address("https://a/x", "http://b/x")
-    assert http.next_address("https://a/x", "//b/y") == "https://b/y"
+        web.next_address("https://a/x", "http://b/x")
+    assert web.next_address("https://a/x", "//b/y") == "https://b/y"
 
 
 def test_a_good_redirect_is_followed_without_the_authorization(fake, tmp_path):
@@ -200,7 +200,7 @@ def test_a_good_redirect_is_followed_without_the_authorization(fake, tmp_path):
         other.routes["/real"] = File(BODY)
         fake.routes["/w.pth"] = lambda call: call.redirect(f"{other.url}/real")
         headers = {"Authorization": "Badger x"}
-        with http.request(f"{fake.url}/w.pth", impatient(), headers=headers) as response:
+        with web.request(f"{fake.url}/w.pth", impatient(), headers=headers) as response:
             assert response.status_code == 200
         assert fake.calls[0].headers["Authorization"] == "Badger x"
         assert other.calls[0].headers["Authorization"] is None
@@ -229,10 +229,9 @@ def test_no_secret_of_an_address_is_shown(fake, tmp_path, caplog):
     for path, answer in {"/a": lambda call: call.answer(404), "/b": File(BODY, cuts=[0.1] * 9)}.items():
         fake.routes[path] = answer
         words = []
+        source = parse_source(f"http://me:SECRET@{host}{path}?tempauth=SECRET")
         with pytest.raises(DownloadError) as caught:
-            resuming.download(
-                f"http://me:SECRET@{host}{path}?tempauth=SECRET", tmp_path, "w", impatient(say=words.append), label="w"
-            )
+            source.download(tmp_path, "w", impatient(say=words.append), label="w")
         trace = io.StringIO()
         traceback.print_exception(caught.value, file=trace)
         everything = [trace.getvalue(), caplog.text, *words, *(p.read_text("latin1") for p in tmp_path.glob(".*.json"))]
@@ -240,7 +239,7 @@ def test_no_secret_of_an_address_is_shown(fake, tmp_path, caplog):
     assert "GET /b" in caplog.text  # or the log would prove nothing
     nobody = "http://me:SECRET@127.0.0.1:1/x?tempauth=SECRET"
     with pytest.raises(DownloadError) as caught:
-        http.probe(nobody, impatient(retries=0))
+        web.probe(nobody, impatient(retries=0))
     assert "SECRET" not in "".join(traceback.format_exception(caught.value))
 
 
@@ -254,10 +253,10 @@ def test_a_full_disk_is_told_before(fake, tmp_path, monkeypatch):
 
 def test_probe_asks_for_the_first_bytes_only(fake):
     fake.routes["/w.pth"] = File(BODY)
-    found = http.probe(f"{fake.url}/w.pth", impatient())
-    assert (found.size, found.head) == (len(BODY), BODY[: http.HEAD])
+    found = web.probe(f"{fake.url}/w.pth", impatient())
+    assert (found.size, found.head) == (len(BODY), BODY[: web.HEAD])
     fake.routes["/w.pth"] = File(BODY, ranges=False)
-    assert http.probe(f"{fake.url}/w.pth", impatient()).size == len(BODY)
+    assert web.probe(f"{fake.url}/w.pth", impatient()).size == len(BODY)
 
 
 def test_sizes_in_words():

@@ -37,8 +37,10 @@ from fake_services import Fake, impatient, route_drive
 no_network.install()
 route_drive(Fake(url=sys.argv[1]))
 from pixaff.weights import fetch
+from pixaff.weights.catalogue import load_catalogue
 
-print(fetch(sys.argv[2], network=impatient(timeout=30.0, say=lambda words: print(words, file=sys.stderr))))
+connection = impatient(timeout=30.0, say=lambda words: print(words, file=sys.stderr))
+print(fetch(load_catalogue()[sys.argv[2]], connection=connection))
 """
 
 
@@ -76,7 +78,7 @@ def start(tmp_path):
             f'[web]\nkind = "archive"\nsource = "{fake.url}/a.zip"\n'
             f'[drive]\nkind = "archive"\nsource = "drive-file:{"x" * 33}"\n'
         )
-        paths = [str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+        paths = [str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
         process = subprocess.Popen(
             [sys.executable, "-c", PROGRAM, fake.url, name],
             stdout=subprocess.PIPE,

@@ -1,4 +1,4 @@
-"""Weights by name: from the cache, or from the first source that gives them."""
+"""An entry of the catalogue: from the cache, or from the first source that gives it."""
 
 from __future__ import annotations
 
@@ -8,8 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pixaff.errors import CheckpointError, DownloadError
-from pixaff.weights import sources
-from pixaff.weights.accept import check, move, unpack
 from pixaff.weights.archives import UntrustedError, content_folder, safe_path
 from pixaff.weights.cache import (
     OFFLINE,
@@ -23,53 +21,50 @@ from pixaff.weights.cache import (
     recorded_files,
     write_record,
 )
-from pixaff.weights.catalogue import Entry, Expected, Source, check_fits, find, load_catalogue, parse_source
+from pixaff.weights.catalogue import Entry, Expected, Source, check_fits, parse_source
 from pixaff.weights.disk import digest
-from pixaff.weights.network import Network
-from pixaff.weights.sources import is_weights_name, source_words
+from pixaff.weights.sources import Connection
+from pixaff.weights.verify import check, is_weights_name, move, unpack
 
 INCOMING = ".incoming"
 
 
 def fetch(
-    name: str,
+    entry: Entry,
     *,
     cache: str | os.PathLike[str] | None = None,
-    catalogue: str | os.PathLike[str] | None = None,
     mirror: str | None = None,
     force: bool = False,
-    network: Network | None = None,
+    connection: Connection | None = None,
 ) -> Path:
     """The path of published weights, fetched first where the cache does not have them.
 
     Args:
-        name: A name of the catalogue, such as "resnet38-cam"; a leading "@" is passed over.
+        entry: What to fetch, from `load_catalogue` or `published`.
         cache: The cache; default PIXAFF_CACHE, else the system's place for caches.
-        catalogue: A TOML file with further entries; default PIXAFF_CATALOGUE.
         mirror: A source to take in place of the catalogue's, see `parse_source`; one that ends in "/" is a folder with
             the file in it.
         force: Fetch again what is there; it stays until the new is verified.
-        network: How services are reached, and who is told of progress; default in silence.
+        connection: How sources are reached, and who is told of progress; default in silence.
 
     Returns:
         The file; for several files or an archive the folder that holds them. Hidden files there are not weights.
 
     Raises:
-        UsageError: No such name, or a wrong mirror.
+        UsageError: A wrong mirror.
         DownloadError: It is not in the cache and PIXAFF_OFFLINE is set; no source gives it; or what came is not what
             it was at the first download or what the catalogue pins.
         OutputError: The cache cannot be written, or the disk is full.
     """
-    entry, root = find(load_catalogue(catalogue), name), cache_folder(cache)
-    network = network or Network()
+    root, connection = cache_folder(cache), connection or Connection()
     ways = entry.sources if mirror is None else (parse_source(mirror),)
     for source in ways:
         check_fits(source, entry.kind)
     path = None if force else cached(root, entry)
     if path is not None:
         return path
-    with locked(root, entry.name, network.say):
-        path = None if force else cached(root, entry) or adopt(root, entry, network)
+    with locked(root, entry.name, connection.say):
+        path = None if force else cached(root, entry) or adopt(root, entry, connection)
         if path is not None:
             return path
         if offline():
@@ -83,15 +78,15 @@ def fetch(
         failures = []
         for number, source in enumerate(ways, 1):
             try:
-                return _obtain(root, entry, source, network)
+                return _obtain(root, entry, source, connection)
             except (DownloadError, CheckpointError) as error:
                 failures.append((source, error))
                 if number < len(ways):
-                    network.say(f"{source_words(source)}: {error}")
+                    connection.say(f"{source}: {error}")
     raise _all_failed(root, entry, failures)
 
 
-def adopt(root: Path, entry: Entry, network: Network) -> Path | None:
+def adopt(root: Path, entry: Entry, connection: Connection) -> Path | None:
     """Take files that a person has put at their place in the cache, where there are any.
 
     Raises:
@@ -117,7 +112,7 @@ def adopt(root: Path, entry: Entry, network: Network) -> Path | None:
                 f"{folder / file}: {error.message}",
                 f"put the right file there, or fetch it: pixaff download-weights {entry.name} --force",
             ) from None
-    network.say(f"{entry.name}: taking what lies in {folder}")
+    connection.say(f"{entry.name}: taking what lies in {folder}")
     return take(root, entry, {file: (folder / file, known) for file, known in found.items()}, "put there by hand")
 
 
@@ -170,22 +165,22 @@ def weights_in(folder: Path) -> list[Path]:
     return sorted(path for path in found if not any(part[0] == "." for part in path.relative_to(folder).parts))
 
 
-def _obtain(root: Path, entry: Entry, source: Source, network: Network) -> Path:
+def _obtain(root: Path, entry: Entry, source: Source, connection: Connection) -> Path:
     if entry.kind == "folder":
-        return _obtain_folder(root, entry, source, network)
-    found = _one(root, entry, entry.file, source, network)
+        return _obtain_folder(root, entry, source, connection)
+    found = _one(root, entry, entry.file, source, connection)
     try:
-        return take(root, entry, {entry.file: found}, source_words(source))
+        return take(root, entry, {entry.file: found}, str(source))
     except DownloadError:
         _discard(root / entry.name, entry.file)
         raise
 
 
-def _one(root: Path, entry: Entry, file: str, source: Source, network: Network) -> tuple[Path, Expected]:
+def _one(root: Path, entry: Entry, file: str, source: Source, connection: Connection) -> tuple[Path, Expected]:
     """Fetch and check one file; where it lies, and what it is."""
     what, wanted = label(entry, file), expected(root, entry, file)
     hidden = file.replace("/", "_")
-    candidate = sources.transfer(source, root / entry.name, hidden, network, label=what, wanted=wanted)
+    candidate = source.download(root / entry.name, hidden, connection, label=what, size=wanted.size)
     try:
         return candidate, check(candidate, root, entry, file)
     except (DownloadError, CheckpointError):
@@ -194,22 +189,22 @@ def _one(root: Path, entry: Entry, file: str, source: Source, network: Network) 
 
 
 def _discard(folder: Path, hidden: str) -> None:
-    """Remove a download that was refused: gone on with, it would be the same for ever."""
+    """Remove a download that was refused: resumed, it would be refused for ever."""
     for path in unfinished(folder):
         if path.name.startswith(f".{hidden}."):
             path.unlink()
 
 
-def _obtain_folder(root: Path, entry: Entry, source: Source, network: Network) -> Path:
+def _obtain_folder(root: Path, entry: Entry, source: Source, connection: Connection) -> Path:
     folder = root / entry.name
     known = recorded_files(root, entry.name)
-    listed = sources.list_files(source, sorted({*known, *entry.files}), network)
+    listed = source.list_files(sorted({*known, *entry.files}), connection)
     found: dict[str, tuple[Path, Expected]] = {}
     refused: list[str] = []
     for file, each in listed:
-        safe_path(file, source_words(source))
+        safe_path(file, str(source))
         if not is_weights_name(file):
-            network.say(f"{entry.name}: {file} is left out: no name that weights have")
+            connection.say(f"{entry.name}: {file} is left out: no name that weights have")
             continue
         waiting = folder / INCOMING / file
         there = _verified(folder / file, known.get(file)) or _verified(waiting, None)
@@ -217,10 +212,10 @@ def _obtain_folder(root: Path, entry: Entry, source: Source, network: Network) -
             found[file] = there
             continue
         try:
-            candidate, facts = _one(root, entry, file, each, network)
+            candidate, facts = _one(root, entry, file, each, connection)
         except CheckpointError as error:
             refused.append(str(error))
-            network.say(f"{entry.name}: {file} is left out: {error}")
+            connection.say(f"{entry.name}: {file} is left out: {error}")
             continue
         move(candidate, waiting)
         found[file] = waiting, facts
@@ -228,7 +223,7 @@ def _obtain_folder(root: Path, entry: Entry, source: Source, network: Network) -
     if not found or missing:
         lacks = f"without {', '.join(missing)}" if missing else "without weights"
         raise DownloadError("; ".join([f"found a folder {lacks}", *refused]))
-    return take(root, entry, found, source_words(source))
+    return take(root, entry, found, str(source))
 
 
 def _verified(path: Path, known: Expected | None) -> tuple[Path, Expected] | None:
@@ -242,13 +237,12 @@ def _verified(path: Path, known: Expected | None) -> tuple[Path, Expected] | Non
 def _all_failed(
     root: Path, entry: Entry, failures: Sequence[tuple[Source, DownloadError | CheckpointError]]
 ) -> DownloadError:
-    reasons = [f"{source_words(source)}: {error.message.removeprefix(f'{entry.name}: ')}" for source, error in failures]
+    reasons = [f"{source}: {error.message.removeprefix(f'{entry.name}: ')}" for source, error in failures]
     hints = list(dict.fromkeys(error.hint for _, error in failures if error.hint))
     # A file that must not be trusted is none to fetch by hand.
     if not any(isinstance(error, (UntrustedError, CheckpointError)) for _, error in failures):
-        first = failures[0][0]
-        browser = source_words(first) if first.kind == "http" else first.browser
+        browser = failures[0][0].browser
         save = "save its files in" if entry.kind == "folder" else "save the file as"
         place = root / entry.name / entry.file
         hints.append(f"by hand: open {browser} in a browser and {save} {place}, or give --mirror or --from-file")
-    return DownloadError(f"{entry.name} is not to be had: {'; '.join(reasons)}", "; ".join(hints))
+    return DownloadError(f"{entry.name} cannot be fetched: {'; '.join(reasons)}", "; ".join(hints))

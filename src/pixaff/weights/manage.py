@@ -14,8 +14,8 @@ from pixaff.weights.archives import content_folder
 from pixaff.weights.cache import RECORD, UNPACKED, cached, locked, read_lock, recorded_files
 from pixaff.weights.catalogue import Entry, Expected
 from pixaff.weights.disk import digest, size_words
-from pixaff.weights.fetching import unfinished
-from pixaff.weights.network import Say
+from pixaff.weights.obtain import unfinished
+from pixaff.weights.sources.connection import Say
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class State:
     """What the cache has of an entry.
 
     Attributes:
-        status: "cached", "missing", "unfinished" (a download can be gone on with), "changed" (a file is not what was
+        status: "cached", "missing", "unfinished" (a download can be resumed), "changed" (a file is not what was
             verified).
         path: What `pixaff.weights.fetch` gives, or the folder where it will be.
         size: Bytes on the disk, unfinished ones included.

@@ -6,7 +6,8 @@ import sys
 import pytest
 
 from pixaff.errors import UsageError
-from pixaff.weights.catalogue import Expected, Source, find, load_catalogue, parse_source
+from pixaff.weights.catalogue import Expected, find, load_catalogue, parse_source, published
+from pixaff.weights.sources import SOURCES, Http, Source
 
 PUBLISHED = {
     "hybrid": ("folder", "drive-folder:1bPtIrgnwQaOhCjBuQjL4S1lMBQDBmEjE"),
@@ -37,7 +38,7 @@ def test_an_own_file_adds_names_and_replaces_fields(tmp_path, monkeypatch):
     monkeypatch.setenv("PIXAFF_CATALOGUE", str(own))
     found = load_catalogue()
     assert [*found][:-1] == [*PUBLISHED]
-    assert found["mine"].sources == (Source("http", "https://example.org/mine.pth"),)
+    assert found["mine"].sources == (Http("https://example.org/mine.pth"),)
     assert found["resnet38-cam"].what == "CAM network, ResNet-38"
     assert [source.kind for source in found["resnet38-cam"].sources] == ["drive-file", "http"]
     assert found["resnet38-cam"].files == {"resnet38-cam.pth": Expected("a" * 64, 7)}
@@ -97,3 +98,47 @@ def test_names():
 def test_the_catalogue_needs_no_torch():
     code = "import sys, pixaff.weights; print('torch' in sys.modules, 'gdown' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "False False\n"
+
+
+NETWORK = published("net-cam", what="CAM network", source="https://example.org/net.pth", sha256="A" * 64, size=7)
+
+
+def test_entries_stated_in_code_stand_beside_the_packages(tmp_path):
+    found = load_catalogue(entries=[NETWORK])
+    assert found["net-cam"] is NETWORK
+    assert NETWORK.files == {"net-cam.pth": Expected("a" * 64, 7)}
+    assert {*found} == {*PUBLISHED, "net-cam"}
+    own = tmp_path / "own.toml"
+    own.write_text('[net-cam]\nmirrors = ["https://example.org/mirror/"]\nsize = 9\n')
+    extended = load_catalogue(own, [NETWORK])["net-cam"]
+    assert [source.spelled for source in extended.sources] == [
+        "https://example.org/net.pth",
+        "https://example.org/mirror/",
+    ]
+    assert extended.files == {"net-cam.pth": Expected("a" * 64, 9)}
+    assert extended.what == NETWORK.what
+    own.write_text('[net-cam]\nkind = "folder"\nsource = "https://example.org/net/"\n')
+    assert load_catalogue(own, [NETWORK])["net-cam"].file == ""
+
+
+def test_a_name_is_stated_once():
+    with pytest.raises(ValueError, match="two entries of the catalogue are called crf-low"):
+        load_catalogue(entries=[published("crf-low", source="https://example.org/a.pth")])
+    with pytest.raises(UsageError, match=r"\[net\]: found the source 'ftp://x/y', expected an http or https address"):
+        published("net", source="ftp://x/y")
+
+
+def test_every_source_says_how_it_is_spelled():
+    for text in ("drive-file:1xESB7017zlZHqxEWuh1Rb89UhjTGIKOA", "onedrive:https://1drv.ms/a?e=b", "https://a/b?c=d"):
+        source = parse_source(text)
+        assert source.spelled == text
+        assert parse_source(source.spelled) == source
+        assert type(source) in SOURCES
+    assert len({source.kind for source in SOURCES}) == len(SOURCES)
+
+
+@pytest.mark.parametrize("text", ["https://me:SECRET@a/b?token=SECRET", "onedrive:https://a/b?authkey=SECRET&e=1"])
+def test_no_source_shows_its_secrets(text):
+    source = parse_source(text)
+    assert isinstance(source, Source)
+    assert "SECRET" not in f"{source} {source!r} {source.browser}"

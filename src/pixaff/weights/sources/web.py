@@ -20,7 +20,8 @@ from urllib3.exceptions import HTTPError
 
 from pixaff import __version__
 from pixaff.errors import DownloadError
-from pixaff.weights.network import Found, Network
+from pixaff.weights.sources.base import Found
+from pixaff.weights.sources.connection import Connection
 
 CHUNK = 1 << 16
 GOOD_PIECE = 1 << 20
@@ -54,11 +55,22 @@ class Passing(Exception):
         self.words, self.wait, self.gained = words, wait, gained
 
 
+def is_address(text: str) -> bool:
+    """Whether a text is an http(s) address that can be asked."""
+    try:
+        parts = urlsplit(text)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # a port beyond 65535, brackets without an end
+        return False
+
+
 def shown(address: str) -> str:
     """An address without the parts that may be secret: user, password, query."""
-    parts = urlsplit(address)
-    host = f"{parts.hostname}:{parts.port}" if parts.port else parts.hostname
-    return f"{parts.scheme}://{host}{parts.path}"
+    bare = re.split(r"[?#;]", address, maxsplit=1)[0]
+    scheme, mark, rest = bare.partition("://")
+    host, slash, path = rest.partition("/")
+    text = scheme + mark + host.rpartition("@")[2] + slash + path
+    return "".join(sign if sign.isprintable() else "?" for sign in text[:200])
 
 
 def is_page(head: bytes) -> bool:
@@ -73,11 +85,11 @@ def page_words(head: bytes) -> str:
     return f'found a web page (HTML), "{words}"' if words else "found a web page (HTML)"
 
 
-def patiently(action: Callable[[], T], network: Network, what: str) -> T:
+def patiently(action: Callable[[], T], connection: Connection, what: str) -> T:
     """Do something until it does not fail in passing.
 
     Raises:
-        DownloadError: It failed ``network.retries + 1`` times, or the server asks for too long a wait.
+        DownloadError: It failed ``connection.retries + 1`` times, or the server asks for too long a wait.
     """
     attempt = 0
     while True:
@@ -85,21 +97,21 @@ def patiently(action: Callable[[], T], network: Network, what: str) -> T:
             return action()
         except Passing as fault:
             attempt = 0 if fault.gained else attempt + 1
-            if attempt > network.retries:
+            if attempt > connection.retries:
                 times = "" if attempt == 1 else f", {attempt} times"
                 raise DownloadError(f"{what}: {fault.words}{times}", "try again later") from None
-            wait = network.backoff * 2 ** max(attempt - 1, 0) if fault.wait is None else fault.wait
-            if wait > network.longest_wait and fault.wait is not None:
+            wait = connection.backoff * 2 ** max(attempt - 1, 0) if fault.wait is None else fault.wait
+            if wait > connection.longest_wait and fault.wait is not None:
                 raise DownloadError(f"{what}: {fault.words}, and asks to wait {wait:.0f} s", "try again then") from None
-            wait = min(wait, network.longest_wait)
-            network.say(f"{what}: {fault.words}; trying again in {wait:.0f} s")
+            wait = min(wait, connection.longest_wait)
+            connection.say(f"{what}: {fault.words}; trying again in {wait:.0f} s")
         time.sleep(wait)
 
 
 @contextlib.contextmanager
 def request(
     address: str,
-    network: Network,
+    connection: Connection,
     *,
     headers: Mapping[str, str] | None = None,
     body: Any = None,
@@ -109,7 +121,7 @@ def request(
 
     Args:
         address: http or https.
-        network: Patience.
+        connection: Patience.
         headers: Sent along; Authorization goes to the first host only.
         body: Sent by POST as JSON, where given.
         hops: Gets every address on the way.
@@ -131,7 +143,7 @@ def request(
                     json=body,
                     stream=True,
                     allow_redirects=False,
-                    timeout=network.timeout,
+                    timeout=connection.timeout,
                 )
             except (requests.exceptions.SSLError, requests.exceptions.InvalidSchema, ValueError) as error:
                 raise DownloadError(f"{shown(address)}: {fault_words(error)}") from None
@@ -200,7 +212,7 @@ def retry_after(value: str | None) -> float | None:
 
 
 def get_json(
-    address: str, network: Network, what: str, headers: Mapping[str, str] | None = None, body: Any = None
+    address: str, connection: Connection, what: str, headers: Mapping[str, str] | None = None, body: Any = None
 ) -> dict[str, Any]:
     """Ask a service for a JSON object; the answer is never quoted in errors, as it may hold a token.
 
@@ -209,7 +221,9 @@ def get_json(
     """
 
     def once() -> dict[str, Any]:
-        with request(address, network, headers={"Accept": "application/json", **(headers or {})}, body=body) as answer:
+        with request(
+            address, connection, headers={"Accept": "application/json", **(headers or {})}, body=body
+        ) as answer:
             judge(answer, what)
             text = _piece(answer, GOOD_PIECE)
         try:
@@ -221,10 +235,10 @@ def get_json(
             raise DownloadError(f"{what}: {words}, expected a JSON object")
         return found
 
-    return patiently(once, network, what)
+    return patiently(once, connection, what)
 
 
-def probe(address: str, network: Network) -> Found:
+def probe(address: str, connection: Connection) -> Found:
     """Ask for the first bytes of a file only.
 
     Raises:
@@ -233,7 +247,7 @@ def probe(address: str, network: Network) -> Found:
     what = shown(address)
 
     def once() -> Found:
-        with request(address, network, headers={"Range": f"bytes=0-{HEAD - 1}"}) as response:
+        with request(address, connection, headers={"Range": f"bytes=0-{HEAD - 1}"}) as response:
             judge(response, what)
             head = _piece(response, HEAD)
             if is_page(head):
@@ -241,7 +255,7 @@ def probe(address: str, network: Network) -> Found:
             total = content_range(response)[1] if response.status_code == 206 else body_length(response)
             return Found(total, head)
 
-    return patiently(once, network, what)
+    return patiently(once, connection, what)
 
 
 def content_range(response: requests.Response) -> tuple[int, int | None]:

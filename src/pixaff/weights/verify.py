@@ -15,7 +15,14 @@ from pixaff.weights.archives import LIMITS, Limits, archive_kind, extract
 from pixaff.weights.cache import RECORD, UNPACKED, expected, label, mismatch
 from pixaff.weights.catalogue import Entry, Expected
 from pixaff.weights.disk import digest
-from pixaff.weights.http import is_page, page_words
+from pixaff.weights.sources.web import is_page, page_words
+
+WEIGHTS_SUFFIXES = (".pth", ".pt", ".ckpt", ".bin", ".safetensors")
+
+
+def is_weights_name(name: str) -> bool:
+    """Whether a file's name is one that weights have; a README beside them has not."""
+    return name.lower().removesuffix(".tar").endswith(WEIGHTS_SUFFIXES)
 
 
 def check(candidate: Path, root: Path, entry: Entry, file: str) -> Expected:

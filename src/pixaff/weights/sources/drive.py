@@ -9,50 +9,110 @@ from __future__ import annotations
 import io
 import re
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
+from urllib.parse import parse_qs, urlsplit
 
 from pixaff.errors import DownloadError, OutputError, PixaffError
 from pixaff.weights.disk import ensure_space
-from pixaff.weights.http import Passing, fault_words, is_page, page_words, patiently
-from pixaff.weights.network import Found, Network
+from pixaff.weights.sources.base import Found, Source
+from pixaff.weights.sources.connection import Connection
+from pixaff.weights.sources.web import Passing, fault_words, is_page, page_words, patiently, shown
 
 SAME_START = 1 << 20
-"""Bytes compared before an earlier download is gone on with: gdown checks no validator between two runs."""
+"""Bytes compared before an earlier download is resumed: gdown checks no validator between two runs."""
+
+_ID = re.compile(r"[-\w]{10,100}", re.ASCII)
+_HOSTS = ("drive.google.com", "docs.google.com", "drive.usercontent.google.com")
+
+
+class _Drive(Source):
+    @classmethod
+    def parse(cls, value: str) -> Source:
+        if not _ID.fullmatch(value):
+            raise cls.unknown(f"{cls.kind}:{value}", "the id of a file or folder on Google Drive after the colon")
+        return cls(value)
+
+    @classmethod
+    def recognise(cls, address: str) -> Source | None:
+        parts = urlsplit(address)
+        if parts.hostname not in _HOSTS:
+            return None
+        folder = re.search(rf"/folders/({_ID.pattern})", parts.path)
+        file = re.search(rf"/d/({_ID.pattern})", parts.path)
+        ids = parse_qs(parts.query).get("id", [])
+        if folder:
+            return DriveFolder(folder[1])
+        if file or (len(ids) == 1 and _ID.fullmatch(ids[0])):
+            return DriveFile(file[1] if file else ids[0])
+        raise cls.unknown(shown(address), "the address of one file or folder on Google Drive")
+
+
+class DriveFile(_Drive):
+    """A file on Google Drive that anybody may read, by its id."""
+
+    kind: ClassVar[str] = "drive-file"
+
+    def download(self, folder: Path, file: str, connection: Connection, *, label: str, size: int | None = None) -> Path:
+        output = folder / f".{file}.drive"
+        patiently(lambda: _once(self.value, output, connection, label, size), connection, label)
+        with open(output, "rb") as begun:
+            head = begun.read(1 << 12)
+        if is_page(head):
+            output.unlink()
+            raise DownloadError(f"{label}: {page_words(head)} from Google Drive, expected a file")
+        return output
+
+    def ways(self, file: str, connection: Connection) -> Iterator[tuple[str, Found | DownloadError]]:
+        yield "", probe(self.value, connection)
+
+    @property
+    def browser(self) -> str:
+        return f"https://drive.google.com/file/d/{self.value}/view"
+
+
+class DriveFolder(_Drive):
+    """A folder on Google Drive that anybody may read, by its id."""
+
+    kind: ClassVar[str] = "drive-folder"
+
+    def download(self, folder: Path, file: str, connection: Connection, *, label: str, size: int | None = None) -> Path:
+        for path, source in self.list_files((), connection):
+            if path.rpartition("/")[2] == file:
+                return source.download(folder, file, connection, label=label, size=size)
+        raise DownloadError(f"{self}: found no file called {file} in it")
+
+    def ways(self, file: str, connection: Connection) -> Iterator[tuple[str, Found | DownloadError]]:
+        for path, source in self.list_files((), connection):
+            yield from ((path, found) for _, found in source.probe(file, connection))
+
+    def list_files(self, known: Sequence[str], connection: Connection) -> list[tuple[str, Source]]:
+        return [(path, DriveFile(key)) for key, path in list_folder(self.value, connection)]
+
+    @property
+    def is_folder(self) -> bool:
+        return True
+
+    @property
+    def browser(self) -> str:
+        return f"https://drive.google.com/drive/folders/{self.value}"
 
 
 class _Enough(Exception):
     """Raised out of gdown's progress callback when the first bytes are there."""
 
 
-def download(file_id: str, folder: Path, file: str, network: Network, *, label: str, size: int | None = None) -> Path:
-    """Fetch a file, or the rest of it; see `pixaff.weights.resuming.download`.
-
-    Raises:
-        DownloadError: It cannot be had: a quota or permission page came in its place, the connection failed.
-        OutputError: The disk is full.
-    """
-    output = folder / f".{file}.drive"
-    patiently(lambda: _once(file_id, output, network, label, size), network, label)
-    with open(output, "rb") as begun:
-        head = begun.read(1 << 12)
-    if is_page(head):
-        output.unlink()
-        raise DownloadError(f"{label}: {page_words(head)} from Google Drive, expected a file")
-    return output
-
-
-def _once(file_id: str, output: Path, network: Network, label: str, size: int | None) -> None:
+def _once(file_id: str, output: Path, connection: Connection, label: str, size: int | None) -> None:
     if output.exists():  # whole, but the run was killed before it could look at it
         return
     # gdown's own name for an unfinished file: eight random characters and ".part".
     name = re.compile(re.escape(output.name) + r".{8}\.part")
     parts = [path for path in output.parent.iterdir() if name.fullmatch(path.name)]
     begun = max((path.stat().st_size for path in parts), default=0)
-    if begun and (len(parts) > 1 or not _same_start(file_id, parts[0], network)):
-        network.say(f"{label}: what an earlier run left is no part of today's file: fetched anew")
+    if begun and (len(parts) > 1 or not _same_start(file_id, parts[0], connection)):
+        connection.say(f"{label}: what an earlier run left is no part of today's file: fetched anew")
         begun = 0
     if not begun:
         for path in parts:
@@ -62,10 +122,10 @@ def _once(file_id: str, output: Path, network: Network, label: str, size: int | 
         if size is not None and total not in (None, size):
             raise DownloadError(f"{label}: found {total} bytes, expected {size}")
         ensure_space(output.parent, max(0, (total or 0) - done))
-        network.progress(label, done, total)
+        connection.progress(label, done, total)
 
     try:
-        _gdown(file_id, network, advance, output=str(output), resume=True, retries=network.retries)
+        _gdown(file_id, connection, advance, output=str(output), resume=True, retries=connection.retries)
     except DownloadError:
         # A server that does not keep to the range asked for never will; without the earlier part it is not asked.
         if begun and all(path.exists() and path.stat().st_size == begun for path in parts):
@@ -75,7 +135,7 @@ def _once(file_id: str, output: Path, network: Network, label: str, size: int | 
         raise
 
 
-def probe(file_id: str, network: Network, most: int = 1) -> Found:
+def probe(file_id: str, connection: Connection, most: int = 1) -> Found:
     """The size and the first ``most`` bytes, or a few more, of a file.
 
     Raises:
@@ -91,16 +151,16 @@ def probe(file_id: str, network: Network, most: int = 1) -> Found:
     def once() -> None:
         head.seek(0)
         with suppress(_Enough):
-            _gdown(file_id, network, stop, output=head)
+            _gdown(file_id, connection, stop, output=head)
 
-    patiently(once, network, f"drive-file:{file_id}")
+    patiently(once, connection, f"drive-file:{file_id}")
     found = head.getvalue()
     if is_page(found):
         raise DownloadError(f"drive-file:{file_id}: {page_words(found)}, expected a file")
     return Found(totals[0] or None, found)
 
 
-def list_folder(folder_id: str, network: Network) -> list[tuple[str, str]]:
+def list_folder(folder_id: str, connection: Connection) -> list[tuple[str, str]]:
     """The files of a folder and of those in it: pairs of id and path inside the folder, as "a/b.pth".
 
     Raises:
@@ -113,7 +173,7 @@ def list_folder(folder_id: str, network: Network) -> list[tuple[str, str]]:
     def once() -> list[tuple[str, str]]:
         with _worded():
             found = gdown.download_folder(
-                id=folder_id, skip_download=True, quiet=True, use_cookies=False, timeout=network.timeout
+                id=folder_id, skip_download=True, quiet=True, use_cookies=False, timeout=connection.timeout
             )
             return [(item.id, Path(item.path).as_posix()) for item in found if not isinstance(item, str)]
 
@@ -123,25 +183,25 @@ def list_folder(folder_id: str, network: Network) -> list[tuple[str, str]]:
         except DownloadError as error:  # gdown tries a listing once, and does not say whether it may pass
             raise Passing(error.message) from None
 
-    files = patiently(again, network, what)
+    files = patiently(again, connection, what)
     if not files:
         raise DownloadError(f"{what}: found no file; the folder is empty or not public")
     return files
 
 
-def _same_start(file_id: str, part: Path, network: Network) -> bool:
+def _same_start(file_id: str, part: Path, connection: Connection) -> bool:
     """Whether a file on Drive begins like the part that an earlier run left."""
     with open(part, "rb") as file:
         known = file.read(SAME_START)
-    return probe(file_id, network, len(known)).head[: len(known)] == known
+    return probe(file_id, connection, len(known)).head[: len(known)] == known
 
 
-def _gdown(file_id: str, network: Network, progress: Callable[[int, int | None], None], **options: Any) -> None:
+def _gdown(file_id: str, connection: Connection, progress: Callable[[int, int | None], None], **options: Any) -> None:
     """Call gdown, with an end to its waiting: it would follow confirmation pages that lead to each other for ever."""
     import gdown
 
     late = threading.Event()
-    timer = threading.Timer(network.timeout * (network.retries + 1), late.set)
+    timer = threading.Timer(connection.timeout * (connection.retries + 1), late.set)
     timer.daemon = True
 
     def advance(done: int, total: int | None) -> None:
@@ -155,7 +215,7 @@ def _gdown(file_id: str, network: Network, progress: Callable[[int, int | None],
                 id=file_id,
                 quiet=True,
                 use_cookies=False,
-                timeout=network.timeout,
+                timeout=connection.timeout,
                 progress=advance,
                 cancel=late,
                 **options,

@@ -1,17 +1,22 @@
-"""Files over HTTP: fetched, or gone on with where an earlier run was cut, without splicing two states of a file."""
+"""Files over HTTP: fetched whole, or resumed where an earlier run was cut, never joining two states of a file."""
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import itertools
-from collections.abc import Iterator, Mapping
+import json
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import requests
 from urllib3.exceptions import HTTPError
 
 from pixaff.errors import DownloadError
-from pixaff.weights.disk import Partial, ensure_space
-from pixaff.weights.http import (
+from pixaff.io.atomic import output_errors, write_text
+from pixaff.weights.disk import ensure_space
+from pixaff.weights.sources.connection import Connection
+from pixaff.weights.sources.web import (
     CHUNK,
     GOOD_PIECE,
     Passing,
@@ -24,22 +29,28 @@ from pixaff.weights.http import (
     patiently,
     request,
 )
-from pixaff.weights.network import Network
 
 
 def download(
-    address: str, folder: Path, file: str, network: Network, *, label: str, origin: str = "", size: int | None = None
+    address: str,
+    folder: Path,
+    file: str,
+    connection: Connection,
+    *,
+    label: str,
+    origin: str = "",
+    size: int | None = None,
 ) -> Path:
     """Fetch a file, or the rest of it.
 
-    What an earlier run left is gone on with only if the server confirms by its validator (a strong ETag, or the
-    date) that the file is still the same one; else it is fetched anew.
+    What an earlier run left is resumed only if the server confirms by its validator (a strong ETag, or the date) that
+    the file is still the same one; else it is fetched anew.
 
     Args:
         address: http or https.
         folder: Where the unfinished file lies.
         file: Its name to be.
-        network: Patience, and the progress callback.
+        connection: Patience, and the progress callback.
         label: What it is called in words.
         origin: What the file is, for addresses that change each time; default the address.
         size: Bytes it must have, where known.
@@ -48,23 +59,23 @@ def download(
         The whole file, still under its hidden name.
 
     Raises:
-        DownloadError: It cannot be had; what came of it stays for the next run.
+        DownloadError: The server does not give it; what came of it stays for the next run.
         OutputError: The disk is full.
     """
     partial = Partial(folder, file, origin or address)
-    patiently(lambda: _once(address, partial, network, label, size), network, label)
+    patiently(lambda: _once(address, partial, connection, label, size), connection, label)
     return partial.path
 
 
-def _once(address: str, partial: Partial, network: Network, label: str, size: int | None) -> None:
+def _once(address: str, partial: Partial, connection: Connection, label: str, size: int | None) -> None:
     offset, validator, known = partial.state()
     headers = {"Range": f"bytes={offset}-", "If-Range": validator} if offset else {}
-    with request(address, network, headers=headers) as response:
+    with request(address, connection, headers=headers) as response:
         if offset and response.status_code == 416:
             if known == offset:
                 return
             partial.discard()
-            raise Passing("the server cannot go on from there", 0.0)
+            raise Passing("the server cannot resume from there", 0.0)
         judge(response, label)
         start, total = content_range(response)
         if offset and response.status_code == 206:
@@ -75,7 +86,7 @@ def _once(address: str, partial: Partial, network: Network, label: str, size: in
             total = known if total is None else total
         else:
             if offset:
-                network.say(f"{label}: cannot be resumed here, or has changed: fetched anew")
+                connection.say(f"{label}: cannot be resumed here, or has changed: fetched anew")
             offset, total = 0, body_length(response)
         if size is not None and total is not None and size != total:
             raise DownloadError(f"{label}: found {total} bytes, expected {size}")
@@ -94,7 +105,7 @@ def _once(address: str, partial: Partial, network: Network, label: str, size: in
                 if total is None and done - checked > 1 << 26:
                     ensure_space(partial.path.parent, 0)
                     checked = done
-                network.progress(label, done, total)
+                connection.progress(label, done, total)
 
 
 def _pieces(response: requests.Response, offset: int, total: int | None) -> Iterator[bytes]:
@@ -125,3 +136,45 @@ def validator_of(headers: Mapping[str, str]) -> str:
     """What tells one state of a file from another, fit for If-Range; "" where the server gives nothing."""
     tag = headers.get("ETag", "")
     return tag if tag and not tag.startswith("W/") else headers.get("Last-Modified", "")
+
+
+class Partial:
+    """The unfinished file of a download, and beside it a note of what it is a part of.
+
+    Args:
+        folder: Where both lie, under hidden names.
+        file: Name that the file is to get.
+        origin: Where the file comes from. It is hashed, as addresses may hold secrets.
+    """
+
+    def __init__(self, folder: Path, file: str, origin: str) -> None:
+        self.path, self.note = folder / f".{file}.part", folder / f".{file}.part.json"
+        self.origin = hashlib.sha256(origin.encode()).hexdigest()
+
+    def state(self) -> tuple[int, str, int | None]:
+        """Bytes that are there, the server's validator, and the bytes in all; (0, "", None) to begin anew."""
+        try:
+            note = json.loads(self.note.read_text(encoding="utf-8"))
+            total = note["total"]
+            if note["origin"] == self.origin and note["validator"] and isinstance(total, int | None):
+                return self.path.stat().st_size, str(note["validator"]), total
+        except (OSError, ValueError, KeyError, TypeError):
+            pass
+        return 0, "", None
+
+    def begin(self, validator: str, total: int | None) -> None:
+        """Empty the file, then note what it is going to be: in this order, no note ever speaks of older bytes."""
+        with output_errors(self.path), open(self.path, "wb"):
+            pass
+        write_text(self.note, json.dumps({"origin": self.origin, "validator": validator, "total": total}))
+
+    @contextlib.contextmanager
+    def append(self) -> Iterator[Callable[[bytes], object]]:
+        """Yields the function that adds bytes."""
+        with output_errors(self.path), open(self.path, "ab") as file:
+            yield file.write
+
+    def discard(self) -> None:
+        """Forget it."""
+        for path in (self.path, self.note):
+            path.unlink(missing_ok=True)
