@@ -40,7 +40,7 @@ from pixaff.ops.walk import cell_scores, random_walk, upsample_scores
 from pixaff.progress import ProgressBar
 from pixaff.settings import Settings
 from pixaff.viz.overlay import overlay as draw_overlay
-from pixaff.weights import fetcher
+from pixaff.published import fetcher
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from pixaff.progress import ProgressBar
 from pixaff.settings import value_words
 
 if TYPE_CHECKING:
-    from rich.progress import Progress, TaskID
-
-    from pixaff.stages.runner import Event, Report
+    from pixaff.events import Event
+    from pixaff.stages.batch.run import Report
 
 EVERY = 15.0
 """Seconds between two lines of progress where there is no terminal to draw a bar on."""
@@ -38,10 +38,8 @@ class Console:
         self.as_json = as_json
         self.paths = not as_json and not sys.stdout.isatty()
         self.photos_of = photos_of
-        self.bar: Progress | None = None
-        self.task: TaskID | None = None
+        self.bar = ProgressBar() if sys.stderr.isatty() else None
         self.total = self.count = 0
-        self.fetching = ""
         self.spoke = self.began = time.monotonic()
 
     def __enter__(self) -> Console:
@@ -50,7 +48,8 @@ class Console:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._stop_bar()
+        if self.bar is not None:
+            self.bar.close()
 
     def __call__(self, event: Event) -> None:
         """The callback that stages report to."""
@@ -59,39 +58,27 @@ class Console:
         elif event.kind in ("note", "warning"):
             self.say(f"warning: {event.text}" if event.kind == "warning" else event.text)
         elif event.kind == "begin":
-            self._begin(event.command, event.total)
-        elif event.kind == "end":
-            self._stop_bar()
+            self.total, self.count = event.total, 0
+            self.began = self.spoke = time.monotonic()
         elif event.kind == "progress":
             self._progress(event)
         elif event.kind == "download":
             self._download(event)
-        else:
+        elif event.kind != "end":
             self._photo(event)
+        if self.bar is not None:
+            self.bar(event)
 
     def say(self, words: str) -> None:
         """A line on standard error, above the bar if there is one."""
-        if self.bar is not None:
-            self.bar.console.print(words, markup=False, highlight=False, soft_wrap=True)
+        if self.bar is not None and self.bar.drawn:
+            self.bar.say(words)
         else:
             print(words, file=sys.stderr, flush=True)
 
     def data(self, facts: dict[str, Any]) -> None:
         """A JSON object on standard output."""
         print(json.dumps(facts, default=str), flush=True)
-
-    def _begin(self, command: str, total: int) -> None:
-        self._stop_bar()
-        self.total, self.count = total, 0
-        self.began = self.spoke = time.monotonic()
-        if sys.stderr.isatty():
-            from rich.console import Console as RichConsole
-            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-            columns = TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn()
-            self.bar = Progress(*columns, TimeRemainingColumn(), console=RichConsole(stderr=True), transient=True)
-            self.task = self.bar.add_task(command, total=total)
-            self.bar.start()
 
     def _photo(self, event: Event) -> None:
         self.count += 1
@@ -112,53 +99,28 @@ class Console:
                 print(path, flush=True)
         if self.total:
             left = (self.total - self.count) * (time.monotonic() - self.began) / self.count
-            self._advance(event.command, f"{event.command}: {self.count} of {self.total}, {seconds_words(left)} left")
+            self._say_now_and_then(f"{event.command}: {self.count} of {self.total}, {seconds_words(left)} left")
 
     def _progress(self, event: Event) -> None:
         if event.total != self.total:
-            self._begin(event.command, event.total)
+            self.total = event.total
         self.count = event.data["step"]
         if self.as_json:
             self.data(dict(event.data))
-        self._advance(event.text, event.text)
+        self._say_now_and_then(event.text)
 
     def _download(self, event: Event) -> None:
         done, total = event.data["done"], event.data["total"]
-        if event.text != self.fetching:
-            self._stop_bar()
-            self.fetching, self.spoke = event.text, time.monotonic()
-            if sys.stderr.isatty():
-                from rich.console import Console as RichConsole
-                from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
-
-                columns = TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn()
-                self.bar = Progress(*columns, TransferSpeedColumn(), console=RichConsole(stderr=True), transient=True)
-                self.task = self.bar.add_task(event.text, total=total)
-                self.bar.start()
-        if self.bar is not None and self.task is not None:
-            self.bar.update(self.task, completed=done, total=total)
-        elif time.monotonic() - self.spoke >= EVERY:
+        if self.bar is None and time.monotonic() - self.spoke >= EVERY:
             self.spoke = time.monotonic()
             self.say(f"{event.text}: {done / 1e6:.0f} MB" + (f" of {total / 1e6:.0f} MB" if total else ""))
 
-    def _advance(self, description: str, words: str) -> None:
-        if self.bar is not None and self.task is not None:
-            self.bar.update(self.task, description=description, completed=self.count)
-        elif self._due():
-            self.say(words)
-
-    def _due(self) -> bool:
+    def _say_now_and_then(self, words: str) -> None:
+        """A line of progress where there is no bar."""
         now = time.monotonic()
-        if now - self.spoke < EVERY or self.count >= self.total:
-            return False
-        self.spoke = now
-        return True
-
-    def _stop_bar(self) -> None:
-        if self.bar is not None:
-            self.bar.stop()
-            self.bar = self.task = None
-        self.fetching = ""
+        if self.bar is None and now - self.spoke >= EVERY and self.count < self.total:
+            self.spoke = now
+            self.say(words)
 
 
 def end(console: Console, command: str, report: Report, out: Path) -> None:

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from pixaff.errors import DownloadError, OutputError, PixaffError, UsageError
-from pixaff.stages.fetching import COMMAND, catalogue_of, reporting
-from pixaff.stages.runner import Callback, Event, describe, silent
+from pixaff.published import COMMAND, catalogue_of, reporting
+from pixaff.events import Callback, Event, silent
+from pixaff.stages.batch.run import describe
 from pixaff.weights import manage
 from pixaff.weights.cache import cache_folder, cached, expected, offline
 from pixaff.weights.catalogue import Entry, check_fits, find, parse_source

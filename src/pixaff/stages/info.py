@@ -17,8 +17,8 @@ from pixaff.io.checkpoints import read_metadata, read_state_dict
 from pixaff.io.images import IMAGE_SUFFIXES, image_size
 from pixaff.io.masks import VOID, read_mask, voc_palette
 from pixaff.settings import NUMBERS, PRESETS
-from pixaff.stages.pools import default_workers
-from pixaff.stages.record import NAME, read_record, versions
+from pixaff.stages.batch.executors import default_workers
+from pixaff.stages.batch.record import NAME, read_record, versions
 
 PRESET_FACTS = ("cam", "affinity", "scales", "size", *NUMBERS)
 """What of a preset is listed."""

@@ -27,7 +27,7 @@ from pixaff.stages.training.folder import Trained, digest, finish, is_trained, l
 from pixaff.stages.training.loop import LossFn, train
 from pixaff.stages.training.posteriors import confident_cells
 from pixaff.stages.training.starting import RANDOM, seeded, start_weights
-from pixaff.weights import posterior_folder
+from pixaff.published import posterior_folder
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack

@@ -14,7 +14,7 @@ from pixaff.errors import FormatError, PixaffError
 from pixaff.io.cams import CamFile, find_cams, read_cams
 from pixaff.io.images import image_size
 from pixaff.ops.labels import affinity_label_map
-from pixaff.stages.runner import Callback, Event
+from pixaff.events import Callback, Event
 from pixaff.stages.training.datasets import CELL, IGNORE
 from pixaff.stages.training.folder import Trained, leave_out
 from pixaff.stages.training.recipe import TrainingError

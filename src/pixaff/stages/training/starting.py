@@ -13,7 +13,7 @@ from pixaff.errors import CheckpointError
 from pixaff.io.checkpoints import read_state_dict
 from pixaff.models.bundle import AFFINITY, CAM, embedded_folder
 from pixaff.models.loading import adapted, head_error, misfits, other_classes, wrong_shapes
-from pixaff.stages.runner import Callback, Event
+from pixaff.events import Callback, Event
 
 RANDOM = "random"
 SHIPPED = {"lite_cam": CAM, "lite_affinity": AFFINITY}

@@ -1,22 +1,18 @@
-"""Published weights for the stages: fetched when they are first needed, with progress as events."""
+"""Published weights by name: downloaded when they are first needed, with progress as events."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import pixaff.weights
-from pixaff.stages.runner import Callback, Event, silent
+from pixaff.events import Callback, Event, silent
+from pixaff.models.registry import published_entries
 from pixaff.weights.catalogue import Entry, find, load_catalogue
 from pixaff.weights.sources import Connection
 
 COMMAND = "download-weights"
-
-
-def published_entries() -> Sequence[Entry]:
-    """What the networks' files say of their published weights."""
-    return ()
 
 
 def catalogue_of(own: str | os.PathLike[str] | None = None) -> dict[str, Entry]:
