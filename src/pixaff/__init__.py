@@ -1,9 +1,11 @@
 """pixaff: from image-level labels to pixel masks (CAM, dense CRF, AffinityNet, random walk).
 
-The verbs below are those of the command line, with the same names and the same arguments. They are imported when
-they are first used, so that ``import pixaff`` stays fast.
+`load` gives the method on images in memory; the other functions are the commands, with the same names and options.
+They are imported when they are first used, so that ``import pixaff`` stays fast.
 
 >>> import pixaff
+>>> model = pixaff.load("lite")  # doctest: +SKIP
+>>> model("photo.jpg", labels=["cat"]).save("cat.png")  # doctest: +SKIP
 >>> report = pixaff.propagate("photos", "photos-masks")  # doctest: +SKIP
 >>> report.failed  # doctest: +SKIP
 []
@@ -14,13 +16,18 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from pixaff._version import __version__ as __version__
 
 if TYPE_CHECKING:
     from pixaff.errors import PixaffError as PixaffError
     from pixaff.models import create_model as create_model
     from pixaff.models import load_checkpoint as load_checkpoint
-    from pixaff.settings import PRESETS as PRESETS
+    from pixaff.models.registry import PRESETS as PRESETS
+    from pixaff.predictor import Prediction as Prediction
+    from pixaff.predictor import Predictor as Predictor
+    from pixaff.predictor import load as load
+    from pixaff.published import fetch_weights as fetch_weights
+    from pixaff.recipe import Recipe as Recipe
     from pixaff.settings import Settings as Settings
     from pixaff.stages.cam import cam as cam
     from pixaff.stages.crf import crf as crf
@@ -34,7 +41,10 @@ if TYPE_CHECKING:
     from pixaff.stages.train_cam import train_cam as train_cam
 
 _HOMES = {
-    "PRESETS": "pixaff.settings",
+    "PRESETS": "pixaff.models.registry",
+    "Prediction": "pixaff.predictor",
+    "Predictor": "pixaff.predictor",
+    "Recipe": "pixaff.recipe",
     "PixaffError": "pixaff.errors",
     "Settings": "pixaff.settings",
     "cam": "pixaff.stages.cam",
@@ -42,9 +52,10 @@ _HOMES = {
     "crf": "pixaff.stages.crf",
     "download_weights": "pixaff.stages.download_weights",
     "evaluate": "pixaff.stages.evaluate",
-    "fetch_weights": "pixaff.stages.fetching",
+    "fetch_weights": "pixaff.published",
     "fit": "pixaff.stages.fit",
     "info": "pixaff.stages.info",
+    "load": "pixaff.predictor",
     "load_checkpoint": "pixaff.models",
     "propagate": "pixaff.stages.propagate",
     "train_affinity": "pixaff.stages.train_affinity",

@@ -143,10 +143,10 @@ def evaluate(
         if cams:
             masks = _cam_masks(read_cams(find_cams(predictions, stem.name)), truth.shape, [s for _, s in settings])
         elif walked:
-            from pixaff.stages.walked import walked_masks  # torch, which the other ways do without
+            from pixaff.predictor import masks_at  # torch, which the other ways do without
 
             file = read_scores(predictions / f"{stem}.npz")
-            masks = walked_masks(file, powers or (file.alpha,))
+            masks = masks_at(file, powers or (file.alpha,))
         else:
             masks = [read_mask(predictions / f"{stem}.png", len(names))]
         matrices = [ConfusionMatrix(len(names) + 1) for _ in masks]
