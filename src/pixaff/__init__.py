@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pixaff.errors import PixaffError as PixaffError
     from pixaff.models import create_model as create_model
     from pixaff.models import load_checkpoint as load_checkpoint
-    from pixaff.settings import PRESETS as PRESETS
+    from pixaff.models.registry import PRESETS as PRESETS
     from pixaff.settings import Settings as Settings
     from pixaff.stages.cam import cam as cam
     from pixaff.stages.crf import crf as crf
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from pixaff.stages.train_cam import train_cam as train_cam
 
 _HOMES = {
-    "PRESETS": "pixaff.settings",
+    "PRESETS": "pixaff.models.registry",
     "PixaffError": "pixaff.errors",
     "Settings": "pixaff.settings",
     "cam": "pixaff.stages.cam",

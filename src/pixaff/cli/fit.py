@@ -91,8 +91,7 @@ def fit(
 
     Stopped at any point, the same call goes on where it was. DIR is then a model: pixaff propagate --model DIR.
     """
-    from pixaff.settings import preset_settings, settings_of_network
-    from pixaff.stages.training.recipe import SEED_RECIPE, affinity_recipe, cam_recipe
+    from pixaff.models.registry import affinity_recipe, cam_recipe, head_recipe, preset_settings, settings_of_network
 
     shared = {"batch_size": batch_size, "optimizer": optimizer, "precision": precision, "seed": seed}
     base = preset_settings(preset) if preset else settings_of_network(model) if model else preset_settings("lite")
@@ -115,6 +114,7 @@ def fit(
         final_crf=final_crf,
         label_threshold=label_threshold,
     )
+    head = head_recipe(settings.cam)
     with Console(as_json, photos_of=("propagate",)) as console:
         trained = pixaff.fit(
             photos,
@@ -124,7 +124,9 @@ def fit(
             listing=listing,
             settings=settings,
             cam_recipe=training.with_given(cam_recipe(settings.cam), {**shared, "epochs": cam_epochs, "lr": cam_lr}),
-            seed_recipe=training.with_given(SEED_RECIPE, {**shared, "epochs": pixel_epochs, "lr": pixel_lr}),
+            seed_recipe=None
+            if head is None
+            else training.with_given(head, {**shared, "epochs": pixel_epochs, "lr": pixel_lr}),
             affinity_recipe=training.with_given(
                 affinity_recipe(settings.affinity), {**shared, "epochs": affinity_epochs, "lr": affinity_lr}
             ),

@@ -43,7 +43,7 @@ def train_affinity(
     as_json: options.Json = False,
 ) -> None:
     """Train the AffinityNet on what the two posteriors of `pixaff crf` agree on. Writes DIR/affinity.safetensors."""
-    from pixaff.stages.training.recipe import affinity_recipe
+    from pixaff.models.registry import affinity_recipe
 
     recipe = training.with_given(affinity_recipe(model), locals())
     with Console(as_json) as console:

@@ -49,9 +49,9 @@ def train_cam(
     as_json: options.Json = False,
 ) -> None:
     """Train the classifier of activation maps on photos with image-level labels. Writes DIR/cam.safetensors."""
-    from pixaff.stages.training.recipe import SEED_RECIPE, cam_recipe
+    from pixaff.models.registry import cam_recipe, head_recipe
 
-    recipe = training.with_given(cam_recipe(model) if crf_low is None else SEED_RECIPE, locals())
+    recipe = training.with_given((None if crf_low is None else head_recipe(model)) or cam_recipe(model), locals())
     with Console(as_json) as console:
         trained = pixaff.train_cam(
             photos,

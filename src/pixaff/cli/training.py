@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from pixaff.stages.training.recipe import Recipe
+    from pixaff.recipe import Recipe
 
 GivenLabels = Annotated[
     str, typer.Option("--labels", "-l", metavar="FILE|DIR", help="labels.csv, or a folder of VOC XML.")

@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pixaff.models.bundle import EMBEDDED, load_bundle
-from pixaff.models.presets import Weights, load_preset, own_networks
+from pixaff.models.bundle import EMBEDDED, Weights, load_model
 from pixaff.stages.device import device_words, pick_device
 from pixaff.stages.fetching import fetcher
 from pixaff.stages.formats import SUFFIXES, check_format, write_maps
@@ -93,19 +92,16 @@ def cam(
     out, where, suffix = Path(out), pick_device(device), SUFFIXES[check_format(format, SUFFIXES)]
     photos = find_images(inputs, None if listing is None else Path(listing))
     weights = Weights(cam_weights, None, weights_dir)
-    networks = own_networks(model, preset, weights)
-    if networks is not None:
-        bundle = load_preset(networks, weights, where, classes=classes, parts=("cam",), fetch=fetcher("cam", report))
-    else:
-        bundle = load_bundle(model or EMBEDDED, where)
-    settings = bundle.settings
-    if networks is None and preset is not None:
-        settings = settings.with_numbers_of(preset)
-    settings = settings.replace(scales=scales, flip=flip, size=size, label_threshold=label_threshold)
-    check_scales(bundle.cam, settings)
+    bundle = load_model(
+        model, preset, weights=weights, classes=classes, parts=("cam",), device=where, fetch=fetcher("cam", report)
+    )
+    network = bundle.cam
+    assert network is not None
+    settings = bundle.settings.replace(scales=scales, flip=flip, size=size, label_threshold=label_threshold)
+    check_scales(network, settings)
     names = class_names(classes, bundle.classes)
     given = read_given_labels(labels, names, photos, command="cam", listed=listing is not None, report=report)
-    precision = settle_precision(precision, bundle.cam, None, where, "cam", report)
+    precision = settle_precision(precision, network, None, where, "cam", report)
     shown = {**(bundle.sources or {"model": str(model or EMBEDDED)}), "labels": str(labels), **settings.pick(SETTINGS)}
     shown |= {"format": format, "precision": precision}
     announce(out, "cam", shown, device=device_words(where), overwrite=overwrite, report=report)
@@ -114,7 +110,7 @@ def cam(
         return load_photo(path, labels_of(path, given, labels), settings)
 
     def maps_of(photo: Photo) -> Maps:
-        present, maps = activation_maps(bundle.cam, photo, settings, precision)
+        present, maps = activation_maps(network, photo, settings, precision)
         return present, maps.cpu().numpy(), photo.size
 
     def save(path: Path, result: Maps) -> Mapping[str, Any]:
@@ -122,7 +118,7 @@ def cam(
         write_maps(out / f"{path.stem}{suffix}", format, [index + 1 for index in present], maps, size)
         return {"classes": [names[index] for index in present]}
 
-    with lanes(where, bundle.cam) as (spread, at_a_time):
+    with lanes(where, network) as (spread, at_a_time):
         result = run(
             photos,
             lambda todo: in_batches(

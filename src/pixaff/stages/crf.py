@@ -10,9 +10,10 @@ from typing import Any
 import torch
 
 from pixaff.io.cams import read_cams
+from pixaff.models.registry import preset_settings
 from pixaff.ops.cam import with_background
 from pixaff.ops.crf import dense_crf
-from pixaff.settings import Settings, preset_settings
+from pixaff.settings import Settings
 from pixaff.stages.device import device_words, pick_device
 from pixaff.stages.formats import SUFFIXES, check_format, write_maps
 from pixaff.stages.inputs import existing_folder, find_cams, find_images

@@ -12,11 +12,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from xml.etree import ElementTree
 
-from pixaff.errors import LabelsError, UsageError
+from pixaff.errors import LabelsError, TrainingError, UsageError
 from pixaff.io.atomic import write_text
 from pixaff.io.labels import read_classes
-from pixaff.models import create_model, load_checkpoint
+from pixaff.models import create_affinity_network, create_cam_network, load_checkpoint, registry
 from pixaff.models.bundle import AFFINITY, CAM, RECORD, write_bundle
+from pixaff.recipe import Recipe
 from pixaff.settings import Settings, value_words
 from pixaff.stages.cam import cam
 from pixaff.stages.crf import crf
@@ -28,9 +29,7 @@ from pixaff.stages.record import read_record, write_record
 from pixaff.stages.runner import Callback, Event, Report, silent
 from pixaff.stages.train_affinity import train_affinity
 from pixaff.stages.train_cam import train_cam
-from pixaff.stages.training import recipe
 from pixaff.stages.training.folder import Trained, digest, leave_out, leave_out_unreadable
-from pixaff.stages.training.recipe import SEED_RECIPE, Recipe, TrainingError
 
 COMMAND = "fit"
 PARTS = ("train-cam", "seed-cams", "seed-crf", "train-pixels", "cams", "crf", "train-affinity", "masks")
@@ -46,7 +45,7 @@ def fit(
     listing: str | Path | None = None,
     settings: Settings | None = None,
     cam_recipe: Recipe | None = None,
-    seed_recipe: Recipe = SEED_RECIPE,
+    seed_recipe: Recipe | None = None,
     affinity_recipe: Recipe | None = None,
     cam_init: str | Path | None = None,
     affinity_init: str | Path | None = None,
@@ -96,8 +95,9 @@ def fit(
     """
     out, labels = Path(out), Path(labels)
     settings = settings or Settings()
-    cam_recipe = cam_recipe or recipe.cam_recipe(settings.cam)
-    affinity_recipe = affinity_recipe or recipe.affinity_recipe(settings.affinity)
+    seed_recipe = seed_recipe or registry.head_recipe(settings.cam)
+    cam_recipe = cam_recipe or registry.cam_recipe(settings.cam)
+    affinity_recipe = affinity_recipe or registry.affinity_recipe(settings.affinity)
     where = pick_device(device)
     result = Trained(path=out)
     if overwrite:
@@ -108,7 +108,7 @@ def fit(
     options = {
         **settings.to_dict(),
         **{f"cam {name}": value for name, value in cam_recipe.to_dict().items()},
-        **{f"seed {name}": value for name, value in seed_recipe.to_dict().items()},
+        **({} if seed_recipe is None else {f"seed {name}": value for name, value in seed_recipe.to_dict().items()}),
         **{f"affinity {name}": value for name, value in affinity_recipe.to_dict().items()},
         "cam init": None if cam_init is None else str(cam_init),
         "affinity init": None if affinity_init is None else str(affinity_init),
@@ -145,8 +145,8 @@ def fit(
             save_every=save_every, resume=True, report=report,
         )
     )  # fmt: skip
-    cam_model, trained = create_model(settings.cam, len(names)), out / "train-cam"
-    if hasattr(cam_model, "pixel_logits"):
+    cam_model, trained = create_cam_network(settings.cam, len(names)), out / "train-cam"
+    if cam_model.has_segmentation_head:
         stage(
             lambda paths, listed: cam(
                 paths, out / "seed-cams", model=out / "train-cam", labels=labels, listing=listed, scales=(1.0,),
@@ -189,7 +189,7 @@ def fit(
             recipe=affinity_recipe, device=device, workers=workers, save_every=save_every, resume=True, report=report,
         )
     )  # fmt: skip
-    affinity_model = load_checkpoint(create_model(settings.affinity), out / "train-affinity" / AFFINITY)
+    affinity_model = load_checkpoint(create_affinity_network(settings.affinity), out / "train-affinity" / AFFINITY)
     write_bundle(out, settings.cam, settings.affinity, cam_model, affinity_model, names, settings)
     masks = stage(
         lambda paths, listed: propagate(

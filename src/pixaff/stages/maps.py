@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -15,6 +14,7 @@ from torch import Tensor
 from pixaff.errors import FormatError, UsageError
 from pixaff.io.cams import CamFile
 from pixaff.io.images import load_image
+from pixaff.models.base import CamNetwork
 from pixaff.ops.cam import normalized_cams
 from pixaff.settings import Settings
 from pixaff.stages.memory import check_memory
@@ -48,7 +48,7 @@ def load_photo(path: Path, labels: tuple[int, ...] | None, settings: Settings) -
 
 
 def activation_maps(
-    model: Any, photo: Photo, settings: Settings, precision: str = "fp32"
+    model: CamNetwork, photo: Photo, settings: Settings, precision: str = "fp32"
 ) -> tuple[tuple[int, ...], Tensor]:
     """The classes of a photo (0-based, ascending) and their normalised activation maps, float32 (C, h, w).
 
@@ -60,7 +60,7 @@ def activation_maps(
     classes = photo.labels
     height, width = (round(side * max(settings.scales)) for side in photo.image.shape[:2])
     check_memory(model, (height, width), 2 if settings.flip else 1)
-    with autocast(precision, next(model.parameters()).device):
+    with autocast(precision, model.device):
         if classes is None:
             classes = predict(model, photo.image, settings.label_threshold)
         return classes, normalized_cams(model, photo.image, classes, scales=settings.scales, flip=settings.flip)
@@ -90,20 +90,20 @@ def given_maps(file: CamFile, photo: Photo, device: torch.device) -> tuple[tuple
     return tuple(int(file.classes[i]) - 1 for i in rows), maps
 
 
-def check_scales(model: Any, settings: Settings) -> None:
+def check_scales(model: CamNetwork | None, settings: Settings) -> None:
     """Make sure that the network can see the photos at the scales that are asked for.
 
     Raises:
         UsageError: It sees one size alone.
     """
-    if hasattr(model, "normalized_cams") and settings.scales != (1.0,):
+    if model is not None and model.single_scale and settings.scales != (1.0,):
         words = ", ".join(f"{scale:g}" for scale in settings.scales)
         raise UsageError(f"found the scales {words}, but {settings.cam} sees one size alone", "leave --scales out")
 
 
-def predict(model: Any, image: NDArray[np.uint8], threshold: float) -> tuple[int, ...]:
+def predict(model: CamNetwork, image: NDArray[np.uint8], threshold: float) -> tuple[int, ...]:
     """Classes whose probability reaches the threshold, the most probable one if none does."""
-    x = model.preprocess(at_network_size(model, image))[None].to(next(model.parameters()).device)
+    x = model.preprocess(at_network_size(model, image))[None].to(model.device)
     probabilities = torch.sigmoid(model(x)[0].float())
     present = torch.nonzero(probabilities >= threshold).flatten().tolist()
     return tuple(present) or (int(probabilities.argmax()),)

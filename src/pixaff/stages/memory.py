@@ -5,15 +5,15 @@ from __future__ import annotations
 import os
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 from pixaff.errors import ImageError
+from pixaff.models.base import Network
 
 LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 """Where Linux says how much a container may have."""
 
 
-def check_memory(network: Any, size: tuple[int, int], images: int = 1) -> None:
+def check_memory(network: Network, size: tuple[int, int], images: int = 1) -> None:
     """Make sure that a network's layers fit into the memory of this machine, as far as its needs are known.
 
     Args:
@@ -24,8 +24,8 @@ def check_memory(network: Any, size: tuple[int, int], images: int = 1) -> None:
     Raises:
         ImageError: They need more than there is.
     """
-    each = getattr(network, "bytes_per_pixel", None)
-    if each is None or next(network.parameters()).device.type != "cpu":
+    each = network.bytes_per_pixel
+    if each is None or network.device.type != "cpu":
         return
     there, needed = total_memory(), each * size[0] * size[1] * images
     if there is not None and needed > there:

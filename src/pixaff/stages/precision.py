@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
-from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from pixaff.errors import UsageError
+from pixaff.models.base import AffinityNetwork, CamNetwork, Network
 from pixaff.stages.runner import Callback, Event
 from pixaff.stages.training.precision import autocast, choose_precision
 
@@ -17,7 +18,12 @@ TRIAL_SIZE = (128, 128)
 
 
 def settle_precision(
-    requested: str, cam: Any, affinity: Any, device: torch.device, command: str, report: Callback
+    requested: str,
+    cam: CamNetwork | None,
+    affinity: AffinityNetwork | None,
+    device: torch.device,
+    command: str,
+    report: Callback,
 ) -> str:
     """The precision of a run, "fp32" or "bf16"; for "auto" a note says which it is and why.
 
@@ -33,9 +39,6 @@ def settle_precision(
     """
     if requested not in PRECISIONS:
         raise UsageError(f"found the precision {requested!r}, expected {', '.join(PRECISIONS)}")
-    grey = np.full((*TRIAL_SIZE, 3), 128, np.uint8)
-    # Relevance maps cost time for each class: all of them would be a long trial, and unlike a photo's few.
-    few: dict[str, Any] = {"classes": [0]} if hasattr(cam, "normalized_cams") else {}
 
     @torch.inference_mode()
     def seconds(precision: str) -> float:
@@ -43,10 +46,11 @@ def settle_precision(
         with autocast(precision, device):
             for _ in range(3):  # the first one warms up
                 began = time.perf_counter()
-                for network, method, options in ((cam, "cam", few), (affinity, "features", {})):
-                    if network is not None:
-                        x = network.preprocess(grey)[None].to(device)
-                        getattr(network, method)(x.contiguous(memory_format=torch.channels_last), **options)
+                if cam is not None:
+                    # Relevance maps cost time for each class: all of them would be unlike a photo's few.
+                    cam.class_cams(_fed(cam), [0])
+                if affinity is not None:
+                    affinity.features(_fed(affinity))
                 tries.append(time.perf_counter() - began)
         return min(tries[1:])
 
@@ -54,3 +58,9 @@ def settle_precision(
     if requested == "auto":
         report(Event("note", command, f"computing in {chosen}: {why}"))
     return chosen
+
+
+def _fed(network: Network) -> Tensor:
+    """A small grey image as the network takes it."""
+    x = network.preprocess(np.full((*TRIAL_SIZE, 3), 128, np.uint8))[None].to(network.device)
+    return x.contiguous(memory_format=torch.channels_last)

@@ -16,8 +16,7 @@ from pixaff.io.atomic import atomic_path
 from pixaff.io.cams import CamFile, read_cams
 from pixaff.io.masks import write_mask
 from pixaff.io.scores import write_scores
-from pixaff.models.bundle import EMBEDDED, load_bundle
-from pixaff.models.presets import PARTS, Weights, load_preset, own_networks
+from pixaff.models.bundle import EMBEDDED, PARTS, Weights, load_model
 from pixaff.ops.powers import background_powers
 from pixaff.ops.walk import random_walk
 from pixaff.settings import Settings
@@ -36,7 +35,6 @@ from pixaff.stages.refine import (
     check_engine,
     image_affinity,
     mask_at_size,
-    network_size,
     probabilities,
     scores_to_walk,
     sharpened,
@@ -139,19 +137,14 @@ def propagate(
     where = pick_device(device)
     photos = find_images(entries, None if listing is None else Path(listing))
     weights = Weights(cam_weights, affinity_weights, weights_dir)
-    networks = own_networks(model, preset, weights)
-    if networks is not None:
-        parts = PARTS if cams is None else ("affinity",)
-        bundle = load_preset(networks, weights, where, classes=classes, parts=parts, fetch=fetcher(COMMAND, report))
-    else:
-        bundle = load_bundle(model or EMBEDDED, where)
-    affinity = bundle.affinity
+    parts = PARTS if cams is None else ("affinity",)
+    bundle = load_model(
+        model, preset, weights=weights, classes=classes, parts=parts, device=where, fetch=fetcher(COMMAND, report)
+    )
+    network, affinity = bundle.cam, bundle.affinity
     if affinity is None:
         raise CheckpointError(f"{bundle.path} holds no AffinityNet", "train one: pixaff train-affinity, or pixaff fit")
-    settings = bundle.settings
-    if networks is None and preset is not None:
-        settings = settings.with_numbers_of(preset)
-    settings = settings.replace(
+    settings = bundle.settings.replace(
         scales=scales,
         flip=flip,
         size=size,
@@ -166,7 +159,7 @@ def propagate(
     powers = background_powers() if save_scores else ()
     if save_scores:
         check_saved([settings.alpha])
-    check_scales(bundle.cam, settings)
+    check_scales(network, settings)
     names = class_names(classes, bundle.classes)
     given = read_given_labels(labels, names, photos, command=COMMAND, listed=listing is not None, report=report)
     folder = None if cams is None else existing_folder(cams)
@@ -174,7 +167,7 @@ def propagate(
     shown |= {} if cams is None else {"cams": str(cams)}
     shown |= {**settings.pick(SETTINGS), "engine": check_engine(engine)}
     shown["precision"] = precision = settle_precision(
-        precision, None if folder else bundle.cam, affinity, where, COMMAND, report
+        precision, None if folder else network, affinity, where, COMMAND, report
     )
     announce(out, COMMAND, shown, device=device_words(where), overwrite=overwrite, report=report)
 
@@ -185,7 +178,8 @@ def propagate(
     def begin(photo: Photo, file: CamFile | None) -> tuple[tuple[int, ...], Tensor, Tensor]:
         """Classes, scores to walk and affinities of a photo."""
         if file is None:
-            present, maps = activation_maps(bundle.cam, photo, settings, precision)
+            assert network is not None
+            present, maps = activation_maps(network, photo, settings, precision)
         else:
             present, maps = given_maps(file, photo, where)
         seen = at_network_size(affinity, photo.image)
@@ -194,7 +188,7 @@ def propagate(
 
     def finish(photo: Photo, walked: Tensor) -> Tensor:
         size = photo.image.shape[:2]
-        scores = probabilities(walked[: len(walked) - len(powers)], network_size(affinity, size))
+        scores = probabilities(walked[: len(walked) - len(powers)], affinity.seen_size(size))
         if settings.final_crf:
             scores = sharpened(photo.image, at_size(scores, size), engine)
         return scores.cpu()
@@ -212,12 +206,12 @@ def propagate(
             with atomic_path(out / OVERLAYS / f"{path.stem}.jpg") as temporary:
                 Image.fromarray(picture).save(temporary, quality=90)
         if save_scores:
-            size = network_size(affinity, photo.image.shape[:2])
+            size = affinity.seen_size(photo.image.shape[:2])
             file = walked_file(walked, present, powers, settings.alpha, size, photo.size)
             write_scores(out / SCORES / f"{path.stem}.npz", file)
         return {"classes": [names[index] if index < len(names) else str(index + 1) for index in present]}
 
-    with lanes(where, bundle.cam, affinity) as (spread, at_a_time):
+    with lanes(where, network, affinity) as (spread, at_a_time):
 
         @torch.inference_mode()
         def compute(batch: list[tuple[Photo, CamFile | None]]) -> list[Scored]:

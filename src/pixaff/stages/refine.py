@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -14,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from pixaff.errors import UsageError
+from pixaff.models.base import AffinityNetwork, Network
 from pixaff.ops.affinity import pair_affinity
 from pixaff.ops.cam import background_score, with_background
 from pixaff.ops.crf import dense_crf
@@ -53,15 +53,9 @@ def probabilities(walked: Tensor, size: tuple[int, int]) -> Tensor:
     return scores / scores.sum(0).clamp(min=1e-5)
 
 
-def network_size(model: Any, size: tuple[int, int]) -> tuple[int, int]:
-    """The size (h, w) at which a network sees an image of some size: its square, or the same where it takes any."""
-    side: int | None = getattr(model, "image_size", None)
-    return size if side is None else (side, side)
-
-
-def at_network_size(model: Any, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """An image (h, w, 3) brought to `network_size` (bicubic)."""
-    height, width = network_size(model, image.shape[:2])
+def at_network_size(model: Network, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """An image (h, w, 3) brought to the size at which a network sees it (bicubic)."""
+    height, width = model.seen_size((image.shape[0], image.shape[1]))
     if image.shape[:2] == (height, width):
         return image
     return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC))
@@ -75,7 +69,11 @@ def at_size(maps: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def image_affinity(
-    model: Any, image: NDArray[np.uint8], radius: int, borders: Borders = "published", precision: str = "fp32"
+    model: AffinityNetwork,
+    image: NDArray[np.uint8],
+    radius: int,
+    borders: Borders = "published",
+    precision: str = "fp32",
 ) -> Tensor:
     """Pair affinities (P, L) of an image (h, w, 3), zero-padded to whole cells at the right and bottom.
 
@@ -85,7 +83,7 @@ def image_affinity(
         ImageError: The image is too large for the network.
     """
     check_memory(model, (image.shape[0], image.shape[1]))
-    x = model.preprocess(image)[None].to(next(model.parameters()).device)
+    x = model.preprocess(image)[None].to(model.device)
     x = F.pad(x, (0, -x.shape[3] % STRIDE, 0, -x.shape[2] % STRIDE))
     with autocast(precision, x.device):
         features = model.features(x.contiguous(memory_format=torch.channels_last))

@@ -6,15 +6,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
-from torch import nn
 
 from pixaff.errors import UsageError
-from pixaff.models import create_model
+from pixaff.models.base import AffinityNetwork
 from pixaff.models.bundle import AFFINITY
-from pixaff.models.registry import TIMM
+from pixaff.models.registry import affinity_recipe, create_affinity_network
 from pixaff.ops.affinity import pair_affinity
 from pixaff.ops.labels import pair_labels
 from pixaff.ops.losses import affinity_loss
+from pixaff.recipe import Recipe
 from pixaff.stages.fetching import posterior_folder
 from pixaff.stages.inputs import find_images
 from pixaff.stages.pools import default_workers
@@ -23,7 +23,6 @@ from pixaff.stages.training.datasets import CELL, AffinityPhotos, normalisation
 from pixaff.stages.training.folder import Trained, check_sizes, digest, finish, is_trained
 from pixaff.stages.training.loop import LossFn, train
 from pixaff.stages.training.posteriors import confident_cells
-from pixaff.stages.training.recipe import Recipe, affinity_recipe
 from pixaff.stages.training.starting import seeded, start_weights
 
 COMMAND = "train-affinity"
@@ -93,10 +92,7 @@ def train_affinity(
     kept, sizes, maps = confident_cells(found, low, high, size, workers or default_workers(), result, COMMAND, report)
 
     with seeded(recipe.seed):
-        network = create_model(model)
-        if not hasattr(network, "features"):
-            better = f"{model}:affinity" if model.startswith(TIMM) else "lite_affinity"
-            raise UsageError(f"{model} is no AffinityNet", f"choose another --model, such as {better}")
+        network = create_affinity_network(model)
         start = start_weights(network, model, init, COMMAND, report)
     mean, std, bgr = normalisation(network)
     dataset = AffinityPhotos(kept, sizes, maps, mean=mean, std=std, bgr=bgr, crop=crop, seed=recipe.seed)
@@ -121,11 +117,11 @@ def train_affinity(
     return result
 
 
-def pair_loss(radius: int) -> LossFn:
+def pair_loss(radius: int) -> LossFn[AffinityNetwork]:
     """The affinity loss over the pairs within a radius, and its three terms."""
 
-    def loss_fn(model: nn.Module, batch: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        features = model.features(batch["image"]).float().contiguous()  # type: ignore[operator]
+    def loss_fn(model: AffinityNetwork, batch: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        features = model.features(batch["image"]).float().contiguous()
         affinity = pair_affinity(features, radius)
         loss = affinity_loss(affinity, *pair_labels(batch["labels"], radius))
         return {"loss": loss.total, "bg": loss.bg, "fg": loss.fg, "neg": loss.neg}

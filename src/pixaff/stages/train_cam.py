@@ -7,12 +7,13 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from torch import nn
 
-from pixaff.errors import LabelsError, UsageError
+from pixaff.errors import LabelsError, TrainingError, UsageError
 from pixaff.io.labels import read_classes
-from pixaff.models import create_model
+from pixaff.models.base import CamNetwork
 from pixaff.models.bundle import CAM
+from pixaff.models.registry import cam_recipe, create_cam_network, head_recipe
+from pixaff.recipe import Recipe
 from pixaff.stages.fetching import posterior_folder
 from pixaff.stages.inputs import find_images
 from pixaff.stages.labelling import labels_of, read_given_labels
@@ -30,7 +31,6 @@ from pixaff.stages.training.folder import (
 )
 from pixaff.stages.training.loop import LossFn, train
 from pixaff.stages.training.posteriors import confident_cells
-from pixaff.stages.training.recipe import SEED_RECIPE, Recipe, TrainingError, cam_recipe
 from pixaff.stages.training.starting import RANDOM, seeded, start_weights
 
 COMMAND = "train-cam"
@@ -76,7 +76,7 @@ def train_cam(
         size: Range of the long side in pixels to which a photo is randomly resized.
         crop: Side in pixels of the random crop.
         recipe: Epochs, learning rate, seed and the like; None takes the network's own (see
-            `cam_recipe`), or `SEED_RECIPE` with posteriors.
+            `cam_recipe`), or `head_recipe` with posteriors.
         device: "auto", "cpu", "cuda" or "cuda:n".
         workers: Processes that read photos; None chooses.
         save_every: Seconds between two checkpoints.
@@ -99,7 +99,7 @@ def train_cam(
     check_sizes(crop, *size)
     if (crf_low is None) != (crf_high is None):
         raise UsageError("found one folder of posteriors, expected two", "give both --crf-low and --crf-high")
-    recipe = recipe or (cam_recipe(model) if crf_low is None else SEED_RECIPE)
+    recipe = recipe or (None if crf_low is None else head_recipe(model)) or cam_recipe(model)
     result = Trained(path=weights)
     if is_trained(weights, resume, overwrite, COMMAND, report):
         return result
@@ -117,17 +117,17 @@ def train_cam(
     _name_missing_classes(names, present, report)
 
     with seeded(recipe.seed):
-        network = create_model(model, len(names))
-        if not hasattr(network, "cam"):
-            raise UsageError(f"{model} makes no activation maps", "choose another --model, such as lite_cam")
+        network = create_cam_network(model, len(names))
         start = start_weights(network, model, init, COMMAND, report, reset_head)
     if start == RANDOM and recipe.backbone_lr_scale == 0:
         text = f"the backbone of {model} is random and stays so: give its weights with --init, or --backbone-lr-scale 1"
         report(Event("warning", COMMAND, text))
-    if hasattr(network, "pixel_logits"):
-        network.get_buffer("seeded").fill_(crf_low is not None)
+    if network.has_segmentation_head:
+        network.use_segmentation_head(crf_low is not None)
     elif crf_low is not None:
-        raise UsageError(f"{model} has no pixel head to train on posteriors", "leave out --crf-low and --crf-high")
+        raise UsageError(
+            f"{model} has no segmentation head to train on posteriors", "leave out --crf-low and --crf-high"
+        )
     mean, std, bgr = normalisation(network)
     config = {"model": model, "init": start, "classes": list(names), "size": list(size), "crop": crop}
     dataset: CamPhotos | AffinityPhotos
@@ -136,7 +136,7 @@ def train_cam(
             kept, present, len(names), mean=mean, std=std, bgr=bgr, size=size, crop=crop, seed=recipe.seed
         )
         config["data"] = digest(f"{photo.stem} {shown}" for photo, shown in zip(kept, present, strict=True))
-        loss: LossFn = cam_loss
+        loss: LossFn[CamNetwork] = cam_loss
     else:
         low, high = (posterior_folder(folder, COMMAND, report) for folder in (crf_low, crf_high))
         kept, sizes, maps = confident_cells(
@@ -165,7 +165,7 @@ def train_cam(
     return result
 
 
-def cam_loss(model: nn.Module, batch: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def cam_loss(model: CamNetwork, batch: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """The loss of a batch, and how well the classes present are told from the others (F1, logit 0 and above)."""
     logits, target = model(batch["image"]).float(), batch["target"]
     loss = F.multilabel_soft_margin_loss(logits, target)
@@ -174,13 +174,13 @@ def cam_loss(model: nn.Module, batch: Mapping[str, torch.Tensor]) -> dict[str, t
     return {"loss": loss, "f1": 2 * hits / (predicted.sum() + target.sum()).clamp(min=1)}
 
 
-def seed_loss(model: nn.Module, batch: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def seed_loss(model: CamNetwork, batch: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Cross-entropy of the pixel head on the labelled cells of a batch, background and classes weighing the same.
 
     The seeding loss of Kolesnikov & Lampert, ECCV 2016 (equation 2), with a half for either side: most cells are
     background, and the network would else call everything that.
     """
-    logits = model.pixel_logits(batch["image"]).float()  # type: ignore[operator]
+    logits = model.segmentation_logits(batch["image"]).float()
     labels = batch["labels"]
     logits = F.interpolate(logits, labels.shape[1:], mode="bilinear", align_corners=False)
     losses = F.cross_entropy(logits, labels, ignore_index=IGNORE, reduction="none")

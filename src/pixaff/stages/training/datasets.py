@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 from pixaff.errors import ImageError
 from pixaff.io.images import image_size, load_image
+from pixaff.models.base import Network
 from pixaff.stages.training.augment import (
     cut_cells,
     cut_picture,
@@ -83,10 +83,9 @@ def load_batches(dataset: Dataset[Sample], batches: list[list[Key]], workers: in
     )
 
 
-def normalisation(model: nn.Module) -> tuple[tuple[float, ...], tuple[float, ...], bool]:
+def normalisation(model: Network) -> tuple[tuple[float, ...], tuple[float, ...], bool]:
     """Mean and standard deviation of red, green and blue from 0 to 1 that a network expects, and whether as BGR."""
-    mean, std = (tuple(float(value) for value in getattr(model, name)) for name in ("mean", "std"))
-    return mean, std, bool(getattr(model, "bgr", False))
+    return model.mean, model.std, model.bgr
 
 
 class CamPhotos(Dataset[Sample]):

@@ -14,12 +14,15 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch import nn
 
+from pixaff.errors import TrainingError
+from pixaff.models.base import Network
+from pixaff.recipe import Recipe
 from pixaff.stages.device import device_words, pick_device
 from pixaff.stages.pools import default_workers
 from pixaff.stages.record import write_record
@@ -31,19 +34,19 @@ from pixaff.stages.training.interrupts import deferred_interrupts
 from pixaff.stages.training.metrics import Mean, append_record, draw_curve, keep_records
 from pixaff.stages.training.optimizer import build_optimizer, parameter_groups, set_lr
 from pixaff.stages.training.precision import autocast, settle_precision
-from pixaff.stages.training.recipe import Recipe, TrainingError
 
 LOG_EVERY = 10
 """Steps that a record of metrics.jsonl sums up."""
 
-LossFn = Callable[[nn.Module, Mapping[str, torch.Tensor]], Mapping[str, torch.Tensor]]
+N = TypeVar("N", bound=Network)
+LossFn = Callable[[N, Mapping[str, torch.Tensor]], Mapping[str, torch.Tensor]]
 """(model, batch) -> scalars by name: ``loss``, which is minimised, and whatever else is to be logged."""
 
 
 def train(
-    model: nn.Module,
+    model: N,
     dataset: CamPhotos | AffinityPhotos,
-    loss_fn: LossFn,
+    loss_fn: LossFn[N],
     result: Trained,
     recipe: Recipe,
     *,
@@ -59,7 +62,7 @@ def train(
     """Train a model in place.
 
     Args:
-        model: Has ``parameter_groups() -> {"backbone": [...], "head": [...]}``.
+        model: The network.
         dataset: Photos, indexed by (epoch, index).
         loss_fn: Called with the model and a batch on the device, in autocast when the precision is bf16.
         result: Names the weights file, in whose folder the training keeps its files. Photos that cannot be decoded
@@ -85,8 +88,8 @@ def train(
     workers = (default_workers() if where.type == "cuda" else 1) if workers is None else workers
     # Convolutions, the depthwise ones above all, are faster in this layout: on the CPU by 1.28 times
     model.to(where).to(memory_format=torch.channels_last).train()
-    groups = parameter_groups(model, recipe.weight_decay, recipe.backbone_lr_scale, recipe.head_lr_scale)
-    optimizer = build_optimizer(recipe.optimizer, groups, recipe.lr)
+    groups = parameter_groups(model, recipe)
+    optimizer = build_optimizer(recipe, groups)
     batches = draw_batches(len(dataset), recipe.batch_size, recipe.epochs, recipe.seed)
     config = {**recipe.to_dict(), **config, "photos": len(dataset)}
     at = Position()

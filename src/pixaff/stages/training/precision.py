@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
+from typing import TypeVar
 
 import torch
 from torch import nn
@@ -14,7 +15,8 @@ GAIN = 1.2
 TRIAL_PHOTOS = 2
 """Photos of a step that is timed in each precision."""
 
-Terms = Callable[[nn.Module, Mapping[str, torch.Tensor]], Mapping[str, torch.Tensor]]
+N = TypeVar("N", bound=nn.Module)
+Terms = Callable[[N, Mapping[str, torch.Tensor]], Mapping[str, torch.Tensor]]
 
 
 def autocast(precision: str, device: torch.device) -> AbstractContextManager[object]:
@@ -42,7 +44,7 @@ def choose_precision(requested: str, device: torch.device, seconds: Callable[[st
 
 
 def settle_precision(
-    requested: str, model: nn.Module, loss_fn: Terms, batch: Mapping[str, torch.Tensor], device: torch.device
+    requested: str, model: N, loss_fn: Terms[N], batch: Mapping[str, torch.Tensor], device: torch.device
 ) -> tuple[str, str]:
     """`choose_precision` by steps of a few photos of ``batch``, which leave the model as it was."""
     small = {name: tensor[:TRIAL_PHOTOS] for name, tensor in batch.items()}
