@@ -194,7 +194,7 @@ def test_the_wrong_kind_of_network_is_named_before_training(tmp_path: Path) -> N
     with pytest.raises(UsageError, match="timm:test_resnet:affinity makes no CAMs"):
         train_cam(photos, labels, CLASSES, tmp_path / "run", model="timm:test_resnet:affinity", **FAST)
     low, high = posteriors(tmp_path, masks)
-    with pytest.raises(UsageError, match=r"no AffinityNet \(choose another --model, such as timm:test_resnet:affin"):
+    with pytest.raises(UsageError, match=r"no AffinityNet \(choose one, such as timm:test_resnet:affin"):
         train_affinity(photos, low, high, tmp_path / "run", model="timm:test_resnet", **FAST)
 
 

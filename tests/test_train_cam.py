@@ -78,7 +78,7 @@ def test_one_folder_of_posteriors_is_too_few(tmp_path: Path) -> None:
 
 def test_a_network_without_a_pixel_head_is_refused_posteriors(tmp_path: Path) -> None:
     photos, labels, _ = write_set(tmp_path, 3)
-    with pytest.raises(UsageError, match="no pixel head"):
+    with pytest.raises(UsageError, match="no segmentation head"):
         train_cam(photos, labels, CLASSES, tmp_path / "run", crf_low=tmp_path, crf_high=tmp_path, **FAST)
 
 
