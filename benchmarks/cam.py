@@ -18,7 +18,6 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -30,7 +29,8 @@ from rich.table import Table
 from torch import Tensor
 
 from pixaff.io.images import IMAGE_SUFFIXES, load_image
-from pixaff.models import create_model
+from pixaff.models import create_cam_network
+from pixaff.models.base import CamNetwork
 from pixaff.settings import Settings
 from pixaff.stages.maps import Photo, activation_maps
 from pixaff.stages.precision import settle_precision
@@ -48,10 +48,10 @@ def read_photo(size: tuple[int, int]) -> NDArray[np.uint8]:
 
 
 @torch.no_grad()
-def make_network(name: str) -> Any:
+def make_network(name: str) -> CamNetwork:
     """The CAM network with weights of noise: batch norms near the identity, convolutions that keep the scale."""
     noise = torch.Generator().manual_seed(0)
-    network: Any = create_model(f"{name}_cam")
+    network = create_cam_network(f"{name}_cam")
     for key, tensor in network.state_dict().items():
         if not tensor.is_floating_point():
             continue
@@ -68,7 +68,7 @@ def make_network(name: str) -> Any:
 
 
 @torch.no_grad()
-def plain_maps(network: Any, image: NDArray[np.uint8], classes: list[int]) -> Tensor:
+def plain_maps(network: CamNetwork, image: NDArray[np.uint8], classes: list[int]) -> Tensor:
     """One scale and one mirror image after the other, in float32."""
     height, width = image.shape[:2]
     total = torch.zeros(())
@@ -84,7 +84,7 @@ def plain_maps(network: Any, image: NDArray[np.uint8], classes: list[int]) -> Te
 
 
 @torch.inference_mode()
-def pixaff_maps(network: Any, image: NDArray[np.uint8], classes: list[int], precision: str) -> Tensor:
+def pixaff_maps(network: CamNetwork, image: NDArray[np.uint8], classes: list[int], precision: str) -> Tensor:
     """The way of `pixaff cam`."""
     photo = Photo(image, (image.shape[0], image.shape[1]), tuple(classes))
     return activation_maps(network, photo, Settings(scales=SCALES), precision)[1]

@@ -30,7 +30,7 @@ from benchmarks.walk import Rows, dense_transition
 from pixaff.io.images import load_image
 from pixaff.io.labels import VOC_CLASSES, write_labels
 from pixaff.io.masks import write_mask
-from pixaff.models.bundle import Bundle, load_bundle
+from pixaff.models.bundle import Bundle, load_model
 from pixaff.ops.walk import cell_scores, random_walk, upsample_scores
 from pixaff.stages.inputs import find_images
 from pixaff.stages.maps import Photo, activation_maps
@@ -76,7 +76,8 @@ def published_way(bundle: Bundle, photos: list[Path], out: Path) -> None:
 def published_maps(bundle: Bundle, image: np.ndarray) -> Tensor:
     """Normalised activation maps by a loop over scales and mirror images, each enlarged with all its classes."""
     picture, size = Image.fromarray(image), image.shape[:2]
-    network: Any = bundle.cam
+    network = bundle.cam
+    assert network is not None
     total = torch.zeros(len(bundle.classes), *size)
     for scale in bundle.settings.scales:
         height, width = (round(side * scale / network.size_divisor) * network.size_divisor for side in size)
@@ -95,7 +96,7 @@ def compare(source: Path, images: int, baseline: int, repeats: int) -> tuple[Row
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         photos = link_photos(source, folder, images)
-        bundle = load_bundle("lite")
+        bundle = load_model("lite")
         some = find_images(photos)[:baseline]
 
         def ours(crf: bool) -> Callable[[], None]:
@@ -131,8 +132,9 @@ def shares(source: Path, count: int) -> tuple[Rows, dict[str, Any]]:
 
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    bundle = load_bundle("lite")
+    bundle = load_model("lite")
     settings = bundle.settings
+    assert bundle.cam is not None
     assert bundle.affinity is not None
     found = find_images(source)
     with tempfile.TemporaryDirectory() as name:

@@ -20,7 +20,8 @@ from torch import Tensor
 
 from benchmarks.measuring import arguments, peak_memory, show, take_turns
 from pixaff.io.images import image_size
-from pixaff.models import create_model
+from pixaff.models import create_affinity_network
+from pixaff.models.registry import affinity_recipe
 from pixaff.ops.affinity import pair_affinity
 from pixaff.ops.labels import pair_labels
 from pixaff.ops.losses import affinity_loss
@@ -29,7 +30,6 @@ from pixaff.stages.inputs import find_images
 from pixaff.stages.train_affinity import pair_loss
 from pixaff.stages.training.datasets import AffinityPhotos, draw_batches, load_batches, normalisation
 from pixaff.stages.training.optimizer import build_optimizer, parameter_groups
-from pixaff.stages.training.recipe import AFFINITY_RECIPE
 
 SHAPE = (8, 448, 56, 56)
 PHOTOS = Path(__file__).parents[1] / "examples" / "photos"
@@ -90,7 +90,7 @@ def compare_affinities(repeats: int) -> tuple[list[dict[str, float | str]], dict
 
 def compare_loading(folder: Path, steps: int) -> tuple[list[dict[str, float | str]], dict[str, float]]:
     """Images per second that one worker process reads and augments, and that the network learns from."""
-    model = create_model("lite_affinity").to(memory_format=torch.channels_last).train()
+    model = create_affinity_network("lite_affinity").to(memory_format=torch.channels_last).train()
     mean, std, bgr = normalisation(model)
     photos = find_images(folder)
     paths = [photos[i % len(photos)] for i in range(8 * (steps + 1))]
@@ -107,9 +107,8 @@ def compare_loading(folder: Path, steps: int) -> tuple[list[dict[str, float | st
     kept = [batch for batch, _ in loader]
     loading = 8 * len(kept) / (perf_counter() - start)
 
-    recipe = AFFINITY_RECIPE
-    groups = parameter_groups(model, recipe.weight_decay, recipe.backbone_lr_scale, recipe.head_lr_scale)
-    optimizer = build_optimizer(recipe.optimizer, groups, recipe.lr)
+    recipe = affinity_recipe("lite_affinity")
+    optimizer = build_optimizer(recipe, parameter_groups(model, recipe))
     loss = pair_loss(5)
     seconds = []
     for batch in kept:

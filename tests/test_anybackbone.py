@@ -17,12 +17,12 @@ from pixaff.errors import UsageError
 from pixaff.io.cams import write_cams
 from pixaff.io.masks import read_mask
 from pixaff.models import create_model
-from pixaff.models.bundle import load_bundle
+from pixaff.models.bundle import load_model
+from pixaff.recipe import Recipe
 from pixaff.stages.propagate import propagate
 from pixaff.stages.runner import Event
 from pixaff.stages.train_affinity import train_affinity
 from pixaff.stages.train_cam import train_cam
-from pixaff.stages.training.recipe import Recipe
 from pixaff.stages.training.starting import load_fitting
 
 DILATED = ("test_resnet", "test_efficientnet", "test_convnext")
@@ -114,13 +114,13 @@ def test_a_trained_pair_makes_masks(name: str, tmp_path: Path) -> None:
     trained = train_affinity(photos, low, high, tmp_path / "affinity", model=f"timm:{name}:affinity", **FAST)
     assert len(cam.done) == len(trained.done) == 3
     before = dict(pair(name)[0].named_parameters())
-    bundle = load_bundle(run)
+    bundle = load_model(run)
     assert (bundle.settings.cam, bundle.classes, bundle.affinity) == (f"timm:{name}", CLASSES, None)
     changed = [key for key, p in bundle.cam.named_parameters() if not torch.equal(p, before[key])]
     assert any(key.startswith("backbone.") for key in changed)
 
     shutil.copy(trained.path, run)
-    assert load_bundle(run).settings.affinity == f"timm:{name}:affinity"
+    assert load_model(run).settings.affinity == f"timm:{name}:affinity"
     report = propagate(photos, tmp_path / "masks", model=run, labels=labels, final_crf=False)
     assert (len(report.done), report.failed) == (3, [])
     assert read_mask(tmp_path / "masks" / "toy00.png").shape == masks["toy00"].shape
@@ -184,17 +184,17 @@ def test_names_that_cannot_serve(name: str, words: str) -> None:
 def test_a_network_without_maps_of_cells_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     net = timm.create_model("test_resnet", features_only=True, output_stride=8)
     net.forward = lambda x: [torch.zeros(1, count) for count in net.feature_info.channels()]
-    monkeypatch.setattr("pixaff.models.anybackbone.timm_model", lambda name, **options: net)
+    monkeypatch.setattr("pixaff.models.timm_backbone.timm_model", lambda name, **options: net)
     with pytest.raises(UsageError, match=r"gives no feature maps: found shapes \[\(1, 32\)"):
         create_model("timm:test_resnet")
 
 
 def test_the_wrong_kind_of_network_is_named_before_training(tmp_path: Path) -> None:
     photos, labels, masks = write_set(tmp_path, 2)
-    with pytest.raises(UsageError, match="timm:test_resnet:affinity makes no activation maps"):
+    with pytest.raises(UsageError, match="timm:test_resnet:affinity makes no CAMs"):
         train_cam(photos, labels, CLASSES, tmp_path / "run", model="timm:test_resnet:affinity", **FAST)
     low, high = posteriors(tmp_path, masks)
-    with pytest.raises(UsageError, match=r"no AffinityNet \(choose another --model, such as timm:test_resnet:affin"):
+    with pytest.raises(UsageError, match=r"no AffinityNet \(choose one, such as timm:test_resnet:affin"):
         train_affinity(photos, low, high, tmp_path / "run", model="timm:test_resnet", **FAST)
 
 

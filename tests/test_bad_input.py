@@ -23,7 +23,7 @@ SIDE = 48
 @pytest.fixture(autouse=True)
 def bundle(monkeypatch):
     made = toy_bundle()
-    monkeypatch.setattr(stage, "load_bundle", lambda name, device: made)
+    monkeypatch.setattr(stage, "load_model", lambda *args, **kwargs: made)
 
 
 def halves(height: int = SIDE, width: int = 2 * SIDE) -> Image.Image:

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
+from pixaff.models.base import CamNetwork
 from pixaff.ops.cam import background_score, normalized_cams, with_background
 
 
@@ -24,6 +25,10 @@ class Stripes(torch.nn.Module):
 
     def cam(self, x: torch.Tensor) -> torch.Tensor:
         return F.relu(self.conv(x))
+
+
+class CellStripes(Stripes, CamNetwork):
+    size_divisor = 16
 
 
 def picture(height: int = 50, width: int = 67) -> np.ndarray:
@@ -61,8 +66,7 @@ def test_without_mirror_differs_and_takes_pil_images() -> None:
 
 
 def test_sizes_follow_the_network_s_divisor() -> None:
-    model, seen = Stripes(), []
-    model.size_divisor = 16
+    model, seen = CellStripes(), []
     cam = model.cam
     model.cam = lambda x: seen.append(tuple(x.shape[2:])) or cam(x)  # type: ignore[method-assign,func-returns-value]
     normalized_cams(model, picture(50, 67), [0], scales=(1.0, 0.1))

@@ -15,9 +15,9 @@ from pixaff.cli.console import Console, seconds_words
 from pixaff.cli.numbers import optional_numbers, sweep
 from pixaff.errors import OutputError, UsageError
 from pixaff.io.masks import write_mask
-from pixaff.settings import PRESETS
+from pixaff.models.base import CAM_RECIPE
+from pixaff.models.registry import PRESETS
 from pixaff.stages.runner import Event
-from pixaff.stages.training.recipe import CAM_RECIPE
 
 COMMANDS = [command.name for command in app.registered_commands]
 runner = CliRunner()

@@ -10,21 +10,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from toy_set import CLASSES, create_seeded, create_tiny, write_set
+from toy_set import CLASSES, TinySeeded, use_tiny, write_set
 
 from pixaff.errors import LabelsError, UsageError
 from pixaff.io.checkpoints import read_state_dict
 from pixaff.io.masks import read_mask
-from pixaff.models import bundle
+from pixaff.recipe import Recipe
 from pixaff.settings import Settings
-from pixaff.stages import fit as stage
-from pixaff.stages import train_affinity, train_cam
-from pixaff.stages.fit import fit
+from pixaff.stages import train_cam
+from pixaff.stages.fit import fit, names_in
 from pixaff.stages.propagate import propagate
 from pixaff.stages.runner import Event
-from pixaff.stages.training import loop, starting
+from pixaff.stages.training import loop
 from pixaff.stages.training.metrics import read_records
-from pixaff.stages.training.recipe import Recipe
 
 CAM = Recipe(epochs=20, batch_size=4, lr=5e-3, optimizer="adamw", precision="fp32")
 AFFINITY = Recipe(epochs=6, batch_size=4, lr=5e-3, optimizer="adamw", precision="fp32")
@@ -54,9 +52,7 @@ FAST = {
 @pytest.fixture(autouse=True)
 def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.set_num_threads(1)
-    for module in (stage, train_cam, train_affinity, bundle):
-        monkeypatch.setattr(module, "create_model", create_tiny, raising=False)
-    monkeypatch.setattr(starting, "SHIPPED", {})
+    use_tiny(monkeypatch)
     monkeypatch.setattr(loop, "draw_curve", lambda folder: None)  # slow where every step writes a checkpoint
 
 
@@ -92,8 +88,7 @@ def test_photos_and_labels_become_a_model_and_masks(tmp_path: Path) -> None:
 
 
 def test_a_network_with_a_pixel_head_learns_from_its_own_maps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (stage, train_cam, bundle):
-        monkeypatch.setattr(module, "create_model", create_seeded, raising=False)
+    use_tiny(monkeypatch, TinySeeded)
     photos, labels, masks = write_set(tmp_path, 9)
     result = fit(photos, labels, tmp_path / "run", classes=CLASSES, **FAST, seed_recipe=CAM)
     assert result.ok
@@ -150,9 +145,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path]:
     photos, labels, _ = write_set(folder, 6)
     with pytest.MonkeyPatch.context() as patch:
         torch.set_num_threads(1)
-        for module in (stage, train_cam, train_affinity, bundle):
-            patch.setattr(module, "create_model", create_tiny, raising=False)
-        patch.setattr(starting, "SHIPPED", {})
+        use_tiny(patch)
         fit(photos, labels, folder / "run", **FAST)
     return photos, labels, folder / "run"
 
@@ -202,6 +195,19 @@ def test_ctrl_c_while_training_leaves_a_checkpoint(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         fit(photos, labels, tmp_path / "run", **FAST, report=interrupt)
     assert (tmp_path / "run" / "train-cam" / "training.pt").is_file()
+
+
+def test_class_names_are_gathered_from_csv_and_xml(tmp_path: Path) -> None:
+    (tmp_path / "labels.csv").write_text('\ufeffimage,labels\na.jpg,"zebra; cat"\nb,cat\n', encoding="utf-8")
+    assert names_in(tmp_path / "labels.csv") == ("cat", "zebra")
+    (tmp_path / "bare.csv").write_text("a,dog\n")
+    assert names_in(tmp_path / "bare.csv") == ("dog",)
+    xml = "<annotation><object><name>cow</name><part><name>head</name></part></object></annotation>"
+    (tmp_path / "xml").mkdir()
+    (tmp_path / "xml" / "a.xml").write_text(xml)
+    (tmp_path / "xml" / "b.xml").write_text("<annotation><object>")
+    assert names_in(tmp_path / "xml") == ("cow",)
+    assert names_in(tmp_path / "none.csv") == ()
 
 
 def test_wrong_labels_are_said_before_anything_is_written(tmp_path: Path) -> None:

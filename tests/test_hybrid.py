@@ -24,17 +24,18 @@ from pixaff.io.checkpoints import read_state_dict, write_state_dict
 from pixaff.io.labels import VOC_CLASSES
 from pixaff.io.masks import read_mask
 from pixaff.models import create_model, hybrid, load_checkpoint
+from pixaff.models.base import AFFINITY_RECIPE, CAM_RECIPE
+from pixaff.models.bundle import Weights, load_model
 from pixaff.models.hybrid import HybridCam, cue
-from pixaff.models.presets import Weights, load_preset, recognised
+from pixaff.models.recognise import recognised
+from pixaff.models.registry import PRESETS
 from pixaff.ops.affinity import pair_affinity
 from pixaff.ops.cam import normalized_cams
-from pixaff.settings import PRESETS
 from pixaff.stages.cam import cam
 from pixaff.stages.precision import settle_precision
 from pixaff.stages.propagate import propagate
 from pixaff.stages.train_affinity import train_affinity
 from pixaff.stages.train_cam import train_cam
-from pixaff.stages.training.recipe import AFFINITY_RECIPE, CAM_RECIPE
 from pixaff.stages.training.starting import load_fitting
 
 DATA = Path(__file__).parent / "data"
@@ -289,22 +290,21 @@ def test_photos_become_masks(folder: Path, tmp_path: Path) -> None:
 
 
 def test_wrong_files_are_named(folder: Path) -> None:
-    settings = PRESETS["hybrid"]
     pair = Weights(folder / "b.pth", folder / "a.pth")
     with pytest.raises(CheckpointError, match=r"b\.pth: found the weights of hybrid_affinity, expected .*\(swap"):
-        load_preset(settings, pair, "cpu")
-    start = r"c\.pth: found a classifier of ImageNet's 1000 classes, a start .*train-cam --model hybrid_cam --init"
+        load_model(preset="hybrid", weights=pair)
+    start = r"c\.pth: found a classifier of ImageNet's 1000 classes, from which .*train-cam --model hybrid_cam --init"
     with pytest.raises(CheckpointError, match=start):
-        load_preset(settings, Weights(folder / "c.pth"), "cpu", parts=("cam",))
+        load_model(preset="hybrid", weights=Weights(folder / "c.pth"), parts=("cam",))
     (folder / "a.pth").unlink()
     with pytest.raises(CheckpointError, match=start):
-        load_preset(settings, Weights(folder=folder), "cpu")
+        load_model(preset="hybrid", weights=Weights(folder=folder))
     (folder / "again").mkdir()
     (folder / "again" / "b.pth").write_bytes((folder / "b.pth").read_bytes())
     with pytest.raises(
         CheckpointError, match=r"two files of hybrid_affinity, again.b\.pth and b\.pth .name .*--affinity-"
     ):
-        load_preset(settings, Weights(folder=folder), "cpu", parts=("affinity",))
+        load_model(preset="hybrid", weights=Weights(folder=folder), parts=("affinity",))
     (folder / "again" / "b.pth").unlink()
     (folder / "b.pth").rename(folder / "again" / "lacking.pth")
     state = read_state_dict(folder / "again" / "lacking.pth")
@@ -313,9 +313,9 @@ def test_wrong_files_are_named(folder: Path) -> None:
         r"no file holds the weights of hybrid_affinity; other files: again.lacking\.pth,.* --affinity-weights FILE"
     )
     with pytest.raises(CheckpointError, match=lacking):
-        load_preset(settings, Weights(folder=folder), "cpu", parts=("affinity",))
+        load_model(preset="hybrid", weights=Weights(folder=folder), parts=("affinity",))
     with pytest.raises(CheckpointError, match=r"lacking\.pth: .* 1 missing \(gn\.bias\)"):
-        load_preset(settings, Weights(affinity=folder / "again" / "lacking.pth"), "cpu", parts=("affinity",))
+        load_model(preset="hybrid", weights=Weights(affinity=folder / "again" / "lacking.pth"), parts=("affinity",))
 
 
 @pytest.mark.usefixtures("small")

@@ -8,14 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from toy_set import create_tiny
+from toy_set import TinyCam, use_tiny
 
 from pixaff.errors import CheckpointError, UsageError
 from pixaff.io.checkpoints import write_state_dict
-from pixaff.models import bundle as bundles
 from pixaff.models import create_model, list_models, load_checkpoint
-from pixaff.models.bundle import load_bundle, write_bundle
-from pixaff.settings import PRESETS, Settings
+from pixaff.models.bundle import load_model, write_bundle
+from pixaff.models.registry import PRESETS
+from pixaff.settings import Settings
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +63,7 @@ def test_logits_are_the_average_of_the_maps_before_relu(cam: torch.nn.Module) ->
 @torch.inference_mode()
 def test_seeded_maps_are_each_class_s_probability_against_the_background(cam: torch.nn.Module) -> None:
     x = torch.randn(1, 3, 48, 64)
-    odds = cam.pixel_logits(x).softmax(1)
+    odds = cam.segmentation_logits(x).softmax(1)
     assert odds.shape == (1, 4, 3, 4)
     cam.seeded.fill_(True)
     maps = cam.cam(x)
@@ -168,7 +168,7 @@ def test_files_of_old_versions_lack_counters(cam: torch.nn.Module, tmp_path: Pat
 def test_a_model_folder_comes_back_as_it_was(cam: torch.nn.Module, affinity: torch.nn.Module, tmp_path: Path) -> None:
     settings = Settings(alpha=2.5, scales=(1.0, 0.5))
     write_bundle(tmp_path, "lite_cam", "lite_affinity", cam, affinity, ["a", "b", "c"], settings)
-    bundle = load_bundle(tmp_path)
+    bundle = load_model(tmp_path)
     assert bundle.classes == ("a", "b", "c")
     assert bundle.settings == settings
     for network, loaded in ((cam, bundle.cam), (affinity, bundle.affinity)):
@@ -180,31 +180,31 @@ def test_a_model_folder_comes_back_as_it_was(cam: torch.nn.Module, affinity: tor
 
 def test_a_folder_without_a_model_and_a_damaged_one(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"holds neither model\.json nor cam\.safetensors"):
-        load_bundle(tmp_path)
+        load_model(tmp_path)
     (tmp_path / "model.json").write_text("{")
     with pytest.raises(CheckpointError, match="cannot be understood"):
-        load_bundle(tmp_path)
+        load_model(tmp_path)
     (tmp_path / "model.json").write_text(json.dumps({"format": 1, "classes": ["a"], "settings": {"alhpa": 1}}))
     with pytest.raises(CheckpointError, match="alhpa"):
-        load_bundle(tmp_path)
+        load_model(tmp_path)
 
 
 def test_the_folder_of_a_training_is_a_model_without_affinities(cam: torch.nn.Module, tmp_path: Path) -> None:
     names = ["a", "b", "c"]
     weights = tmp_path / "cam.safetensors"
     write_state_dict(weights, cam.state_dict(), metadata={"network": "lite_cam", "classes": json.dumps(names)})
-    bundle = load_bundle(tmp_path)
+    bundle = load_model(tmp_path)
     assert bundle.classes == tuple(names)
     assert bundle.affinity is None
     write_state_dict(weights, cam.state_dict())
     with pytest.raises(CheckpointError, match="does not say which network"):
-        load_bundle(tmp_path)
+        load_model(tmp_path)
 
 
 def test_a_training_of_a_published_network_takes_its_preset_s_numbers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bundles, "create_model", create_tiny)
+    use_tiny(monkeypatch)
     names = {"network": "resnet38_cam", "classes": json.dumps(["a", "b"])}
-    write_state_dict(tmp_path / "cam.safetensors", create_tiny("resnet38_cam", 2).state_dict(), metadata=names)
-    assert load_bundle(tmp_path).settings == PRESETS["psa-resnet38"]
+    write_state_dict(tmp_path / "cam.safetensors", TinyCam(2).state_dict(), metadata=names)
+    assert load_model(tmp_path).settings == PRESETS["psa-resnet38"]

@@ -11,18 +11,16 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
-from toy_set import Tiny, TinyAffinity, TinyCam, write_set
+from toy_set import TinyAffinity, TinyCam, use_tiny, write_set
 from typer.testing import CliRunner
 
 from pixaff.cli.app import app
 from pixaff.errors import CheckpointError, UsageError
 from pixaff.io.checkpoints import write_state_dict
 from pixaff.io.labels import VOC_CLASSES
-from pixaff.models import presets
-from pixaff.models.bundle import load_bundle
-from pixaff.models.presets import Weights, load_preset, own_networks, recognised
-from pixaff.models.registry import create_model
-from pixaff.settings import PRESETS
+from pixaff.models.bundle import Bundle, Weights, load_model, write_bundle
+from pixaff.models.recognise import recognised
+from pixaff.models.registry import PRESETS, create_model
 from pixaff.stages.cam import cam
 from pixaff.stages.propagate import propagate
 from pixaff.stages.runner import Event
@@ -39,14 +37,14 @@ class TinyMerged(TinyAffinity):
         self.f9 = nn.Conv2d(24, 24, 1)
 
 
-def create(name: str, num_classes: int = 20) -> Tiny:
-    return TinyMerged() if name.endswith("affinity") else TinyCam(num_classes)
+def load_vgg(weights: Weights, **options: Any) -> Bundle:
+    return load_model(preset="psa-vgg16", weights=weights, **options)
 
 
 @pytest.fixture
 def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     """The published networks at a thousandth of their size."""
-    monkeypatch.setattr(presets, "create_model", create)
+    use_tiny(monkeypatch, affinity=TinyMerged)
 
 
 @pytest.fixture
@@ -76,25 +74,36 @@ def test_published_weights_are_known_by_their_tensors(network: str, classes: int
     assert recognised(published, PUBLISHED) is None
 
 
+@pytest.mark.usefixtures("tiny")
 @pytest.mark.parametrize(
-    ("model", "preset", "networks"),
-    [
-        (None, None, None),
-        (None, "lite", None),
-        (None, "psa-vgg16", "vgg16_cam"),
-        (None, "psa-resnet38-cvpr", "resnet38_cam"),
-        ("lite", "psa-vgg16", None),
-        ("run", None, None),
-    ],
+    ("model", "preset", "network"),
+    [(None, "psa-vgg16", "vgg16_cam"), (None, "psa-resnet38-cvpr", "resnet38_cam"), ("run", "psa-vgg16", "lite_cam")],
 )
 def test_a_preset_brings_its_networks_unless_a_model_is_named(
-    model: str | None, preset: str | None, networks: str | None
+    folder: Path, monkeypatch: pytest.MonkeyPatch, model: str | None, preset: str, network: str
 ) -> None:
-    found = own_networks(model, preset, Weights())
-    assert (found and found.cam) == networks
-    if networks is None:
-        with pytest.raises(UsageError, match="found weights of networks and"):
-            own_networks(model, preset, Weights(cam="a.pth"))
+    monkeypatch.chdir(folder.parent)
+    write_bundle("run", "lite_cam", None, TinyCam(2), None, ["a", "b"], PRESETS["lite"])
+    weights = Weights(folder=folder) if model is None else None
+    found = load_model(model, preset, weights=weights, parts=("cam",))
+    assert (found.settings.cam, found.settings.preset) == (network, preset)
+    assert found.settings.beta == PRESETS[preset].beta
+
+
+@pytest.mark.parametrize(("model", "preset"), [(None, None), (None, "lite"), ("lite", "psa-vgg16"), ("run", None)])
+def test_weights_belong_to_a_preset_that_needs_them(model: str | None, preset: str | None) -> None:
+    with pytest.raises(UsageError, match="found weights of networks and"):
+        load_model(model, preset, weights=Weights(cam="a.pth"))
+
+
+def test_the_embedded_model_takes_a_preset_s_hyper_parameters_and_the_parts_that_are_asked_for() -> None:
+    plain, lent = load_model(parts=("cam",)), load_model("lite", "psa-vgg16", parts=("affinity",))
+    assert plain.settings == PRESETS["lite"]
+    assert lent.settings == PRESETS["lite"].with_hyper_parameters_of(VGG)
+    assert (plain.affinity, lent.cam) == (None, None)
+    assert plain.classes == lent.classes == VOC_CLASSES
+    assert plain.sources == {"model": "lite"}
+    assert {part: path.name for part, path in lent.files.items()} == {"affinity": "affinity.safetensors"}
 
 
 def test_the_page_about_presets_has_their_numbers() -> None:
@@ -116,24 +125,24 @@ def test_the_page_about_presets_has_their_numbers() -> None:
 
 
 def test_the_embedded_model_has_the_numbers_of_its_preset() -> None:
-    assert load_bundle("lite").settings == PRESETS["lite"]
+    assert load_model("lite").settings == PRESETS["lite"]
 
 
 def test_unknown_presets_list_the_known_ones() -> None:
     with pytest.raises(UsageError, match=r"no preset is called 'vgg' \(presets: lite, psa-vgg16"):
-        own_networks(None, "vgg", Weights())
+        load_model(preset="vgg")
 
 
 def test_without_weights_the_options_are_named() -> None:
     with pytest.raises(UsageError, match=r"vgg16_cam and vgg16_affinity \(give --cam-weights FILE and --affinity-w"):
-        load_preset(VGG, Weights(), "cpu")
+        load_vgg(Weights())
     with pytest.raises(UsageError, match=r"weights of vgg16_affinity \(give --affinity-weights FILE, or --weights-dir"):
-        load_preset(VGG, Weights(cam="a.pth"), "cpu", parts=("affinity",))
+        load_vgg(Weights(cam="a.pth"), parts=("affinity",))
 
 
 @pytest.mark.usefixtures("tiny")
 def test_a_folder_of_weights(folder: Path) -> None:
-    bundle = load_preset(VGG, Weights(folder=folder), "cpu")
+    bundle = load_vgg(Weights(folder=folder))
     assert isinstance(bundle.cam, TinyCam)
     assert isinstance(bundle.affinity, TinyMerged)
     assert not bundle.cam.training
@@ -143,19 +152,19 @@ def test_a_folder_of_weights(folder: Path) -> None:
         "cam_weights": str(folder / "drive-download-1"),
         "affinity_weights": str(folder / "drive-download-2.bin"),
     }
-    alone = load_preset(VGG, Weights(folder=folder), "cpu", parts=("affinity",))
+    alone = load_vgg(Weights(folder=folder), parts=("affinity",))
     assert alone.cam is None
     assert list(alone.sources) == ["affinity_weights"]
     # A file that is named goes before the folder's.
     os.rename(folder / "drive-download-1", folder.parent / "mine.pth")
-    mixed = load_preset(VGG, Weights(cam=folder.parent / "mine.pth", folder=folder), "cpu")
+    mixed = load_vgg(Weights(cam=folder.parent / "mine.pth", folder=folder))
     assert mixed.sources["cam_weights"].endswith("mine.pth")
     with pytest.raises(
         CheckpointError, match=r"no file holds the weights of vgg16_cam; other files: README\.txt, drive"
     ):
-        load_preset(VGG, Weights(folder=folder), "cpu", parts=("cam",))
+        load_vgg(Weights(folder=folder), parts=("cam",))
     with pytest.raises(CheckpointError, match="no such folder"):
-        load_preset(VGG, Weights(folder=folder / "gone"), "cpu")
+        load_vgg(Weights(folder=folder / "gone"))
 
 
 @pytest.mark.usefixtures("tiny")
@@ -163,7 +172,7 @@ def test_two_files_of_one_network_are_not_chosen_between(folder: Path) -> None:
     write_state_dict(folder / "old" / "other.safetensors", TinyMerged().state_dict())
     both = re.escape(f"drive-download-2.bin and {Path('old', 'other.safetensors')}")
     with pytest.raises(CheckpointError, match=f"two files of vgg16_affinity, {both}"):
-        load_preset(VGG, Weights(folder=folder), "cpu")
+        load_vgg(Weights(folder=folder))
 
 
 class Touch:
@@ -179,9 +188,9 @@ class Touch:
 @pytest.mark.usefixtures("tiny")
 def test_hostile_files_in_the_folder_do_not_run(folder: Path) -> None:
     torch.save({"head.weight": Touch(folder / "ran")}, folder / "a.pth")
-    load_preset(VGG, Weights(folder=folder), "cpu")
+    load_vgg(Weights(folder=folder))
     with pytest.raises(CheckpointError, match="nothing in it was run"):
-        load_preset(VGG, Weights(cam=folder / "a.pth"), "cpu", parts=("cam",))
+        load_vgg(Weights(cam=folder / "a.pth"), parts=("cam",))
     assert not (folder / "ran").exists()
 
 
@@ -195,7 +204,7 @@ def test_class_names_belong_to_the_weights(tmp_path: Path) -> None:
 
     def classes(file: str, given: str | None) -> tuple[str, ...]:
         path = None if given is None else tmp_path / given
-        bundle = load_preset(VGG, Weights(cam=tmp_path / file), "cpu", classes=path, parts=("cam",))
+        bundle = load_vgg(Weights(cam=tmp_path / file), classes=path, parts=("cam",))
         assert bundle.cam is not None
         assert bundle.cam(torch.zeros(1, 3, 32, 32)).shape == (1, 2)
         return bundle.classes
@@ -212,11 +221,11 @@ def test_class_names_belong_to_the_weights(tmp_path: Path) -> None:
 def test_swapped_weights_are_told_by_their_tensors(folder: Path) -> None:
     swapped = Weights(cam=folder / "drive-download-2.bin", affinity=folder / "drive-download-1")
     with pytest.raises(CheckpointError, match=r"load-2\.bin: found the weights of vgg16_affinity, expected .*\(swap"):
-        load_preset(VGG, swapped, "cpu")
+        load_vgg(swapped)
     with pytest.raises(
         CheckpointError, match=r"drive-download-1: found the weights of vgg16_cam, expected those of vg"
     ):
-        load_preset(VGG, swapped, "cpu", parts=("affinity",))
+        load_vgg(swapped, parts=("affinity",))
 
 
 @pytest.mark.usefixtures("tiny")
@@ -228,15 +237,15 @@ def test_weights_that_no_option_names_are_fetched(folder: Path) -> None:
         asked.append(name)
         return files[name]
 
-    bundle = load_preset(VGG, Weights(), "cpu", fetch=fetch)
+    bundle = load_vgg(Weights(), fetch=fetch)
     assert asked == ["vgg16-cam", "vgg16-affinity"]
     assert bundle.sources["affinity_weights"] == str(folder / "drive-download-2.bin")
-    load_preset(VGG, Weights(cam=folder / "drive-download-1"), "cpu", parts=("cam",), fetch=fetch)
+    load_vgg(Weights(cam=folder / "drive-download-1"), parts=("cam",), fetch=fetch)
     assert asked == ["vgg16-cam", "vgg16-affinity"]
     with pytest.raises(
         UsageError, match=r"psa-vgg16 needs weights of vgg16_cam and vgg16_affinity \(give --cam-weights"
     ):
-        load_preset(VGG, Weights(), "cpu")
+        load_vgg(Weights())
 
 
 @pytest.mark.usefixtures("tiny")

@@ -5,7 +5,8 @@ import json
 import pytest
 
 from pixaff.errors import UsageError
-from pixaff.settings import NUMBERS, PRESETS, Settings, preset_settings, settings_of_network
+from pixaff.models.registry import PRESETS, preset_settings, settings_of_network
+from pixaff.settings import NUMBERS, Settings
 
 
 def test_presets_carry_their_own_names_and_the_published_numbers():
@@ -26,7 +27,7 @@ def test_replace_keeps_what_is_not_given():
 
 
 def test_a_preset_lends_its_numbers_and_not_its_networks():
-    settings = Settings(size=300).with_numbers_of("psa-vgg16")
+    settings = Settings(size=300).with_hyper_parameters_of(PRESETS["psa-vgg16"])
     assert {name: getattr(settings, name) for name in NUMBERS} == {
         name: getattr(PRESETS["psa-vgg16"], name) for name in NUMBERS
     }
@@ -69,12 +70,10 @@ def test_values_out_of_range_are_named(name, value):
 def test_unknown_names_list_the_known_ones():
     with pytest.raises(UsageError, match="alpha"):
         Settings().replace(alfa=3)
-    with pytest.raises(UsageError, match="psa-vgg16"):
-        Settings().with_numbers_of("vgg")
 
 
 def test_borders_belong_to_the_method():
     assert {s.borders for name, s in PRESETS.items() if name.startswith("psa")} == {"published"}
-    assert Settings(borders="full").with_numbers_of("psa-vgg16").borders == "published"
+    assert Settings(borders="full").with_hyper_parameters_of(PRESETS["psa-vgg16"]).borders == "published"
     with pytest.raises(UsageError, match="borders is 'open', expected full or published"):
         Settings().replace(borders="open")

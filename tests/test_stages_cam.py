@@ -15,7 +15,7 @@ from pixaff.stages.maps import Photo, predict
 @pytest.fixture(autouse=True)
 def bundle(monkeypatch):
     made = toy_bundle()
-    monkeypatch.setattr(stage, "load_bundle", lambda name, device: made)
+    monkeypatch.setattr(stage, "load_model", lambda *args, **kwargs: made)
     return made
 
 

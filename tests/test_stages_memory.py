@@ -6,8 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
-import torch
-from toy_bundle import RED, draw, toy_bundle
+from toy_bundle import RED, ToyCam, draw, toy_bundle
 
 from pixaff.errors import ImageError
 from pixaff.models import create_model
@@ -30,7 +29,7 @@ def test_a_photo_too_large_is_named_and_the_rest_done(photos, tmp_path, monkeypa
     bundle = toy_bundle(size=0, scales=(1.0, 2.0))
     bundle.cam.bytes_per_pixel = 1000
     monkeypatch.setattr(memory, "total_memory", lambda: 1_000_000_000)
-    monkeypatch.setattr(cam_stage, "load_bundle", lambda *args, **kwargs: bundle)
+    monkeypatch.setattr(cam_stage, "load_model", lambda *args, **kwargs: bundle)
     report = cam_stage.cam(photos, tmp_path / "out")
     assert report.done == ["small.png"]
     ((name, reason),) = report.failed
@@ -45,7 +44,7 @@ def test_the_affinity_network_is_asked_too(photos, tmp_path, monkeypatch):
     bundle = toy_bundle(size=0)
     bundle.affinity.bytes_per_pixel = 1000
     monkeypatch.setattr(memory, "total_memory", lambda: 1000 * 399 * 400)
-    monkeypatch.setattr(propagate_stage, "load_bundle", lambda *args, **kwargs: bundle)
+    monkeypatch.setattr(propagate_stage, "load_model", lambda *args, **kwargs: bundle)
     report = propagate_stage.propagate(photos, tmp_path / "out")
     assert report.done == ["small.png"]
     assert "too large for ToyAffinity" in report.failed[0][1]
@@ -57,7 +56,8 @@ def test_what_is_unknown_passes(monkeypatch):
         memory.check_memory(network, (10**6, 10**6))
     monkeypatch.setattr(memory, "total_memory", lambda: None)
     memory.check_memory(network, (10**6, 10**6))
-    memory.check_memory(torch.nn.Conv2d(3, 1, 1), (10**6, 10**6))
+    monkeypatch.undo()
+    memory.check_memory(ToyCam(), (10**6, 10**6))
 
 
 def test_memory_is_that_of_the_container(tmp_path, monkeypatch):

@@ -98,7 +98,7 @@ def test_both_commands_compute_as_asked_and_record_it(tmp_path: Path, monkeypatc
         seen, affinity = Seen(), SeenAffinity()
         bundle = type(made)(seen, affinity, made.classes, made.settings, made.path)
         for module in (cam_stage, propagate_stage):
-            monkeypatch.setattr(module, "load_bundle", lambda model, device, bundle=bundle: bundle)
+            monkeypatch.setattr(module, "load_model", lambda *args, bundle=bundle, **kwargs: bundle)
         assert cam(tmp_path / "photos", tmp_path / name / "cams", precision=name).ok
         assert seen.types == {expected}
         assert propagate(tmp_path / "photos", tmp_path / name / "masks", precision=name).ok
@@ -110,7 +110,7 @@ def test_both_commands_compute_as_asked_and_record_it(tmp_path: Path, monkeypatc
 
 def test_other_precision_than_that_of_the_outputs_is_warned_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     draw(tmp_path / "photos" / "red.png", (RED, 8, 8))
-    monkeypatch.setattr(cam_stage, "load_bundle", lambda model, device: toy_bundle())
+    monkeypatch.setattr(cam_stage, "load_model", lambda *args, **kwargs: toy_bundle())
     events: list[Event] = []
     for precision in ("fp32", "bf16"):
         cam(tmp_path / "photos", tmp_path / "cams", precision=precision, report=events.append)

@@ -24,7 +24,7 @@ def bundle(monkeypatch):
     """Every model name leads to the toy."""
     made = toy_bundle()
     for module in (stage, cam_stage):
-        monkeypatch.setattr(module, "load_bundle", lambda name, device: made)
+        monkeypatch.setattr(module, "load_model", lambda *args, **kwargs: made)
     return made
 
 
@@ -259,7 +259,7 @@ def test_calls_that_cannot_work_say_so(photos, bundle, monkeypatch):
     classes.write_text("cat\ndog\n")
     with pytest.raises(UsageError, match=r"cat, dog.*red, blue"):
         propagate(photos, classes=classes)
-    monkeypatch.setattr(stage, "load_bundle", lambda name, device: replace(bundle, affinity=None))
+    monkeypatch.setattr(stage, "load_model", lambda *args, **kwargs: replace(bundle, affinity=None))
     with pytest.raises(CheckpointError, match="AffinityNet"):
         propagate(photos)
 

@@ -26,7 +26,7 @@ ALPHAS = (0.25, 0.7, 3.0, 10.0, 40.0, 64.0)
 @pytest.fixture(autouse=True)
 def toy(monkeypatch):
     made = toy_bundle()
-    monkeypatch.setattr(stage, "load_bundle", lambda name, device: made)
+    monkeypatch.setattr(stage, "load_model", lambda *args, **kwargs: made)
 
 
 @pytest.fixture

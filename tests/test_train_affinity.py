@@ -8,18 +8,16 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from toy_set import TinyAffinity, create_tiny, write_set
+from toy_set import TinyAffinity, use_tiny, write_set
 
-from pixaff.errors import UsageError
+from pixaff.errors import TrainingError, UsageError
 from pixaff.io.cams import CamFile, write_cams
 from pixaff.io.checkpoints import read_metadata, read_state_dict
 from pixaff.ops.labels import affinity_label_map
-from pixaff.stages import train_affinity as stage
+from pixaff.recipe import Recipe
 from pixaff.stages.train_affinity import pair_loss, train_affinity
-from pixaff.stages.training import starting
 from pixaff.stages.training.metrics import read_records
 from pixaff.stages.training.posteriors import label_photo
-from pixaff.stages.training.recipe import Recipe, TrainingError
 
 GOLDEN = np.load(Path(__file__).parent / "data" / "reference_golden.npz")
 RECIPE = Recipe(epochs=2, batch_size=4, lr=5e-3, optimizer="adamw", precision="fp32")
@@ -28,8 +26,7 @@ FAST = {"recipe": RECIPE, "crop": 96, "device": "cpu", "workers": 0}
 
 @pytest.fixture(autouse=True)
 def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stage, "create_model", create_tiny)
-    monkeypatch.setattr(starting, "SHIPPED", {})
+    use_tiny(monkeypatch)
 
 
 def posteriors(mask: np.ndarray, doubt: float) -> tuple[np.ndarray, np.ndarray]:

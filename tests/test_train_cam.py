@@ -10,16 +10,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from toy_set import CLASSES, TinyCam, create_tiny, write_set
+from toy_set import CLASSES, TinyCam, use_tiny, write_set
 
-from pixaff.errors import CheckpointError, LabelsError, UsageError
+from pixaff.errors import CheckpointError, LabelsError, TrainingError, UsageError
 from pixaff.io.checkpoints import read_metadata, read_state_dict, write_state_dict
-from pixaff.stages import train_cam as stage
+from pixaff.recipe import Recipe
 from pixaff.stages.runner import Event
 from pixaff.stages.train_cam import cam_loss, seed_loss, train_cam
-from pixaff.stages.training import starting
 from pixaff.stages.training.metrics import read_records
-from pixaff.stages.training.recipe import Recipe, TrainingError
 
 RECIPE = Recipe(epochs=2, batch_size=4, lr=5e-3, optimizer="adamw", precision="fp32")
 FAST = {"recipe": RECIPE, "size": (60, 90), "crop": 64, "device": "cpu", "workers": 0}
@@ -27,8 +25,7 @@ FAST = {"recipe": RECIPE, "size": (60, 90), "crop": 64, "device": "cpu", "worker
 
 @pytest.fixture(autouse=True)
 def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stage, "create_model", create_tiny)
-    monkeypatch.setattr(starting, "SHIPPED", {})
+    use_tiny(monkeypatch)
 
 
 def test_network_learns_to_tell_the_classes(tmp_path: Path) -> None:
@@ -55,7 +52,7 @@ def test_seed_loss_weighs_background_and_classes_the_same() -> None:
     labels = torch.tensor([[[0, 0], [0, 2]], [[255, 1], [255, 255]]])
 
     class Model(torch.nn.Module):
-        def pixel_logits(self, image: torch.Tensor) -> torch.Tensor:
+        def segmentation_logits(self, image: torch.Tensor) -> torch.Tensor:
             return logits
 
     terms = seed_loss(Model(), {"image": torch.zeros(1), "labels": labels})
@@ -81,7 +78,7 @@ def test_one_folder_of_posteriors_is_too_few(tmp_path: Path) -> None:
 
 def test_a_network_without_a_pixel_head_is_refused_posteriors(tmp_path: Path) -> None:
     photos, labels, _ = write_set(tmp_path, 3)
-    with pytest.raises(UsageError, match="no pixel head"):
+    with pytest.raises(UsageError, match="no segmentation head"):
         train_cam(photos, labels, CLASSES, tmp_path / "run", crf_low=tmp_path, crf_high=tmp_path, **FAST)
 
 

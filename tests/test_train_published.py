@@ -16,12 +16,14 @@ from pixaff.errors import CheckpointError
 from pixaff.io.cams import write_cams
 from pixaff.io.checkpoints import read_metadata, read_state_dict, write_state_dict
 from pixaff.models import create_model
+from pixaff.models.base import AFFINITY_RECIPE, CAM_RECIPE
+from pixaff.models.registry import affinity_recipe, cam_recipe
 from pixaff.stages.runner import Event
 from pixaff.stages.train_affinity import pair_loss, train_affinity
 from pixaff.stages.train_cam import train_cam
 from pixaff.stages.training.optimizer import build_optimizer, parameter_groups, set_lr
-from pixaff.stages.training.recipe import AFFINITY_RECIPE, CAM_RECIPE, affinity_recipe, cam_recipe
 
+RECIPE = affinity_recipe("resnet38_affinity").replace(lr=1e-3)
 NETWORKS = ("vgg16", "resnet38")
 FROZEN = {"vgg16": ("conv1_", "conv2_"), "resnet38": ("conv1a.", "b2.", "b2_1.", "b2_2.")}
 
@@ -31,7 +33,7 @@ def test_recipes_are_the_paper_s() -> None:
         cam, affinity = cam_recipe(f"{network}_cam"), affinity_recipe(f"{network}_affinity")
         assert (cam.epochs, cam.batch_size, affinity.epochs, affinity.batch_size) == (15, 16, 8, 8)
         for recipe in (cam, affinity):
-            assert (recipe.optimizer, recipe.lr, recipe.weight_decay) == ("sgd", 0.1, 5e-4)
+            assert (recipe.optimizer, recipe.lr, recipe.weight_decay, recipe.momentum) == ("sgd", 0.1, 5e-4, 5e-4)
             assert (recipe.backbone_lr_scale, recipe.head_lr_scale) == (1.0, 10.0)
     assert (cam_recipe("lite_cam"), affinity_recipe("lite_affinity")) == (CAM_RECIPE, AFFINITY_RECIPE)
 
@@ -41,12 +43,12 @@ def test_recipes_are_the_paper_s() -> None:
 def test_every_parameter_has_its_rate(network: str, kind: str) -> None:
     with torch.device("meta"):
         model = create_model(f"{network}_{kind}").train()
-    groups = parameter_groups(model, 5e-4)
-    optimizer = build_optimizer("sgd", groups, 0.1)
+    recipe = cam_recipe(f"{network}_cam") if kind == "cam" else affinity_recipe(f"{network}_affinity")
+    optimizer = build_optimizer(recipe, parameter_groups(model, recipe))
     set_lr(optimizer, 0.1, step=1, steps=4)
     decay = 0.75**0.9
     rates = {id(p): (g["lr"] / decay, g["weight_decay"]) for g in optimizer.param_groups for p in g["params"]}
-    assert all(group["momentum"] == 0.9 for group in optimizer.param_groups)
+    assert all(group["momentum"] == 5e-4 for group in optimizer.param_groups)
     new = ("fc8",) if kind == "cam" else ("f8_3", "f8_4", "f8_5", "f9")
     for name, parameter in model.named_parameters():
         layer, _, part = name.rpartition(".")
@@ -107,7 +109,7 @@ def test_vgg16_trains_from_a_file_by_the_stages(tmp_path: Path) -> None:
 def test_resnet38_learns_in_two_steps() -> None:
     torch.manual_seed(0)
     model = create_model("resnet38_affinity").train()
-    optimizer = build_optimizer("sgd", parameter_groups(model, 5e-4), 1e-3)
+    optimizer = build_optimizer(RECIPE, parameter_groups(model, RECIPE))
     labels = torch.zeros(1, 9, 10, dtype=torch.long)
     labels[..., 5:] = 1
     batch = {"image": torch.randn(1, 3, 72, 80), "labels": labels}

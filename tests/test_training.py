@@ -15,8 +15,9 @@ import torch
 from torch import nn
 from toy_set import TinyCam, write_set
 
-from pixaff.errors import CheckpointError, UsageError
+from pixaff.errors import CheckpointError, TrainingError, UsageError
 from pixaff.io.images import read_image
+from pixaff.recipe import Recipe
 from pixaff.stages.runner import Event
 from pixaff.stages.training.datasets import CamPhotos
 from pixaff.stages.training.folder import Trained
@@ -24,7 +25,6 @@ from pixaff.stages.training.loop import train
 from pixaff.stages.training.metrics import draw_curve, keep_records, read_records
 from pixaff.stages.training.optimizer import build_optimizer, parameter_groups, set_lr
 from pixaff.stages.training.precision import choose_precision
-from pixaff.stages.training.recipe import Recipe, TrainingError
 
 RECIPE = Recipe(epochs=3, batch_size=4, lr=0.05, precision="fp32", seed=3)
 
@@ -243,8 +243,9 @@ def test_no_photo_that_can_be_decoded_is_one_line(photos: Path, tmp_path: Path, 
 
 def test_groups_follow_the_paper() -> None:
     model = TinyCam(2)
-    groups = parameter_groups(model, weight_decay=5e-4)
-    optimizer = build_optimizer("sgd", groups, 0.1)
+    recipe = Recipe(lr=0.1, weight_decay=5e-4, momentum=0.7)
+    groups = parameter_groups(model, recipe)
+    optimizer = build_optimizer(recipe, groups)
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     assert set_lr(optimizer, 0.1, 30, 120) == pytest.approx(0.1 * 0.75**0.9)
     for group in optimizer.param_groups:
@@ -253,9 +254,9 @@ def test_groups_follow_the_paper() -> None:
             scale = (10 if name.startswith("head") else 1) * (2 if name.endswith("bias") else 1)
             assert group["lr"] == pytest.approx(0.1 * 0.75**0.9 * scale)
             assert group["weight_decay"] == (0 if name.endswith("bias") else 5e-4)
-            assert group["momentum"] == 0.9
+            assert group["momentum"] == 0.7
     assert not names
-    assert isinstance(build_optimizer("adamw", groups, 0.1), torch.optim.AdamW)
+    assert isinstance(build_optimizer(recipe.replace(optimizer="adamw"), groups), torch.optim.AdamW)
 
 
 def test_frozen_backbone_keeps_its_weights_and_has_no_gradient(photos: Path, tmp_path: Path) -> None:
@@ -265,11 +266,11 @@ def test_frozen_backbone_keeps_its_weights_and_has_no_gradient(photos: Path, tmp
     for name, tensor in weights.items():
         assert torch.equal(tensor, start[name]) == name.startswith("backbone")
     model = TinyCam(2)
-    parameter_groups(model, 0.0, backbone_lr_scale=0.0)
+    parameter_groups(model, Recipe(backbone_lr_scale=0.0))
     model(torch.rand(1, 3, 32, 32)).sum().backward()
     assert [name for name, p in model.named_parameters() if p.grad is not None] == ["head.weight", "head.bias"]
     with pytest.raises(ValueError, match="no parameter to train"):
-        parameter_groups(model, 0.0, backbone_lr_scale=0.0, head_lr_scale=0.0)
+        parameter_groups(model, Recipe(backbone_lr_scale=0.0, head_lr_scale=0.0))
 
 
 def test_clip_norm_bounds_a_step(photos: Path, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pixaff.models.base import AffinityNetwork, CamNetwork, Network
 from pixaff.models.bundle import Bundle
 from pixaff.settings import Settings
 
@@ -18,7 +19,7 @@ CLASSES = ("red", "blue")
 RED, BLUE, GREY = (210, 30, 30), (30, 30, 210), (120, 120, 120)
 
 
-class Toy(nn.Module):
+class Toy(Network):
     """What both toy networks share: images as values from 0 to 1, and one parameter to find the device by."""
 
     mean = (0.0, 0.0, 0.0)
@@ -32,7 +33,7 @@ class Toy(nn.Module):
         return torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 255
 
 
-class ToyCam(Toy):
+class ToyCam(Toy, CamNetwork):
     def cam(self, x: Tensor) -> Tensor:
         surplus = x[:, [0, 2]] - x.sum(1, keepdim=True) / 2
         return F.avg_pool2d(surplus.relu() * self.gain, 2, ceil_mode=True)
@@ -41,7 +42,7 @@ class ToyCam(Toy):
         return 100 * self.cam(x).amax((2, 3)) - 5
 
 
-class ToyAffinity(Toy):
+class ToyAffinity(Toy, AffinityNetwork):
     def features(self, x: Tensor) -> Tensor:
         return 4 * F.avg_pool2d(x, 8) * self.gain
 

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
+
+from pixaff.models import registry
+from pixaff.models.base import AffinityNetwork, CamNetwork, Network
 
 CLASSES = ("square", "disc")
 
@@ -42,11 +47,12 @@ def write_set(folder: Path, count: int, seed: int = 0) -> tuple[Path, Path, dict
     return photos, folder / "labels.csv", masks
 
 
-class Tiny(nn.Module):
+class Tiny(Network):
     """What every network of the package has for training, at a thousandth of the size; stride 8."""
 
     mean = (0.5, 0.5, 0.5)
     std = (0.5, 0.5, 0.5)
+    new = ("head", "rows")
 
     def __init__(self, outputs: int) -> None:
         super().__init__()
@@ -57,14 +63,11 @@ class Tiny(nn.Module):
         self.drop = nn.Dropout(0.2)
         self.head = nn.Conv2d(16, outputs, 1)
 
-    def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
-        return {"backbone": list(self.backbone.parameters()), "head": list(self.head.parameters())}
-
     def preprocess(self, image: NDArray[np.uint8]) -> Tensor:
         return (torch.from_numpy(np.array(image)).permute(2, 0, 1) / 255 - 0.5) / 0.5
 
 
-class TinyCam(Tiny):
+class TinyCam(Tiny, CamNetwork):
     def cam(self, x: Tensor) -> Tensor:
         return self.head(self.backbone(x)).relu()
 
@@ -73,37 +76,42 @@ class TinyCam(Tiny):
 
 
 class TinySeeded(TinyCam):
-    """A classifier with a pixel head of its own, as `LiteCam`."""
+    """A classifier with a segmentation head of its own, as `LiteCam`."""
+
+    has_segmentation_head = True
 
     def __init__(self, outputs: int) -> None:
         super().__init__(outputs)
         self.rows = nn.Conv2d(16, outputs + 1, 1)
         self.register_buffer("seeded", torch.tensor(False))
 
-    def pixel_logits(self, x: Tensor) -> Tensor:
+    def segmentation_logits(self, x: Tensor) -> Tensor:
         return self.rows(self.backbone(x))
+
+    def use_segmentation_head(self, used: bool) -> None:
+        self.seeded.fill_(used)
 
     def cam(self, x: Tensor) -> Tensor:
         if not self.seeded:
             return super().cam(x)
-        rows = self.pixel_logits(x)
+        rows = self.segmentation_logits(x)
         return torch.sigmoid(rows[:, 1:] - rows[:, :1])
 
-    def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
-        groups = super().parameter_groups()
-        return {**groups, "head": [*groups["head"], *self.rows.parameters()]}
 
+class TinyAffinity(Tiny, AffinityNetwork):
+    def __init__(self, outputs: int = 24) -> None:
+        super().__init__(outputs)
 
-class TinyAffinity(Tiny):
     def features(self, x: Tensor) -> Tensor:
         return nn.functional.elu(self.head(self.backbone(x)))
 
 
-def create_tiny(name: str, num_classes: int = 20) -> Tiny:
-    """In the place of `pixaff.models.create_model`."""
-    return TinyAffinity(24) if name.endswith("affinity") else TinyCam(num_classes)
-
-
-def create_seeded(name: str, num_classes: int = 20) -> Tiny:
-    """The same with a pixel head."""
-    return TinyAffinity(24) if name.endswith("affinity") else TinySeeded(num_classes)
+def use_tiny(
+    monkeypatch: pytest.MonkeyPatch, cam: type[CamNetwork] = TinyCam, affinity: type[AffinityNetwork] = TinyAffinity
+) -> None:
+    """Let every name of the registry stand for a toy network; the package ships no weights of these."""
+    entries = {
+        name: replace(entry, family=replace(entry.family, cam=cam, affinity=affinity, shipped=False))
+        for name, entry in registry._ENTRIES.items()
+    }
+    monkeypatch.setattr(registry, "_ENTRIES", entries)

@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from pixaff.stages.crf import crf as crf
     from pixaff.stages.download_weights import download_weights as download_weights
     from pixaff.stages.evaluate import evaluate as evaluate
-    from pixaff.published import fetch_weights as fetch_weights
     from pixaff.stages.fit import fit as fit
     from pixaff.stages.info import info as info
     from pixaff.stages.propagate import propagate as propagate

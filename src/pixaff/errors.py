@@ -56,6 +56,10 @@ class CheckpointError(PixaffError):
     """Network weights or training state cannot be read safely, or do not fit."""
 
 
+class TrainingError(PixaffError):
+    """A training cannot begin, go on or be resumed."""
+
+
 class OutputError(PixaffError):
     """A result cannot be written: disk full, no permission."""
 

@@ -80,7 +80,6 @@ class CamKeywords(CamSettings, CamModel, Batches, total=False):
 class CrfKeywords(Run, total=False):
     """Of `pixaff.crf`."""
 
-    preset: str | None
     crf_low: float | None
     crf_high: float | None
     size: int | None

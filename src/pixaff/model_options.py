@@ -32,9 +32,7 @@ class ModelOptions:
         "NAME",
         commands=NETWORKS,
     )
-    cam_weights: str | Path | None = option(
-        None, "Weights of the preset's CAM network.", "FILE", commands=NETWORKS
-    )
+    cam_weights: str | Path | None = option(None, "Weights of the preset's CAM network.", "FILE", commands=NETWORKS)
     affinity_weights: str | Path | None = option(
         None, "Weights of the preset's AffinityNet.", "FILE", commands=("propagate",)
     )

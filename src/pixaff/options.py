@@ -10,7 +10,7 @@ import difflib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from functools import lru_cache
+from functools import cache
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from pixaff.errors import UsageError
@@ -67,8 +67,8 @@ def options_of(kind: type, command: str | None = None) -> dict[str, Option]:
     return {name: one for name, one in found.items() if command is None or not one.commands or command in one.commands}
 
 
-@lru_cache
-def types_of(kind: type) -> Mapping[str, Any]:
+@cache
+def types_of(kind: type[Any]) -> Mapping[str, Any]:
     """The types of a dataclass's fields, by name."""
     return get_type_hints(kind)
 

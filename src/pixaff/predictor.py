@@ -30,7 +30,7 @@ from pixaff.io.masks import write_mask
 from pixaff.io.scores import ScoreFile, check_saved
 from pixaff.model_options import ModelOptions
 from pixaff.models.base import AffinityNetwork, CamNetwork, Network
-from pixaff.models.bundle import PARTS, load_model
+from pixaff.models.bundle import PARTS, Weights, load_model
 from pixaff.ops.affinity import pair_affinity
 from pixaff.ops.cam import background_score, normalized_cams, with_background
 from pixaff.ops.crf import refine_labels
@@ -38,9 +38,9 @@ from pixaff.ops.powers import power_weights
 from pixaff.ops.resize import best_value, mask_at_size, resize_scores
 from pixaff.ops.walk import cell_scores, random_walk, upsample_scores
 from pixaff.progress import ProgressBar
+from pixaff.published import fetcher
 from pixaff.settings import Settings
 from pixaff.viz.overlay import overlay as draw_overlay
-from pixaff.published import fetcher
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -119,7 +119,15 @@ def load_predictor(
     """`load` for a command, whose name the events carry."""
     where = pick_device(device)
     check_engine(options.engine)
-    bundle = load_model(options, parts=parts, device=where, fetch=fetcher(command, report))
+    bundle = load_model(
+        options.model,
+        options.preset,
+        weights=Weights(options.cam_weights, options.affinity_weights, options.weights_dir),
+        classes=options.classes,
+        parts=parts,
+        device=where,
+        fetch=fetcher(command, report),
+    )
     predictor = Predictor(
         bundle.cam,
         bundle.affinity,
@@ -201,7 +209,7 @@ class Predictor:
     @overload
     def __call__(
         self,
-        images: Sequence[ImageLike],
+        images: list[ImageLike] | tuple[ImageLike, ...],
         labels: Sequence[LabelsLike | None] | None = None,
         cams: Sequence[CamsLike | None] | None = None,
     ) -> list[Prediction]: ...
@@ -300,7 +308,7 @@ class Predictor:
 
         def finish(sample: Sample, walked: Tensor) -> Tensor:
             size = sample.image.shape[:2]
-            scores = _probabilities(walked[: len(walked) - len(powers)], _network_size(network, size))
+            scores = _probabilities(walked[: len(walked) - len(powers)], network.seen_size(size))
             if settings.final_crf:
                 scores = refine_labels(sample.image, resize_scores(scores, size), self.engine)
             return scores.cpu()
@@ -317,7 +325,7 @@ class Predictor:
                 one_scores.numpy(),
                 maps.cpu().numpy(),
                 probabilities,
-                _network_size(network, sample.image.shape[:2]),
+                network.seen_size(sample.image.shape[:2]),
                 settings.alpha,
                 tuple(powers),
                 rows.cpu().numpy(),
@@ -331,7 +339,7 @@ class Predictor:
     def _background(self, sample: Sample, powers: Sequence[float]) -> Prediction:
         """The prediction for an image that shows no class."""
         network, size = self._affinity_network(), sample.image.shape[:2]
-        seen = _network_size(network, size)
+        seen = network.seen_size(size)
         grid = (-(-seen[0] // STRIDE), -(-seen[1] // STRIDE))
         return Prediction(
             sample.image,
@@ -362,9 +370,7 @@ class Predictor:
             if present is None:
                 present, found = self._predicted(network, sample.image)
                 probabilities = {self.classes[index]: float(found[index]) for index in present}
-            maps = normalized_cams(
-                network, sample.image, present, scales=self.settings.scales, flip=self.settings.flip
-            )
+            maps = normalized_cams(network, sample.image, present, scales=self.settings.scales, flip=self.settings.flip)
         return present, maps, probabilities
 
     def _predicted(self, network: CamNetwork, image: NDArray[np.uint8]) -> tuple[tuple[int, ...], Tensor]:
@@ -424,18 +430,14 @@ class Predictor:
             )
         return CamFile(np.array([index + 1 for index, _ in order]), stacked, size)
 
-    def _check_memory(
-        self, network: Network, size: tuple[int, ...], scale: float = 1.0, images: int = 1
-    ) -> None:
+    def _check_memory(self, network: Network, size: tuple[int, ...], scale: float = 1.0, images: int = 1) -> None:
         if self.device.type == "cpu":
             pixels = (round(size[0] * scale), round(size[1] * scale))
             check_memory(type(network).__name__, network.bytes_per_pixel, pixels, images)
 
     def _affinity_network(self) -> AffinityNetwork:
         if self.affinity_network is None:
-            raise CheckpointError(
-                "the model has no AffinityNet", "train one: pixaff train-affinity, or pixaff fit"
-            )
+            raise CheckpointError("the model has no AffinityNet", "train one: pixaff train-affinity, or pixaff fit")
         return self.affinity_network
 
     def _any_network(self) -> Network:
@@ -470,7 +472,7 @@ class Prediction:
         size: (H, W) of the image as given.
         indices: 0-based classes of the image, ascending.
         names: Names of all classes of the model.
-        scores: float32 (C + 1, h, w), at the working size: scores of background and classes, summing to 1 at each pixel.
+        scores: float32 (C + 1, h, w), at the working size: of background and classes, summing to 1 at each pixel.
         cams: float32 (C, h, w), in 0..1: what was walked.
         probabilities: Of the predicted labels, by name; empty where labels or CAMs were given.
         walked_size: (h, w) at which the image was walked.
@@ -645,15 +647,9 @@ def _probabilities(walked: Tensor, size: tuple[int, int]) -> Tensor:
     return scores / scores.sum(0).clamp(min=1e-5)
 
 
-def _network_size(network: Network, size: tuple[int, ...]) -> tuple[int, int]:
-    """The size (h, w) at which a network sees an image of some size: its square, or the same where it takes any."""
-    side = network.image_size
-    return (size[0], size[1]) if side is None else (side, side)
-
-
 def _at_network_size(network: Network, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """An image (h, w, 3) at `_network_size` (bicubic)."""
-    height, width = _network_size(network, image.shape[:2])
+    """An image (h, w, 3) at the size at which a network sees it (bicubic)."""
+    height, width = network.seen_size(image.shape[:2])
     if image.shape[:2] == (height, width):
         return image
     return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC))

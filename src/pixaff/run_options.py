@@ -23,16 +23,15 @@ class RunOptions:
         progress: Show a progress bar, too.
     """
 
-    device: str = option(
-        "auto", "Device to compute on; auto takes the first GPU, if any.", "auto|cpu|cuda[:N]"
-    )
+    device: str = option("auto", "Device to compute on; auto takes the first GPU, if any.", "auto|cpu|cuda[:N]")
     workers: int | None = option(
-        None, "Number of worker threads or processes; default: chosen by the number of cores.", "N", at_least=1,
+        None,
+        "Number of worker threads or processes; default: chosen by the number of cores.",
+        "N",
+        at_least=1,
         flags=("--workers", "-j"),
     )
-    overwrite: bool = option(
-        False, "Recompute existing outputs instead of skipping them.", flags=("--overwrite",)
-    )
+    overwrite: bool = option(False, "Recompute existing outputs instead of skipping them.", flags=("--overwrite",))
     report: Callback = silent
     progress: bool = False
 
@@ -55,7 +54,11 @@ class BatchOptions(RunOptions):
     """`RunOptions` of a run that computes several images together."""
 
     batch_size: int | None = option(
-        None, "Number of images computed together.", "N", at_least=1, flags=("--batch-size", "-b"),
+        None,
+        "Number of images computed together.",
+        "N",
+        at_least=1,
+        flags=("--batch-size", "-b"),
         commands=("cam", "propagate"),
     )
 
@@ -66,7 +69,9 @@ class TrainingOptions(RunOptions):
 
     save_every: float = option(300.0, "Seconds between two checkpoints.", "SECONDS", at_least=0)
     resume: bool = option(
-        False, "Continue from the checkpoint in DIR; the weights become the same.", flags=("--resume",),
+        False,
+        "Continue from the checkpoint in DIR; the weights become the same.",
+        flags=("--resume",),
         commands=("train-cam", "train-affinity"),
     )
 

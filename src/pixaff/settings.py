@@ -1,4 +1,4 @@
-"""The hyper-parameters of the method, each with its help and range, and named sets of them: presets.
+"""The hyper-parameters of the method, each with its help and range.
 
 A model carries its own `Settings`, since the alphas must fit its CAMs; the command line replaces single values, and
 every run prints and records the ones that took effect.
@@ -105,9 +105,6 @@ class Settings:
         """A copy that keeps the networks and takes the method's hyper-parameters from other settings."""
         return self.replace(preset=other.preset, **{name: getattr(other, name) for name in HYPER_PARAMETERS})
 
-    def with_numbers_of(self, preset: str) -> Settings:
-        return self.with_hyper_parameters_of(preset_settings(preset))
-
     def of(self, command: str) -> dict[str, Any]:
         """The values that a command's outputs depend on, plain for JSON."""
         return self.pick(options_of(type(self), command))
@@ -134,47 +131,3 @@ def value_words(value: Any) -> str:
     if isinstance(value, (list, tuple)):
         return " ".join(value_words(item) for item in value)
     return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-# alpha, CRF and walk numbers of the published networks: Ahn & Kwak, CVPR 2018, and the authors' later release.
-_PSA = Settings(
-    scales=(1.0, 0.5, 1.5, 2.0),
-    size=0,
-    crf_low=4.0,
-    crf_high=32.0,
-    alpha=16.0,
-    beta=8.0,
-    steps=256,
-    borders="published",
-    label_threshold=0.5,
-    final_crf=False,
-)
-
-PRESETS: dict[str, Settings] = {
-    "lite": Settings(),
-    "psa-vgg16": replace(_PSA, preset="psa-vgg16", cam="vgg16_cam", affinity="vgg16_affinity"),
-    "psa-resnet38": replace(_PSA, preset="psa-resnet38", cam="resnet38_cam", affinity="resnet38_affinity"),
-    "psa-resnet38-cvpr": replace(
-        _PSA, preset="psa-resnet38-cvpr", cam="resnet38_cam", affinity="resnet38_affinity", crf_high=24.0
-    ),
-    "hybrid": replace(
-        _PSA, preset="hybrid", cam="hybrid_cam", affinity="hybrid_affinity", scales=(1.0,), alpha=4.0, beta=16.0
-    ),
-}
-"""Settings by name: the embedded model's and those of the published networks."""
-
-
-def preset_settings(name: str) -> Settings:
-    """The settings of a preset, its networks among them.
-
-    Raises:
-        UsageError: No preset has that name.
-    """
-    if name not in PRESETS:
-        raise UsageError(f"no preset is called {name!r}", f"presets: {', '.join(PRESETS)}")
-    return PRESETS[name]
-
-
-def settings_of_network(cam: str) -> Settings:
-    """The settings that a CAM network goes with: those of the first preset that has it, else the default numbers."""
-    return next((settings for settings in PRESETS.values() if settings.cam == cam), Settings(cam=cam))

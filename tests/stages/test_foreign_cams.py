@@ -13,24 +13,22 @@ from foreign_cams import box, save, write_npy
 from PIL import Image
 from torch.nn import functional as F
 from toy_bundle import BLUE, CLASSES, RED, draw, toy_bundle
-from toy_set import create_tiny, write_set
+from toy_set import use_tiny, write_set
 from typer.testing import CliRunner
 
 from pixaff.cli.app import app
 from pixaff.errors import UsageError
 from pixaff.io.cams import read_cams, write_cams
 from pixaff.io.masks import read_mask, write_mask
+from pixaff.recipe import Recipe
 from pixaff.stages import cam as cam_stage
 from pixaff.stages import propagate as propagate_stage
-from pixaff.stages import train_affinity as training_stage
 from pixaff.stages.cam import cam
 from pixaff.stages.crf import crf
 from pixaff.stages.evaluate import evaluate
 from pixaff.stages.propagate import propagate
 from pixaff.stages.train_affinity import train_affinity
-from pixaff.stages.training import starting
 from pixaff.stages.training.posteriors import read_label_maps
-from pixaff.stages.training.recipe import Recipe
 
 SIZE = (64, 96)
 DATA = Path(__file__).parents[1] / "data"
@@ -51,7 +49,7 @@ WRITERS = {
 def bundle(monkeypatch):
     made = toy_bundle()
     for module in (propagate_stage, cam_stage):
-        monkeypatch.setattr(module, "load_bundle", lambda name, device: made)
+        monkeypatch.setattr(module, "load_model", lambda *args, **kwargs: made)
     return made
 
 
@@ -231,8 +229,7 @@ def test_affinities_are_trained_on_folders_of_psa(tmp_path, monkeypatch):
         assert theirs[0] == ours[0]
         assert theirs[1].tolist() == ours[1].tolist()
         assert len(np.unique(theirs[1])) > 1
-    monkeypatch.setattr(training_stage, "create_model", create_tiny)
-    monkeypatch.setattr(starting, "SHIPPED", {})
+    use_tiny(monkeypatch)
     (tmp_path / "psa" / "low" / "toy00.npy").write_bytes(b"")
     save(tmp_path / "psa" / "low" / "toy01.npy", {3: np.ones((5, 5), np.float32)})
     result = train_affinity(

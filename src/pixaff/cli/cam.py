@@ -24,7 +24,7 @@ def cam(
     labels: options.Labels = "predict",
     listing: options.List = None,
     format: Annotated[
-        Literal["npz", "psa", "irn"], typer.Option("--format", help="Ours, or what the programs PSA or IRN read (.npy).")
+        Literal["npz", "psa", "irn"], typer.Option("--format", help="Ours, or what the programs PSA or IRN read.")
     ] = "npz",
     as_json: options.Json = False,
 ) -> None:

@@ -41,7 +41,7 @@ def fit(
     ] = None,
     listing: options.List = None,
     preset: Annotated[
-        str | None, typer.Option("--preset", metavar="NAME", help="Networks and settings of this preset; default: lite.")
+        str | None, typer.Option("--preset", metavar="NAME", help="Networks and settings; default: lite.")
     ] = None,
     network: Annotated[str | None, typer.Option("--network", metavar="NAME", help="CAM network.")] = None,
     affinity_network: Annotated[
@@ -60,9 +60,6 @@ def fit(
 
     A stopped run continues when the same command is called again. DIR is then a model: pixaff propagate --model DIR.
     """
-    from pixaff.models.registry import affinity_recipe as own_affinity_recipe
-    from pixaff.models.registry import cam_recipe as own_cam_recipe
-    from pixaff.models.registry import head_recipe as own_head_recipe
     from pixaff.models.registry import preset_settings, settings_of_network
 
     base = preset_settings(preset) if preset else settings_of_network(network) if network else preset_settings("lite")
@@ -75,9 +72,9 @@ def fit(
             classes=classes,
             listing=listing,
             settings=chosen,
-            cam_recipe=own_cam_recipe(chosen.cam).replace(**shared, **cam_recipe),
-            head_recipe=own_head_recipe(chosen.cam).replace(**shared, **head_recipe),
-            affinity_recipe=own_affinity_recipe(chosen.affinity).replace(**shared, **affinity_recipe),
+            cam_recipe={**shared, **cam_recipe},
+            head_recipe={**shared, **head_recipe},
+            affinity_recipe={**shared, **affinity_recipe},
             cam_init=cam_init,
             affinity_init=affinity_init,
             reset_head=reset_head,

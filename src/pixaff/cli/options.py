@@ -27,7 +27,7 @@ List = Annotated[
 Labels = Annotated[
     str,
     typer.Option(
-        "--labels", "-l", metavar="predict|FILE|DIR", help="Predict labels, or read a labels.csv or a folder of VOC XML."
+        "--labels", "-l", metavar="predict|FILE|DIR", help="Predict labels, or read labels.csv or VOC XML files."
     ),
 ]
 GivenLabels = Annotated[
@@ -106,7 +106,7 @@ def _parameter(spelled: str, name: str, one: Option, kind: type, prefix: str) ->
 
 
 def _plain(expected: Any) -> Any:
-    """The type that Typer converts to; text for tuples, paths and choices, which are converted here or checked later."""
+    """The type that Typer converts to: text for tuples and paths, which are converted here, and for choices."""
     if expected in (bool, int, float):
         return expected
     members = [member for member in get_args(expected) if member in (bool, int, float)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -32,7 +31,9 @@ def train_affinity(
     listing: options.List = None,
     network: Annotated[
         str,
-        typer.Option("--network", metavar="NAME", help="AffinityNet to train: see `pixaff info`; or timm:NAME:affinity."),
+        typer.Option(
+            "--network", metavar="NAME", help="AffinityNet to train, see `pixaff info`, or timm:NAME:affinity."
+        ),
     ] = "lite_affinity",
     init: options.Init = None,
     as_json: options.Json = False,

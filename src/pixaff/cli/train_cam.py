@@ -25,7 +25,7 @@ def train_cam(
     out: options.Out,
     listing: options.List = None,
     network: Annotated[
-        str, typer.Option("--network", metavar="NAME", help="CAM network to train: see `pixaff info`; or timm:NAME.")
+        str, typer.Option("--network", metavar="NAME", help="CAM network to train, see `pixaff info`, or timm:NAME.")
     ] = "lite_cam",
     init: options.Init = None,
     reset_head: options.ResetHead = False,

@@ -86,7 +86,9 @@ def load_image(path: str | os.PathLike[str], max_side: int = 0) -> tuple[NDArray
         return image_array(picture, max_side, str(path))
 
 
-def image_array(picture: Image.Image, max_side: int = 0, name: str = "image") -> tuple[NDArray[np.uint8], tuple[int, int]]:
+def image_array(
+    picture: Image.Image, max_side: int = 0, name: str = "image"
+) -> tuple[NDArray[np.uint8], tuple[int, int]]:
     """`load_image` for a picture that Pillow has opened, or that was made in memory.
 
     Raises:

@@ -1,31 +1,76 @@
-"""A model as it is kept in a folder: both networks' weights, the class names and the settings that fit them.
+"""A model: both networks with their weights, the class names and the settings that fit them.
 
-The folder holds ``model.json``, ``cam.safetensors`` and ``affinity.safetensors``. The embedded model ``lite`` and the
-runs of `pixaff fit` are such folders. The folder of a finished `pixaff train-cam` serves as well: its weights name the
-network and classes, the settings are the preset's; with ``affinity.safetensors`` put beside them it is whole.
+A model's folder holds ``model.json``, ``cam.safetensors`` and ``affinity.safetensors``. The embedded model ``lite`` and
+the runs of `pixaff fit` are such folders. The folder of a finished `pixaff train-cam` serves as well: its weights name
+the network and classes, the settings are the preset's; with ``affinity.safetensors`` put beside them it is whole.
+Published networks come as single files instead, which `load_model` takes by a preset.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor
 
 import pixaff.weights
-from pixaff.errors import CheckpointError, PixaffError
+from pixaff.errors import CheckpointError, PixaffError, UsageError
 from pixaff.io.atomic import write_text
-from pixaff.io.checkpoints import read_metadata, write_state_dict
-from pixaff.models.loading import load_checkpoint, ready
-from pixaff.models.registry import create_model
-from pixaff.settings import Settings, settings_of_network
+from pixaff.io.checkpoints import read_metadata, read_state_dict, write_state_dict
+from pixaff.io.labels import VOC_CLASSES, read_classes
+from pixaff.models.base import AffinityNetwork, CamNetwork, Network
+from pixaff.models.loading import load_state, ready
+from pixaff.models.recognise import (
+    IMAGENET_CLASSES,
+    count_classes,
+    network_of,
+    recognised,
+    start_error,
+    weights_in_folder,
+)
+from pixaff.models.registry import (
+    PRESETS,
+    create_affinity_network,
+    create_cam_network,
+    is_shipped,
+    part_of,
+    preset_settings,
+    published_weights,
+    settings_of_network,
+)
+from pixaff.settings import Settings
 
 FORMAT = 1
 EMBEDDED = "lite"
 RECORD, CAM, AFFINITY = "model.json", "cam.safetensors", "affinity.safetensors"
+FILES = {"cam": CAM, "affinity": AFFINITY}
+"""Weights in a model's folder, by part."""
+PARTS = tuple(FILES)
+
+N = TypeVar("N", bound=Network)
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Where the user says that the weights of a preset's networks are.
+
+    Attributes:
+        cam: File of the CAM network.
+        affinity: File of the AffinityNet.
+        folder: Folder with a file for each network that is not named by itself.
+    """
+
+    cam: str | Path | None = None
+    affinity: str | Path | None = None
+    folder: str | Path | None = None
+
+    def given(self) -> bool:
+        """Whether anything is said."""
+        return any(value is not None for value in (self.cam, self.affinity, self.folder))
 
 
 @dataclass(frozen=True)
@@ -33,20 +78,136 @@ class Bundle:
     """A loaded model.
 
     Attributes:
-        cam: CAM network, in evaluation mode, or None when the run refines given maps.
+        cam: CAM network, in evaluation mode, or None when the run refines given CAMs.
         affinity: AffinityNet, in evaluation mode, or None when the run has not trained it yet.
         classes: Names of the mask values 1, 2, ...
-        settings: The numbers that fit the two networks.
+        settings: The hyper-parameters that fit the two networks.
         path: The folder.
-        sources: Weights files by part, where they are no folder of pixaff's.
+        sources: What names the model in a run's record: "model", or "cam_weights" and "affinity_weights".
+        files: The weights that were loaded, by part.
     """
 
-    cam: nn.Module | None
-    affinity: nn.Module | None
+    cam: CamNetwork | None
+    affinity: AffinityNetwork | None
     classes: tuple[str, ...]
     settings: Settings
     path: Path
     sources: Mapping[str, str] = field(default_factory=dict)
+    files: Mapping[str, Path] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Source:
+    """What is known of a model before its weights are read.
+
+    Attributes:
+        settings: Its networks and hyper-parameters.
+        files: Weights by part.
+        names: Of the classes, where a record has them.
+        swap: What to do where the files are each other's.
+        path, sources: As for `Bundle`.
+    """
+
+    settings: Settings
+    files: Mapping[str, Path]
+    names: tuple[str, ...] | None
+    swap: str
+    path: Path
+    sources: Mapping[str, str]
+
+
+def load_model(
+    model: str | Path | None = None,
+    preset: str | None = None,
+    *,
+    weights: Weights | None = None,
+    classes: str | Path | None = None,
+    parts: Sequence[str] = PARTS,
+    device: torch.device | str = "cpu",
+    fetch: Callable[[str], Path] | None = None,
+) -> Bundle:
+    """Load a model: the embedded one, one in a folder, or the networks of a preset.
+
+    ================== =================================================== =========================================
+    given              networks                                            settings
+    ================== =================================================== =========================================
+    nothing            the embedded model's                                its own
+    ``preset``         the preset's, from ``weights`` or ``fetch``         the preset's
+    ``model``          the model's                                         the model's
+    both               the model's                                         the model's, the preset's hyper-parameters
+    ================== =================================================== =========================================
+
+    Args:
+        model: "lite" or a folder that `pixaff fit` or `pixaff train-cam` made.
+        preset: A name among `pixaff.PRESETS`.
+        weights: Files of the preset's networks, or a folder of them.
+        classes: File of the class names. With the CAM network of a folder it may only confirm the names there. None
+            takes these, or those that a training of pixaff wrote into its weights, and for 20 classes without names
+            Pascal VOC's.
+        parts: The networks that are needed: "cam", "affinity" or both. A folder's AffinityNet may be absent all the
+            same: the run has not trained it yet.
+        device: Where the networks go.
+        fetch: Gives the path of published weights by their name in the catalogue, for those that ``weights`` lacks.
+
+    Raises:
+        UsageError: No preset has that name, nothing says where its weights are, weights are given where a model
+            brings its own, or the class names are not those of the classes.
+        DownloadError: Published weights cannot be fetched.
+        CheckpointError: The folder holds no model, or weights cannot be read or do not fit.
+        LabelsError: ``classes`` cannot be read.
+    """
+    weights = weights or Weights()
+    own = _preset_with_networks(model, preset, weights)
+    if own is not None:
+        source = _of_preset(own, weights, parts, fetch)
+        settings = own
+    else:
+        source = _in_folder(EMBEDDED if model is None else model, parts)
+        settings = source.settings
+        if preset is not None:
+            settings = settings.with_hyper_parameters_of(preset_settings(preset))
+    names = source.names or VOC_CLASSES
+    cam, affinity = None, None
+    if "cam" in source.files:
+        cam, count = _cam_network(source, device)
+        names = _confirmed(source.names, classes) if source.names else _names_for(count, source.files["cam"], classes)
+    elif classes is not None:
+        names = read_classes(classes)
+    if "affinity" in source.files:
+        affinity = _affinity_network(source, device)
+    return Bundle(cam, affinity, names, settings, source.path, source.sources, source.files)
+
+
+def write_bundle(
+    folder: str | Path,
+    cam: str,
+    affinity: str | None,
+    cam_model: Network,
+    affinity_model: Network | None,
+    classes: Sequence[str],
+    settings: Settings,
+    half: bool = False,
+) -> None:
+    """Write a model's folder; ``model.json`` last, so that a folder which holds one is whole.
+
+    Args:
+        folder: Made when missing.
+        cam, affinity: Registry names of the networks; no AffinityNet is written without its name.
+        cam_model, affinity_model: The networks.
+        classes: Names of the mask values 1, 2, ...
+        settings: The hyper-parameters that fit them.
+        half: Store matrices in float16.
+
+    Raises:
+        OutputError: A file cannot be written.
+    """
+    folder = Path(folder)
+    write_state_dict(folder / CAM, cam_model.state_dict(), half, {"network": cam})
+    if affinity is not None and affinity_model is not None:
+        write_state_dict(folder / AFFINITY, affinity_model.state_dict(), half, {"network": affinity})
+    settings = settings.replace(cam=cam, affinity=affinity)
+    record = {"format": FORMAT, "classes": list(classes), "settings": settings.to_dict()}
+    write_text(folder / RECORD, json.dumps(record, indent=2) + "\n")
 
 
 def embedded_folder() -> Path:
@@ -54,27 +215,42 @@ def embedded_folder() -> Path:
     return Path(pixaff.weights.__file__).parent / EMBEDDED
 
 
-def load_bundle(model: str | Path, device: torch.device | str = "cpu") -> Bundle:
-    """Load the embedded model, "lite", or the one in a folder.
+def shipped_weights(network: str) -> Path | None:
+    """File in the package with the weights of a network, None where it has none."""
+    return embedded_folder() / FILES[part_of(network)] if is_shipped(network) else None
+
+
+def _preset_with_networks(model: str | Path | None, preset: str | None, weights: Weights) -> Settings | None:
+    """The preset whose networks a run takes, or None where they are a model's: the one given, or the embedded one.
 
     Raises:
-        CheckpointError: The folder holds no model, or a damaged one.
+        UsageError: No preset has that name, or the weights belong to nothing.
     """
+    settings = preset_settings(preset or EMBEDDED)
+    foreign = not (is_shipped(settings.cam) and is_shipped(settings.affinity))
+    if model is None and foreign:
+        return settings
+    if weights.given():
+        presets = ", ".join(name for name, other in PRESETS.items() if not is_shipped(other.cam))
+        reason = "a model, which has its own" if model is not None else f"no preset that needs them ({presets})"
+        raise UsageError(f"found weights of networks and {reason}", "give --preset with weights, or --model with none")
+    return None
+
+
+def _in_folder(model: str | Path, parts: Sequence[str]) -> _Source:
+    """The embedded model, or the one in a folder."""
     folder = embedded_folder() if str(model) == EMBEDDED else Path(model)
     if (folder / RECORD).is_file():
-        classes, settings = _recorded(folder / RECORD)
+        names, settings = _recorded(folder / RECORD)
     elif (folder / CAM).is_file():
-        classes, settings = _trained(folder / CAM)
+        names, settings = _trained(folder / CAM)
     else:
         raise CheckpointError(
             f"{folder} holds neither {RECORD} nor {CAM}",
             f'give "{EMBEDDED}" or the folder of a finished `pixaff fit` or `pixaff train-cam`',
         )
-    cam = load_checkpoint(create_model(settings.cam, len(classes)), folder / CAM)
-    affinity = None
-    if (folder / AFFINITY).is_file():
-        affinity = ready(load_checkpoint(create_model(settings.affinity), folder / AFFINITY), device)
-    return Bundle(ready(cam, device), affinity, classes, settings, folder)
+    files = {part: folder / FILES[part] for part in parts if part == "cam" or (folder / FILES[part]).is_file()}
+    return _Source(settings, files, names, f"swap {CAM} and {AFFINITY}", folder, {"model": str(model)})
 
 
 def _recorded(record: Path) -> tuple[tuple[str, ...], Settings]:
@@ -91,7 +267,7 @@ def _recorded(record: Path) -> tuple[tuple[str, ...], Settings]:
 
 
 def _trained(weights: Path) -> tuple[tuple[str, ...], Settings]:
-    """Classes and network that a training wrote into its weights, with the preset's numbers."""
+    """Classes and network that a training wrote into its weights, with the preset's hyper-parameters."""
     metadata = read_metadata(weights)
     try:
         classes = tuple(str(name) for name in json.loads(metadata["classes"]))
@@ -104,33 +280,102 @@ def _trained(weights: Path) -> tuple[tuple[str, ...], Settings]:
     return classes, settings.replace(affinity=read_metadata(affinity).get("network") if affinity.is_file() else None)
 
 
-def write_bundle(
-    folder: str | Path,
-    cam: str,
-    affinity: str | None,
-    cam_model: nn.Module,
-    affinity_model: nn.Module | None,
-    classes: Sequence[str],
-    settings: Settings,
-    half: bool = False,
-) -> None:
-    """Write a model's folder; ``model.json`` last, so that a folder which holds one is whole.
+def _of_preset(
+    settings: Settings, weights: Weights, parts: Sequence[str], fetch: Callable[[str], Path] | None
+) -> _Source:
+    """The networks of a preset: from the files and the folder that are named, else the published ones."""
+    named = {"cam": weights.cam, "affinity": weights.affinity}
+    files = {part: Path(path) for part in parts if (path := named[part]) is not None}
+    absent = [part for part in parts if part not in files]
+    if absent and weights.folder is not None:
+        files |= weights_in_folder(settings, weights.folder, absent)
+    elif absent:
+        files |= _published(settings, absent, fetch)
+    files = {part: files[part] for part in parts}
+    sources = {f"{part}_weights": str(path) for part, path in files.items()}
+    swap = "swap --cam-weights and --affinity-weights"
+    return _Source(settings, files, None, swap, files[parts[0]].parent, sources)
 
-    Args:
-        folder: Made when missing.
-        cam, affinity: Registry names of the networks; no AffinityNet is written without its name.
-        cam_model, affinity_model: The networks.
-        classes: Names of the mask values 1, 2, ...
-        settings: The numbers that fit them.
-        half: Store matrices in float16.
 
-    Raises:
-        OutputError: A file cannot be written.
-    """
-    folder = Path(folder)
-    write_state_dict(folder / CAM, cam_model.state_dict(), half, {"network": cam})
-    if affinity is not None and affinity_model is not None:
-        write_state_dict(folder / AFFINITY, affinity_model.state_dict(), half, {"network": affinity})
-    settings = settings.replace(cam=cam, affinity=affinity)
-    record = {"format": FORMAT, "classes": list(classes), "settings": settings.to_dict()}
-    write_text(folder / RECORD, json.dumps(record, indent=2) + "\n")
+def _published(settings: Settings, parts: Sequence[str], fetch: Callable[[str], Path] | None) -> dict[str, Path]:
+    """Files of weights for the parts of a preset for which no option names any: the published ones, from the cache."""
+    networks = {part: network_of(settings, part) for part in parts}
+    published = {part: published_weights(network) for part, network in networks.items()}
+    files: dict[str, Path] = {}
+    for part, name in published.items():
+        if fetch is None or name is None or None in published.values():
+            options = " and ".join(f"--{part}-weights FILE" for part in parts)
+            raise UsageError(
+                f"preset {settings.preset} needs weights of {' and '.join(networks.values())}",
+                f"give {options}, or --weights-dir DIR; with --model lite the preset lends its hyper-parameters to "
+                "the embedded model",
+            )
+        path = fetch(name)
+        files[part] = path if path.is_file() else weights_in_folder(settings, path, [part])[part]
+    return files
+
+
+def _cam_network(source: _Source, device: torch.device | str) -> tuple[CamNetwork, int]:
+    """The CAM network, and its number of classes: that of the names, else the one found in the weights."""
+    name, path = source.settings.cam, source.files["cam"]
+    state = read_state_dict(path)
+    count = len(source.names) if source.names else count_classes(name, state)
+    if count == IMAGENET_CLASSES and source.names is None:
+        raise start_error(path, name)
+    return _loaded(create_cam_network(name, count), state, "cam", source, device), count
+
+
+def _affinity_network(source: _Source, device: torch.device | str) -> AffinityNetwork:
+    network = create_affinity_network(source.settings.affinity)
+    return _loaded(network, read_state_dict(source.files["affinity"]), "affinity", source, device)
+
+
+def _loaded(network: N, state: Mapping[str, Tensor], part: str, source: _Source, device: torch.device | str) -> N:
+    """A network with its weights, ready for use."""
+    path = source.files[part]
+    try:
+        return ready(load_state(network, state, path), device)
+    except CheckpointError:
+        own, other = (network_of(source.settings, each) for each in (part, _other(part)))
+        if recognised(state, [own, other]) == other:
+            raise CheckpointError(
+                f"{path}: found the weights of {other}, expected those of {own}", source.swap
+            ) from None
+        raise
+
+
+def _other(part: str) -> str:
+    return "affinity" if part == "cam" else "cam"
+
+
+def _confirmed(known: tuple[str, ...], classes: str | Path | None) -> tuple[str, ...]:
+    """The names of a model's classes, which a file may confirm but not change."""
+    names = known if classes is None else read_classes(classes)
+    if names != known:
+        raise UsageError(
+            f"{classes} names {len(names)} classes ({_some(names)}), the model knows {len(known)} ({_some(known)})",
+            "leave --classes out, or train a model for these classes: pixaff fit",
+        )
+    return known
+
+
+def _names_for(count: int, path: Path, classes: str | Path | None) -> tuple[str, ...]:
+    """Names of the mask values 1, 2, ... for weights of so many classes."""
+    if classes is not None:
+        names = read_classes(classes)
+        if len(names) != count:
+            raise UsageError(f"{classes} names {len(names)} classes, {path} is for {count}", "give the names of these")
+        return names
+    try:
+        recorded = json.loads(read_metadata(path).get("classes", "[]"))
+    except ValueError:
+        recorded = []
+    if isinstance(recorded, list) and len(recorded) == count:
+        return tuple(str(name) for name in recorded)
+    if count != len(VOC_CLASSES):
+        raise UsageError(f"{path} is for {count} classes and does not name them", "give --classes FILE")
+    return VOC_CLASSES
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")

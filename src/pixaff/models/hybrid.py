@@ -10,17 +10,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import partial
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
 from pixaff.errors import CheckpointError, UsageError
-from pixaff.models.network import Network
+from pixaff.models import psa
+from pixaff.models.base import AffinityNetwork, CamNetwork, Family, Network
 from pixaff.models.relevance import STEADY, Rules, class_rows, trace_blocks
-from pixaff.models.timm import import_timm
+from pixaff.models.timm_backbone import import_timm
+from pixaff.ops.cam import Picture
+from pixaff.weights.catalogue import published
 
 STRIDE = 16
 CHANNELS = 1024
@@ -54,11 +55,10 @@ class _Hybrid(Network):
     mean = (0.5, 0.5, 0.5)
     std = (0.5, 0.5, 0.5)
     frozen = ("resnet_backbone.stem", "resnet_backbone.stages.0")
-    image_size: int | None
-    """Side in pixels of the square to which photos are resized."""
+    image_size: int
 
 
-class HybridCam(_Hybrid):
+class HybridCam(_Hybrid, CamNetwork):
     """ViT-B/16 classifier on a ResNet stem, with relevance maps.
 
     Args:
@@ -72,6 +72,7 @@ class HybridCam(_Hybrid):
 
     new = ("head",)
     single_scale = True
+    sized = True
 
     def __init__(self, num_classes: int = 20, image_size: int | None = None) -> None:
         super().__init__()
@@ -146,10 +147,13 @@ class HybridCam(_Hybrid):
             rows = [class_rows(blocks, self.norm, self.head, traces, group, rules) for group in groups]
         return torch.cat(rows, 1).unflatten(2, (-(-x.shape[2] // STRIDE), -(-x.shape[3] // STRIDE)))
 
+    def class_cams(self, x: Tensor, classes: Sequence[int]) -> Tensor:
+        return self.cam(x, classes)
+
     def normalized_cams(
-        self, image: NDArray[np.uint8] | Image.Image, classes: Sequence[int], flip: bool = True
+        self, image: Picture, classes: Sequence[int], scales: Sequence[float] = (1.0,), flip: bool = True
     ) -> Tensor:
-        """Relevance maps of one image as cues: float32 (C,H,W) in 0..1 at the image's size.
+        """Relevance maps of one image as CAMs: float32 (C,H,W) in 0..1 at the image's size, whatever ``scales``.
 
         The image is resized to the network's square (bicubic). Each map is enlarged to the square (bilinear), its cube
         root is taken and brought to 0..1, and it is averaged with that of the mirror image.
@@ -193,7 +197,7 @@ class HybridCam(_Hybrid):
         return tokens + (self.pos_embed if size == (side, side) else _resized(self.pos_embed, (side, side), size))
 
 
-class HybridAffinity(_Hybrid):
+class HybridAffinity(_Hybrid, AffinityNetwork):
     """AffinityNet on the ResNet stem: 1x1 convolutions to 512 and 512 channels at twice the stem's resolution."""
 
     image_size = IMAGE_SIZE
@@ -220,8 +224,6 @@ class HybridAffinity(_Hybrid):
         cells = F.interpolate(self.resnet_backbone(x), grid, mode="bilinear", align_corners=False)
         return F.elu(self.affinity_conv(F.elu(self.gn(self.feat_conv(cells)))))
 
-    forward = features
-
 
 def cue(maps: Tensor, size: tuple[int, int]) -> Tensor:
     """Relevance maps (B,C,h,w) -> (B,C,H,W) in 0..1: enlarged (bilinear), cube root, min-max of each."""
@@ -236,3 +238,20 @@ def _resized(positions: Tensor, old: tuple[int, int], new: tuple[int, int]) -> T
     patches = patches.mT.unflatten(2, old)
     wide = F.interpolate(patches, new, mode="bicubic", align_corners=False, antialias=True)
     return torch.cat([token, wide.flatten(2).mT], 1)
+
+
+FAMILY = Family(
+    "hybrid",
+    cam=HybridCam,
+    affinity=HybridAffinity,
+    presets={"hybrid": psa.SETTINGS.replace(scales=(1.0,), alpha=4.0, beta=16.0)},
+    weights=dict.fromkeys(
+        ("cam", "affinity"),
+        published(
+            "hybrid",
+            what="Hybrid Pascal VOC weights: ViT hybrid classifier and its AffinityNet",
+            kind="folder",
+            source="drive-folder:1bPtIrgnwQaOhCjBuQjL4S1lMBQDBmEjE",
+        ),
+    ),
+)

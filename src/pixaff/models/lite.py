@@ -15,8 +15,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pixaff.models.network import Network
-from pixaff.models.timm import timm_model
+from pixaff.models.base import AffinityNetwork, CamNetwork, Family, Network
+from pixaff.models.timm_backbone import timm_model
+from pixaff.recipe import Recipe
+from pixaff.settings import Settings
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -69,18 +71,19 @@ class _Lite(Network):
         self.backbone = LiteBackbone()
 
 
-class LiteCam(_Lite):
-    """Classifier with two ways of making activation maps.
+class LiteCam(_Lite, CamNetwork):
+    """Classifier with two ways of making CAMs.
 
-    Fresh from image-level labels, the maps are the class rows applied at every cell (Zhou et al., CVPR 2016). Once
-    the pixel head is trained on the cells that both CRF posteriors of those maps are sure of (the seeding loss of
-    Kolesnikov & Lampert, ECCV 2016), ``seeded`` is set and the maps are that head's.
+    Fresh from image-level labels, the maps are the classifier's weights applied to every cell (Zhou et al., CVPR
+    2016). Once the segmentation head, ``pixel``, is trained on the cells that both CRF posteriors of those maps are
+    sure of (the seeding loss of Kolesnikov & Lampert, ECCV 2016), ``seeded`` is set and the maps are that head's.
 
     Args:
         num_classes: Foreground classes K.
     """
 
     new = ("classifier", "pixel")
+    has_segmentation_head = True
     seeded: Tensor
 
     def __init__(self, num_classes: int = 20) -> None:
@@ -102,13 +105,13 @@ class LiteCam(_Lite):
         self.register_buffer("seeded", torch.tensor(False))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalised images (B,3,H,W) -> logits (B,K): class rows times the average feature."""
+        """Normalised images (B,3,H,W) -> logits (B,K): the classifier of the average feature."""
         return self.classifier(self.top(self.backbone(x)[2]).mean((2, 3), keepdim=True)).flatten(1)
 
     def cam(self, x: Tensor) -> Tensor:
         """Normalised images (B,3,H,W) -> maps (B,K,h,w) >= 0, h = ceil(H / 16).
 
-        relu of the class rows or, when seeded, the probability of each class against the background alone.
+        relu of the class scores or, when seeded, the probability of each class against the background alone.
         """
         _, middle, coarse = self.backbone(x)
         if not self.seeded:
@@ -116,12 +119,15 @@ class LiteCam(_Lite):
         rows = self._pixel_rows(middle, coarse)
         return torch.sigmoid(rows[:, 1:] - rows[:, :1])
 
-    def pixel_logits(self, x: Tensor) -> Tensor:
+    def segmentation_logits(self, x: Tensor) -> Tensor:
         """Normalised images (B,3,H,W) -> logits (B,K + 1,h,w) of background and classes at stride 16."""
         return self._pixel_rows(*self.backbone(x)[1:])
 
+    def use_segmentation_head(self, used: bool) -> None:
+        self.seeded.fill_(used)
+
     def train(self, mode: bool = True) -> Self:
-        """As the backbone's, but the pixel head's own normalisation has no ImageNet statistics to keep."""
+        """As the backbone's, but the segmentation head's own normalisation has no ImageNet statistics to keep."""
         super().train(mode)
         self.pixel.get_submodule("norm").train(mode)
         return self
@@ -130,7 +136,7 @@ class LiteCam(_Lite):
         return self.pixel(torch.cat([self.top(coarse), middle], 1))
 
 
-class LiteAffinity(_Lite):
+class LiteAffinity(_Lite, AffinityNetwork):
     """AffinityNet (section 3.2 of the paper) on three levels of the backbone.
 
     1x1 convolutions to 64, 128 and 256 channels, ELU, concatenated at stride 8, 1x1 convolution to 448, ELU.
@@ -158,4 +164,14 @@ class LiteAffinity(_Lite):
         merged = F.elu(self.merge(torch.cat(parts, 1)))
         return merged[:, :, : -(-x.shape[2] // 8), : -(-x.shape[3] // 8)]
 
-    forward = features
+
+FAMILY = Family(
+    "lite",
+    cam=LiteCam,
+    affinity=LiteAffinity,
+    head_recipe=Recipe(
+        epochs=3, batch_size=16, lr=1e-4, optimizer="adamw", weight_decay=1e-2, backbone_lr_scale=0.0, precision="fp32"
+    ),
+    presets={"lite": Settings()},
+    shipped=True,
+)

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from typing import TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from pixaff.errors import CheckpointError
 from pixaff.io.checkpoints import read_state_dict
+from pixaff.models.base import CamNetwork, Network
+
+N = TypeVar("N", bound=Network)
 
 NAMED = 3
 """Tensors that an error names of each kind."""
 
 
-def load_checkpoint(model: nn.Module, path: str | os.PathLike[str], *, reset_head: bool = False) -> nn.Module:
+def load_checkpoint(model: N, path: str | os.PathLike[str], *, reset_head: bool = False) -> N:
     """Load a file of weights into a network; every tensor must be there and fit. No code of the file is run.
 
     Batch norm's ``num_batches_tracked`` may be absent: files of older PyTorch versions lack these counters, which
@@ -24,7 +28,7 @@ def load_checkpoint(model: nn.Module, path: str | os.PathLike[str], *, reset_hea
     Args:
         model: The network.
         path: A `.pth` (bare, inside ``{"state_dict": ...}``, with names prefixed by ``module.``) or `.safetensors`.
-        reset_head: Leave the class rows as they are where the file has those of another number of classes.
+        reset_head: Leave the classifier as it is where the file has one for another number of classes.
 
     Returns:
         The model.
@@ -36,9 +40,7 @@ def load_checkpoint(model: nn.Module, path: str | os.PathLike[str], *, reset_hea
     return load_state(model, read_state_dict(path), path, reset_head=reset_head)
 
 
-def load_state(
-    model: nn.Module, state: Mapping[str, Tensor], path: str | os.PathLike[str], *, reset_head: bool = False
-) -> nn.Module:
+def load_state(model: N, state: Mapping[str, Tensor], path: str | os.PathLike[str], *, reset_head: bool = False) -> N:
     """`load_checkpoint` for tensors that have been read already, from ``path``."""
     state = adapted(model, state, path)
     own = model.state_dict()
@@ -60,28 +62,25 @@ def load_state(
     return model
 
 
-def adapted(model: nn.Module, state: Mapping[str, Tensor], path: str | os.PathLike[str]) -> Mapping[str, Tensor]:
+def adapted(model: Network, state: Mapping[str, Tensor], path: str | os.PathLike[str]) -> Mapping[str, Tensor]:
     """Tensors of a file as the network takes them: a hybrid classifier has weights of any image size.
 
     Raises:
-        CheckpointError: See `HybridCam.adapted_state`.
+        CheckpointError: See `Network.adapted_state`.
     """
-    adapt: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]] | None = getattr(model, "adapted_state", None)
-    if adapt is None:
-        return state
     try:
-        return adapt(state)
+        return model.adapted_state(state)
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error.message}", error.hint) from None
 
 
-def ready(model: nn.Module, device: torch.device | str) -> nn.Module:
+def ready(model: N, device: torch.device | str) -> N:
     """The network on its device, for use, its channels last as the images come: no call rearranges the weights."""
     return model.to(device).to(memory_format=torch.channels_last).eval()
 
 
-def problems(model: nn.Module, state: Mapping[str, Tensor], rows: Sequence[str]) -> dict[str, list[str]]:
-    """Tensors that keep ``state`` from being the network's, by kind; the shape of the class ``rows`` is none."""
+def problems(model: Network, state: Mapping[str, Tensor], rows: Sequence[str]) -> dict[str, list[str]]:
+    """Tensors that keep ``state`` from being the network's, by kind; the shape of the classifier's ``rows`` is none."""
     own = model.state_dict()
     return {
         "missing": [name for name in own if name not in state and not name.endswith("num_batches_tracked")],
@@ -90,18 +89,18 @@ def problems(model: nn.Module, state: Mapping[str, Tensor], rows: Sequence[str])
     }
 
 
-def other_classes(model: nn.Module, state: Mapping[str, Tensor]) -> list[str]:
+def other_classes(model: Network, state: Mapping[str, Tensor]) -> list[str]:
     """Tensors of a CAM network's head whose rows in ``state`` are those of another number of classes."""
-    if not hasattr(model, "cam"):
+    if not isinstance(model, CamNetwork):
         return []  # an AffinityNet knows no classes
     own = model.state_dict()
-    head = {id(parameter) for parameter in model.parameter_groups()["head"]}  # type: ignore[operator]
+    head = {id(parameter) for parameter in model.parameter_groups()["head"]}
     names = {name for name, parameter in model.named_parameters() if id(parameter) in head}
     wrong = [name for name in wrong_shapes(own, state) if name in names]
     return [name for name in wrong if own[name].ndim and own[name].shape[1:] == state[name].shape[1:]]
 
 
-def head_error(model: nn.Module, state: Mapping[str, Tensor], path: str | os.PathLike[str]) -> CheckpointError:
+def head_error(model: Network, state: Mapping[str, Tensor], path: str | os.PathLike[str]) -> CheckpointError:
     """The error about weights for another number of classes."""
     rows, own = other_classes(model, state), model.state_dict()
     # A head may have a row for the background too: the smallest is without it.

@@ -1,42 +1,54 @@
-"""The networks by name."""
+"""The networks by name, and what goes with each: recipes, presets, weights."""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable
-
-from torch import nn
+from dataclasses import dataclass
 
 from pixaff.errors import UsageError
-from pixaff.models.anybackbone import AnyAffinity, AnyCam
-from pixaff.models.hybrid import HybridAffinity, HybridCam
-from pixaff.models.lite import LiteAffinity, LiteCam
-from pixaff.models.resnet38 import ResNet38Affinity, ResNet38Cam
-from pixaff.models.vgg16 import Vgg16Affinity, Vgg16Cam
+from pixaff.models import hybrid, lite, resnet38, timm_backbone, vgg16
+from pixaff.models.base import AffinityNetwork, CamNetwork, Family, Network
+from pixaff.recipe import Recipe
+from pixaff.settings import Settings
+from pixaff.weights.catalogue import Entry
 
-_CAM: dict[str, Callable[[int], nn.Module]] = {
-    "lite_cam": LiteCam,
-    "vgg16_cam": Vgg16Cam,
-    "resnet38_cam": ResNet38Cam,
-    "hybrid_cam": HybridCam,
-}
-_AFFINITY: dict[str, Callable[[], nn.Module]] = {
-    "lite_affinity": LiteAffinity,
-    "vgg16_affinity": Vgg16Affinity,
-    "resnet38_affinity": ResNet38Affinity,
-    "hybrid_affinity": HybridAffinity,
-}
+FAMILIES: tuple[Family, ...] = (
+    lite.FAMILY,
+    vgg16.FAMILY,
+    resnet38.FAMILY,
+    hybrid.FAMILY,
+)
+"""Every network that has a name of its own; a new one is one line here."""
 
 TIMM = "timm:"
 """Begins the names of networks on a backbone of timm, of which there are too many to list."""
 
+PRESETS: dict[str, Settings] = {
+    name: settings.replace(preset=name, **family.names)
+    for family in FAMILIES
+    for name, settings in family.presets.items()
+}
+"""Settings by name: the embedded model's and those of the published networks."""
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """What stands behind a network's name: its family, which part of it it is, and what it is made with."""
+
+    family: Family
+    part: str
+    arguments: tuple[str, ...] = ()
+
+
+_ENTRIES = {name: _Entry(family, part) for family in FAMILIES for part, name in family.names.items()}
+
 
 def list_models() -> list[str]:
-    """Names that `create_model` knows, besides those on a backbone of timm."""
-    return [*_CAM, *_AFFINITY]
+    """Names that `create_model` knows, besides those on a backbone of timm: CAM networks, then AffinityNets."""
+    return [name for part in ("cam", "affinity") for name, entry in _ENTRIES.items() if entry.part == part]
 
 
-def create_model(name: str, num_classes: int = 20, image_size: int | None = None) -> nn.Module:
+def create_model(name: str, num_classes: int = 20, image_size: int | None = None) -> Network:
     """A network with random weights, in evaluation mode.
 
     Args:
@@ -47,26 +59,127 @@ def create_model(name: str, num_classes: int = 20, image_size: int | None = None
         image_size: Side in pixels of the images of "hybrid_cam"; None means 448, or what weights that are loaded are
             made for. The other networks take images of any size.
 
+    Returns:
+        A `CamNetwork` or an `AffinityNetwork`; `create_cam_network` and `create_affinity_network` say which.
+
     Raises:
-        UsageError: No network has that name, there is no class, or the backbone cannot serve (see `AnyBackbone`).
+        UsageError: No network has that name, there is no class, or the backbone cannot serve (see `TimmBackbone`).
     """
+    if _find(name).part == "affinity" and image_size is None and num_classes >= 1:
+        return create_affinity_network(name)
+    return create_cam_network(name, num_classes, image_size)
+
+
+def create_cam_network(name: str, num_classes: int = 20, image_size: int | None = None) -> CamNetwork:
+    """`create_model` for a CAM network.
+
+    Raises:
+        UsageError: As `create_model`, or the network makes no CAMs.
+    """
+    entry = _find(name)
+    network = entry.family.cam
     if num_classes < 1:
         raise UsageError(f"found {num_classes} classes, expected at least 1")
-    if name == "hybrid_cam":
-        return HybridCam(num_classes, image_size).eval()
-    if image_size is not None:
+    if image_size is not None and (network is None or entry.part != "cam" or not network.sized):
         raise UsageError(f"found the image size {image_size} for {name}, which takes any", "leave it out")
-    if name in _CAM:
-        return _CAM[name](num_classes).eval()
-    if name in _AFFINITY:
-        return _AFFINITY[name]().eval()
+    if network is None or entry.part != "cam":
+        raise UsageError(f"{name} makes no CAMs", f"choose a CAM network, such as {_other(name, 'cam')}")
+    sizes = {} if image_size is None else {"image_size": image_size}
+    return network(*entry.arguments, num_classes, **sizes).eval()
+
+
+def create_affinity_network(name: str) -> AffinityNetwork:
+    """`create_model` for an AffinityNet.
+
+    Raises:
+        UsageError: As `create_model`, or the network is no AffinityNet.
+    """
+    entry = _find(name)
+    network = entry.family.affinity
+    if network is None or entry.part != "affinity":
+        raise UsageError(f"{name} is no AffinityNet", f"choose one, such as {_other(name, 'affinity')}")
+    return network(*entry.arguments).eval()
+
+
+def cam_recipe(network: str) -> Recipe:
+    """How a CAM network is trained where nothing else is asked for."""
+    return _find(network).family.cam_recipe
+
+
+def affinity_recipe(network: str) -> Recipe:
+    """How an AffinityNet is trained where nothing else is asked for."""
+    return _find(network).family.affinity_recipe
+
+
+def head_recipe(network: str) -> Recipe | None:
+    """How a CAM network's segmentation head is trained where nothing else is asked for; None where it has none."""
+    return _find(network).family.head_recipe
+
+
+def preset_settings(name: str) -> Settings:
+    """The settings of a preset, its networks among them.
+
+    Raises:
+        UsageError: No preset has that name.
+    """
+    if name not in PRESETS:
+        raise UsageError(f"no preset is called {name!r}", f"presets: {', '.join(PRESETS)}")
+    return PRESETS[name]
+
+
+def settings_of_network(cam: str) -> Settings:
+    """The settings that a CAM network goes with: those of the first preset that has it, else the defaults."""
+    return next((settings for settings in PRESETS.values() if settings.cam == cam), Settings(cam=cam))
+
+
+def published_weights(network: str) -> str | None:
+    """Name in the catalogue of the published weights of a network; None where there are none."""
+    entry = _ENTRIES.get(network)
+    weights = None if entry is None else entry.family.weights.get(entry.part)
+    return None if weights is None else weights.name
+
+
+def published_entries() -> tuple[Entry, ...]:
+    """What can be downloaded for the networks, each once."""
+    return tuple({entry.name: entry for family in FAMILIES for entry in family.weights.values()}.values())
+
+
+def part_of(network: str) -> str:
+    """Which part of a model a network is: "cam" or "affinity".
+
+    Raises:
+        UsageError: No network has that name.
+    """
+    return _find(network).part
+
+
+def is_shipped(network: str) -> bool:
+    """Whether the weights of a network are in the package."""
+    return network in _ENTRIES and _ENTRIES[network].family.shipped
+
+
+def _find(name: str) -> _Entry:
+    """What stands behind a name.
+
+    Raises:
+        UsageError: Nothing.
+    """
+    if name in _ENTRIES:
+        return _ENTRIES[name]
     if name.startswith(TIMM):
         backbone, _, kind = name.removeprefix(TIMM).partition(":")
         if kind not in ("", "affinity"):
             raise UsageError(f"found {name!r}, expected timm:NAME or timm:NAME:affinity")
-        return (AnyAffinity(backbone) if kind else AnyCam(backbone, num_classes)).eval()
+        return _Entry(timm_backbone.FAMILY, kind or "cam", (backbone,))
     near = difflib.get_close_matches(name, list_models(), 1)
     raise UsageError(
         f"no network is called {name!r}",
         f"did you mean {near[0]}?" if near else f"networks: {', '.join(list_models())}, timm:NAME, timm:NAME:affinity",
     )
+
+
+def _other(name: str, part: str) -> str:
+    """A network of the other kind: that of the same family, or lite's."""
+    if name.startswith(TIMM):
+        return name.removesuffix(":affinity") if part == "cam" else f"{name}:affinity"
+    return _find(name).family.names.get(part, lite.FAMILY.names[part])

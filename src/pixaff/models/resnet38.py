@@ -11,7 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pixaff.models.network import Network
+from pixaff.models import psa
+from pixaff.models.base import AffinityNetwork, CamNetwork, Family, Network
+from pixaff.weights.catalogue import published
 
 FEATURES = 4096
 # fmt: off
@@ -42,6 +44,7 @@ class _Block(nn.Module):
         self.conv_branch2a = nn.Conv2d(channels, middle, 3, stride, padding=first, dilation=first, bias=False)
         self.bn_branch2b1 = nn.BatchNorm2d(middle)
         self.conv_branch2b1 = nn.Conv2d(middle, out, 3, padding=dilation, dilation=dilation, bias=False)
+        self.conv_branch1: nn.Conv2d | None = None
         if channels != out or stride != 1:
             self.conv_branch1 = nn.Conv2d(channels, out, 1, stride, bias=False)
 
@@ -50,7 +53,7 @@ class _Block(nn.Module):
         first = F.relu(self.bn_branch2a(x), inplace=True)
         if levels is not None:
             levels.append(first)
-        beside = self.conv_branch1(first) if hasattr(self, "conv_branch1") else x
+        beside = x if self.conv_branch1 is None else self.conv_branch1(first)
         y = F.relu(self.bn_branch2b1(self.conv_branch2a(first)), inplace=True)
         return self.conv_branch2b1(y).add_(beside)
 
@@ -113,8 +116,8 @@ class _ResNet38(Network):
         return levels[0], levels[1], F.relu(self.bn7(x), inplace=True)
 
 
-class ResNet38Cam(_ResNet38):
-    """Classifier whose class rows at every cell are the activation maps (section 3.1).
+class ResNet38Cam(_ResNet38, CamNetwork):
+    """Classifier whose weights, applied to every cell, give the CAMs (section 3.1).
 
     Args:
         num_classes: Foreground classes K.
@@ -134,11 +137,11 @@ class ResNet38Cam(_ResNet38):
         return self.fc8(self.dropout7(self.levels(x)[2]).mean((2, 3), keepdim=True)).flatten(1)
 
     def cam(self, x: Tensor) -> Tensor:
-        """Normalised images (B,3,H,W) -> maps (B,K,h,w) >= 0: the relu of the class rows."""
+        """Normalised images (B,3,H,W) -> maps (B,K,h,w) >= 0: the relu of the class scores."""
         return F.relu(self.fc8(self.levels(x)[2]))
 
 
-class ResNet38Affinity(_ResNet38):
+class ResNet38Affinity(_ResNet38, AffinityNetwork):
     """AffinityNet (section 3.2): three levels to 64, 128 and 256 channels, ELU, merged to 448, ELU."""
 
     new = ("f8_3", "f8_4", "f8_5", "f9")
@@ -160,4 +163,21 @@ class ResNet38Affinity(_ResNet38):
         parts = [F.elu(conv(level)) for conv, level in zip(convs, self.levels(x), strict=True)]
         return F.elu(self.f9(torch.cat(parts, 1)))
 
-    forward = features
+
+FAMILY = Family(
+    "resnet38",
+    cam=ResNet38Cam,
+    affinity=ResNet38Affinity,
+    cam_recipe=psa.CAM_RECIPE,
+    affinity_recipe=psa.AFFINITY_RECIPE,
+    # The second one is the paper's submission.
+    presets={"psa-resnet38": psa.SETTINGS, "psa-resnet38-cvpr": psa.SETTINGS.replace(crf_high=24.0)},
+    weights={
+        "cam": published(
+            "resnet38-cam", what="CAM network, ResNet-38", source="drive-file:1xESB7017zlZHqxEWuh1Rb89UhjTGIKOA"
+        ),
+        "affinity": published(
+            "resnet38-affinity", what="AffinityNet, ResNet-38", source="drive-file:1mFvTH3siw0SS0vqPH0o9N3cI_ISQacwt"
+        ),
+    },
+)

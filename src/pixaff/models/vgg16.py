@@ -11,7 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pixaff.models.network import Network
+from pixaff.models import psa
+from pixaff.models.base import AffinityNetwork, CamNetwork, Family, Network
+from pixaff.weights.catalogue import published
 
 STAGES = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
 """Channels of the convolutions of conv1 to conv5."""
@@ -54,8 +56,8 @@ class _Vgg16(Network):
         return stages[3], stages[4], F.relu(self.fc7(x), inplace=True)
 
 
-class Vgg16Cam(_Vgg16):
-    """Classifier whose class rows at every cell are the activation maps (section 3.1).
+class Vgg16Cam(_Vgg16, CamNetwork):
+    """Classifier whose weights, applied to every cell, give the CAMs (section 3.1).
 
     Args:
         num_classes: Foreground classes K.
@@ -75,11 +77,11 @@ class Vgg16Cam(_Vgg16):
         return self.fc8(self.drop7(self.levels(x)[2]).mean((2, 3), keepdim=True)).flatten(1)
 
     def cam(self, x: Tensor) -> Tensor:
-        """Normalised images (B,3,H,W) -> maps (B,K,h,w) >= 0: the square root of the relu of the class rows."""
+        """Normalised images (B,3,H,W) -> maps (B,K,h,w) >= 0: the square root of the relu of the class scores."""
         return F.relu(self.fc8(self.levels(x)[2])).sqrt()
 
 
-class Vgg16Affinity(_Vgg16):
+class Vgg16Affinity(_Vgg16, AffinityNetwork):
     """AffinityNet (section 3.2): three levels to 64, 128 and 256 channels, group norm, ELU, merged to 448, ELU."""
 
     new = ("f8_3", "f8_4", "f8_5", "f9")
@@ -109,4 +111,20 @@ class Vgg16Affinity(_Vgg16):
         ]
         return F.elu(self.f9(torch.cat(parts, 1)))
 
-    forward = features
+
+FAMILY = Family(
+    "vgg16",
+    cam=Vgg16Cam,
+    affinity=Vgg16Affinity,
+    cam_recipe=psa.CAM_RECIPE,
+    affinity_recipe=psa.AFFINITY_RECIPE,
+    presets={"psa-vgg16": psa.SETTINGS},
+    weights={
+        "cam": published(
+            "vgg16-cam", what="CAM network, VGG-16", source="drive-file:1Dh5EniRN7FSVaYxSmcwvPq_6AIg-P8EH"
+        ),
+        "affinity": published(
+            "vgg16-affinity", what="AffinityNet, VGG-16", source="drive-file:10ue1B20Q51aQ53T93RiaiKETlklzo4jp"
+        ),
+    },
+)

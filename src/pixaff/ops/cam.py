@@ -1,52 +1,71 @@
-"""Class activation maps over scales and mirror images, and the background score that goes with them."""
+"""Class activation maps (CAMs) over scales and mirror images, and the background score that goes with them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Protocol
+from collections.abc import Iterator, Sequence
+from typing import Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 EPSILON = 1e-5
+SCALES = (1.0, 0.5, 1.5, 2.0)
+
+Picture: TypeAlias = NDArray[np.uint8] | Image.Image
+"""An image: uint8 (H,W,3) RGB or a PIL image."""
 
 
-class CamNetwork(Protocol):
-    """What `normalized_cams` needs of a network."""
+class Mapper(Protocol):
+    """A network that maps one scale of an image; what `summed_cams` needs."""
 
-    def preprocess(self, image: object) -> Tensor: ...
+    def preprocess(self, image: Picture) -> Tensor:
+        """Image -> float32 (3,H,W), normalised."""
+        ...
 
-    def cam(self, x: Tensor) -> Tensor: ...
+    def cam(self, x: Tensor) -> Tensor:
+        """Normalised images (B,3,H,W) -> maps (B,K,h,w) >= 0."""
+        ...
 
-    def parameters(self) -> object: ...
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """The weights, by which the device is known."""
+        ...
+
+
+@runtime_checkable
+class OwnCams(Protocol):
+    """A network that knows how to make the CAMs of a whole image, as those of pixaff do."""
+
+    def normalized_cams(self, image: Picture, classes: Sequence[int], scales: Sequence[float], flip: bool) -> Tensor:
+        """See the function of that name."""
+        ...
 
 
 @torch.inference_mode()
 def normalized_cams(
-    model: CamNetwork,
-    image: NDArray[np.uint8] | Image.Image,
+    model: OwnCams | Mapper,
+    image: Picture,
     classes: Sequence[int],
-    scales: Sequence[float] = (1.0, 0.5, 1.5, 2.0),
+    scales: Sequence[float] = SCALES,
     flip: bool = True,
 ) -> Tensor:
     """Class activation maps of one image (section 3.1), summed over scales and mirror images.
 
-    The 8-bit image is resized (bicubic, sizes rounded; to multiples of ``model.size_divisor`` where the network has
-    one, since its cells then cover the image exactly), mapped by ``model.cam``, enlarged to the image's size
-    (bilinear, align_corners false), un-mirrored and summed; each map is divided by its maximum + 1e-5. A network that
-    has a ``normalized_cams`` of its own, as the hybrid classifier has, is asked for that instead: it sees one size,
-    whatever ``scales`` says.
+    The 8-bit image is resized (bicubic, sizes rounded; to multiples of ``model.size_divisor`` where a network of
+    pixaff has one, since its cells then cover the image exactly), mapped by ``model.cam``, enlarged to the image's
+    size (bilinear, align_corners false), un-mirrored and summed; each map is divided by its maximum + 1e-5. A network
+    with a ``normalized_cams`` of its own decides that itself: the hybrid classifier sees one size, whatever
+    ``scales`` says.
 
     Args:
-        model: Has ``preprocess`` and ``cam``.
+        model: A CAM network of pixaff, or any module with ``preprocess`` and ``cam``.
         image: uint8 (H,W,3) RGB or a PIL image.
         classes: 0-based classes that are present.
         scales: Factors on the image's sides.
-        flip: Whether every scale is seen mirrored as well.
+        flip: Whether to sum the maps of mirror images, too.
 
     Returns:
         float32 (len(classes), H, W) in 0..1, on the model's device.
@@ -54,15 +73,28 @@ def normalized_cams(
     Raises:
         ValueError: No class, a class that the network lacks, or no scale.
     """
+    if isinstance(model, OwnCams):
+        if not classes or not scales:
+            raise _nothing_to_sum(classes, scales)
+        return model.normalized_cams(image, classes, scales, flip)
+    return summed_cams(model, image, classes, scales, flip)
+
+
+@torch.inference_mode()
+def summed_cams(
+    model: Mapper,
+    image: Picture,
+    classes: Sequence[int],
+    scales: Sequence[float] = SCALES,
+    flip: bool = True,
+    divisor: int = 1,
+) -> Tensor:
+    """`normalized_cams` by a sum over scales and mirror images, of sizes that are multiples of ``divisor``."""
     if not classes or not scales:
-        raise ValueError(f"found {len(classes)} classes and {len(scales)} scales, expected at least one of each")
-    own: Callable[..., Tensor] | None = getattr(model, "normalized_cams", None)
-    if own is not None:
-        return own(image, classes, flip)
+        raise _nothing_to_sum(classes, scales)
     picture = image if isinstance(image, Image.Image) else Image.fromarray(image)
     width, height = picture.size
-    divisor = getattr(model, "size_divisor", 1)
-    device = next(iter(model.parameters())).device  # type: ignore[call-overload]
+    device = next(model.parameters()).device
     total: Tensor | None = None
     for scale in scales:
         columns, rows = (max(1, round(side * scale / divisor)) for side in (width, height))
@@ -81,6 +113,10 @@ def normalized_cams(
         total = summed if total is None else total + summed
     assert total is not None
     return total / (total.amax((1, 2), keepdim=True) + EPSILON)
+
+
+def _nothing_to_sum(classes: Sequence[int], scales: Sequence[float]) -> ValueError:
+    return ValueError(f"found {len(classes)} classes and {len(scales)} scales, expected at least one of each")
 
 
 def background_score(cams: Tensor, alpha: float) -> Tensor:

@@ -64,13 +64,9 @@ def cam(
     out, suffix, run = Path(out), SUFFIXES[check_format(format)], BatchOptions.of(run, how)
     photos = find_images(inputs, None if listing is None else Path(listing))
     chosen = ModelOptions(**model)
-    predictor = load_predictor(
-        chosen, settings, device=run.device, parts=("cam",), command=COMMAND, report=run.report
-    )
+    predictor = load_predictor(chosen, settings, device=run.device, parts=("cam",), command=COMMAND, report=run.report)
     names = predictor.classes
-    given = read_given_labels(
-        labels, names, photos, command=COMMAND, listed=listing is not None, report=run.report
-    )
+    given = read_given_labels(labels, names, photos, command=COMMAND, listed=listing is not None, report=run.report)
 
     def load(path: Path) -> Sample:
         return predictor.sample(path, labels_of(path, given, labels))

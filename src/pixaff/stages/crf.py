@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 
 from pixaff.device import check_engine, pick_device
-from pixaff.io.cams import SUFFIXES, check_format, find_cams, read_cams, write_maps
+from pixaff.io.cams import POSTERIOR_FORMATS, SUFFIXES, check_format, find_cams, read_cams, write_maps
 from pixaff.io.images import load_image
 from pixaff.model_options import ModelOptions
 from pixaff.models.registry import preset_settings
@@ -73,7 +73,7 @@ def crf(
     settings = preset_settings(preset).replace(**given)
     photos = find_images(inputs, None if listing is None else Path(listing))
     where, count = pick_device(run.device), run.workers or default_workers()
-    outputs = partial(_outputs, out, SUFFIXES[check_format(format, posteriors=True)])
+    outputs = partial(_outputs, out, SUFFIXES[check_format(format, POSTERIOR_FORMATS)])
     work = partial(
         _posteriors,
         cams=folder,

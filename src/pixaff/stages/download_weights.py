@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from pixaff.errors import DownloadError, OutputError, PixaffError, UsageError
-from pixaff.published import COMMAND, catalogue_of, reporting
 from pixaff.events import Callback, Event, silent
+from pixaff.published import COMMAND, catalogue_of, reporting
 from pixaff.stages.batch.run import describe
 from pixaff.weights import manage
 from pixaff.weights.cache import cache_folder, cached, expected, offline

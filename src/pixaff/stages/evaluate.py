@@ -14,15 +14,15 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pixaff.errors import FormatError, UsageError
+from pixaff.events import Callback, Event, silent
 from pixaff.io.cams import CAM_SUFFIXES, CamFile, find_cams, read_cams
 from pixaff.io.labels import VOC_CLASSES, read_classes, read_list
 from pixaff.io.masks import read_mask
 from pixaff.io.scores import read_scores
 from pixaff.ops.metrics import ConfusionMatrix
-from pixaff.stages.batch.inputs import existing_folder
 from pixaff.stages.batch.executors import default_workers, in_threads
+from pixaff.stages.batch.inputs import existing_folder
 from pixaff.stages.batch.record import read_record
-from pixaff.events import Callback, Event, silent
 from pixaff.stages.batch.run import describe
 from pixaff.stages.sweeps import FOLDER as SCORES
 from pixaff.stages.sweeps import check_first, holds_scores, swept_powers

@@ -1,6 +1,6 @@
 """Tagged photos of any classes in, a model of one's own and its masks out: the whole chain in one resumable run.
 
-train-cam, cam, crf, train-affinity, propagate; a network with a segmentation head (`pixaff.models.lite.LiteCam`) is first
+train-cam, cam, crf, train-affinity, propagate. A network with a segmentation head (`LiteCam`) is first
 trained further on what a CRF makes of its own maps: cam, crf and train-cam once more.
 """
 
@@ -98,7 +98,7 @@ def fit(
     how = TrainingOptions.of(run, divide(options, COMMAND, TrainingOptions)[0])
     report, settings = how.report, settings or Settings()
     cam_recipe = whole_recipe(cam_recipe, registry.cam_recipe(settings.cam))
-    head_recipe = whole_recipe(head_recipe, registry.head_recipe(settings.cam))
+    head_recipe = whole_recipe(head_recipe, registry.head_recipe(settings.cam) or cam_recipe)
     affinity_recipe = whole_recipe(affinity_recipe, registry.affinity_recipe(settings.affinity))
     where = pick_device(how.device)
     result = Trained(path=out)
@@ -108,7 +108,7 @@ def fit(
     names = _class_names(labels, classes)
     labelled = _labelled_photos(photos, labels, names, listing, result, report)
     kept = list(labelled)
-    options = {
+    decides = {
         **settings.to_dict(),
         **{f"cam {name}": value for name, value in cam_recipe.to_dict().items()},
         **{f"head {name}": value for name, value in head_recipe.to_dict().items()},
@@ -119,9 +119,9 @@ def fit(
         "classes": list(names),
         "data": digest(f"{photo.stem} {present}" for photo, present in labelled.items()),
     }
-    _same_run(out, options)
-    write_record(out, COMMAND, options, device=device_words(where), list=listing, images=len(labelled))
-    report(Event("settings", COMMAND, data={**options, "device": device_words(where)}))
+    _same_run(out, decides)
+    write_record(out, COMMAND, decides, device=device_words(where), list=listing, images=len(labelled))
+    report(Event("settings", COMMAND, data={**decides, "device": device_words(where)}))
     write_text(out / "classes.txt", "".join(f"{name}\n" for name in names))
     seconds = 0.0
 
@@ -225,7 +225,7 @@ def _labelled_photos(
     return labelled
 
 
-def _same_run(out: Path, options: dict[str, object]) -> None:
+def _same_run(out: Path, options: Mapping[str, Any]) -> None:
     """Refuse to mix two runs in one folder."""
     record = read_record(out)
     if record is None:

@@ -16,11 +16,11 @@ from pixaff.io.cams import read_cams
 from pixaff.io.checkpoints import read_metadata, read_state_dict
 from pixaff.io.images import IMAGE_SUFFIXES, image_size
 from pixaff.io.masks import VOID, read_mask, voc_palette
-from pixaff.settings import NUMBERS, PRESETS
+from pixaff.settings import HYPER_PARAMETERS
 from pixaff.stages.batch.executors import default_workers
 from pixaff.stages.batch.record import NAME, read_record, versions
 
-PRESET_FACTS = ("cam", "affinity", "scales", "size", *NUMBERS)
+PRESET_FACTS = ("cam", "affinity", "scales", "size", *HYPER_PARAMETERS)
 """What of a preset is listed."""
 
 
@@ -49,7 +49,8 @@ def _installation() -> dict[str, Any]:
     import torch
 
     from pixaff.models import list_models
-    from pixaff.models.bundle import load_bundle
+    from pixaff.models.bundle import load_model
+    from pixaff.models.registry import PRESETS
 
     cuda = (
         [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
@@ -65,7 +66,7 @@ def _installation() -> dict[str, Any]:
         "presets": {name: settings.pick(PRESET_FACTS) for name, settings in PRESETS.items()},
     }
     try:
-        bundle = load_bundle("lite", torch.device("cpu"))
+        bundle = load_model("lite")
     except PixaffError as error:
         facts["embedded_model"] = {"error": str(error)}
     else:

@@ -16,6 +16,7 @@ from pixaff.ops.affinity import pair_affinity
 from pixaff.ops.labels import pair_labels
 from pixaff.ops.losses import affinity_loss
 from pixaff.options import divide
+from pixaff.published import posterior_folder
 from pixaff.recipe import Recipe, whole_recipe
 from pixaff.run_options import RunOptions, TrainingOptions
 from pixaff.settings import Settings
@@ -27,7 +28,6 @@ from pixaff.stages.training.folder import Trained, digest, finish, is_trained
 from pixaff.stages.training.loop import LossFn, train
 from pixaff.stages.training.posteriors import confident_cells
 from pixaff.stages.training.starting import seeded, start_weights
-from pixaff.published import posterior_folder
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack

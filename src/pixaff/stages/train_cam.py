@@ -16,6 +16,7 @@ from pixaff.models.base import CamNetwork, Network
 from pixaff.models.bundle import CAM
 from pixaff.models.registry import cam_recipe, create_cam_network, head_recipe
 from pixaff.options import divide
+from pixaff.published import posterior_folder
 from pixaff.recipe import Recipe, whole_recipe
 from pixaff.run_options import RunOptions, TrainingOptions
 from pixaff.stages.batch.executors import default_workers
@@ -27,7 +28,6 @@ from pixaff.stages.training.folder import Trained, digest, finish, is_trained, l
 from pixaff.stages.training.loop import LossFn, train
 from pixaff.stages.training.posteriors import confident_cells
 from pixaff.stages.training.starting import RANDOM, seeded, start_weights
-from pixaff.published import posterior_folder
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -88,7 +88,10 @@ def train_cam(
     weights, report = Path(out) / CAM, how.report
     if (crf_low_dir is None) != (crf_high_dir is None):
         raise UsageError("found one folder of posteriors, expected two", "give both --crf-low-dir and --crf-high-dir")
-    recipe = whole_recipe(recipe, cam_recipe(network) if crf_low_dir is None else head_recipe(network))
+    own = cam_recipe(network) if crf_low_dir is None else head_recipe(network)
+    if own is None:
+        raise UsageError(f"{network} has no segmentation head", "leave out --crf-low-dir and --crf-high-dir")
+    recipe = whole_recipe(recipe, own)
     result = Trained(path=weights)
     if is_trained(weights, how, COMMAND):
         return result
@@ -111,9 +114,8 @@ def train_cam(
     if start == RANDOM and recipe.backbone_lr_scale == 0:
         text = f"the backbone of {network} is random and frozen: give weights with --init, or --backbone-lr-scale 1"
         report(Event("warning", COMMAND, text))
-    if crf_low_dir is not None and not model.has_segmentation_head:
-        raise UsageError(f"{network} has no segmentation head", "leave out --crf-low-dir and --crf-high-dir")
-    model.use_segmentation_head(crf_low_dir is not None)
+    if model.has_segmentation_head:
+        model.use_segmentation_head(crf_low_dir is not None)
     config = {"model": network, "init": start, "classes": list(names)}
     normalisation = Normalisation(model.mean, model.std, model.bgr)
     dataset: CamPhotos | AffinityPhotos
@@ -145,7 +147,7 @@ def cam_loss(model: Network, batch: Mapping[str, torch.Tensor]) -> dict[str, tor
 
 
 def seed_loss(model: Network, batch: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Cross-entropy of the segmentation head on the labelled cells of a batch, background and classes weighing the same.
+    """Cross-entropy of the segmentation head on the labelled cells, background and classes weighing the same.
 
     The seeding loss of Kolesnikov & Lampert, ECCV 2016 (equation 2), with a half for either side: most cells are
     background, and the network would else call everything that.

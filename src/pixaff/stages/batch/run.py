@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pixaff.errors import OutputError, PixaffError
 from pixaff.device import device_words
+from pixaff.errors import OutputError, PixaffError
 from pixaff.events import Callback, Event, silent
 from pixaff.run_options import RunOptions
 from pixaff.stages.batch.record import announce, write_record
@@ -133,9 +133,7 @@ def run_into(
     """`run` with the run record: tell the settings, warn of outputs made with others, work, and write ``run.json``."""
     words = device_words(device)
     announce(out, command, settings, device=words, overwrite=options.overwrite, report=options.report)
-    result = run(
-        photos, work, command=command, outputs=outputs, overwrite=options.overwrite, report=options.report
-    )
+    result = run(photos, work, command=command, outputs=outputs, overwrite=options.overwrite, report=options.report)
     write_record(
         out,
         command,

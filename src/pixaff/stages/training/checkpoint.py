@@ -10,10 +10,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from pixaff.errors import CheckpointError
+from pixaff.errors import CheckpointError, TrainingError
 from pixaff.io.checkpoints import load_training, save_training
 from pixaff.stages.training.metrics import Mean
-from pixaff.stages.training.recipe import TrainingError
 
 CHECKPOINT = "training.pt"
 

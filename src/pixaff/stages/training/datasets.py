@@ -106,7 +106,7 @@ class CamPhotos(Dataset[Sample]):
         normalisation: Normalisation,
         recipe: Recipe,
     ) -> None:
-        self.paths, self.normalisation = list(paths), colours
+        self.paths, self.normalisation = list(paths), normalisation
         self.size, self.crop, self.seed = recipe.resize, recipe.crop, recipe.seed
         self.targets = torch.zeros(len(paths), num_classes)
         for row, present in zip(self.targets, classes, strict=True):

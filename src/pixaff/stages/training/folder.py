@@ -47,7 +47,9 @@ def is_trained(weights: Path, run: TrainingOptions, command: str) -> bool:
         run.report(Event("note", command, f"{weights} exists; --overwrite trains it again"))
         return True
     if checkpoint.is_file() and not run.resume:
-        raise UsageError(f"{weights.parent} holds an unfinished training", "--resume continues it, --overwrite discards it")
+        raise UsageError(
+            f"{weights.parent} holds an unfinished training", "--resume continues, --overwrite discards it"
+        )
     return False
 
 

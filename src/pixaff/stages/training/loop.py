@@ -81,7 +81,7 @@ def train(
     workers = (default_workers() if where.type == "cuda" else 1) if run.workers is None else run.workers
     # Convolutions, the depthwise ones above all, are faster in this layout: on the CPU by 1.28 times
     model.to(where).to(memory_format=torch.channels_last).train()
-    groups = parameter_groups(model, recipe.weight_decay, recipe.backbone_lr_scale, recipe.head_lr_scale)
+    groups = parameter_groups(model, recipe)
     optimizer = build_optimizer(recipe, groups)
     batches = draw_batches(len(dataset), recipe.batch_size, recipe.epochs, recipe.seed)
     config = {**recipe.to_dict(), **config, "photos": len(dataset)}

@@ -5,30 +5,29 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import nn
+
+from pixaff.models.base import Network
+from pixaff.recipe import Recipe
 
 POWER = 0.9
-MOMENTUM = 0.9
 BIAS_LR_SCALE = 2.0
 
 
-def parameter_groups(
-    model: nn.Module, weight_decay: float, backbone_lr_scale: float = 1.0, head_lr_scale: float = 10.0
-) -> list[dict[str, Any]]:
+def parameter_groups(model: Network, recipe: Recipe) -> list[dict[str, Any]]:
     """Optimizer groups of a model: backbone and head, weights and biases.
 
-    Weights of the backbone learn at 1 (``backbone_lr_scale``) times the learning rate and those of the head at 10
-    (``head_lr_scale``); biases at twice that of their weights, and without weight decay. Every group carries its
+    Weights of the backbone learn at ``backbone_lr_scale`` times the learning rate and those of the head at
+    ``head_lr_scale`` times; biases at twice that of their weights, and without weight decay. Every group carries its
     ``lr_scale``. With ``backbone_lr_scale=0`` the backbone is frozen: its parameters ask for no gradient, so that the
     backward pass stops at the head.
 
     Raises:
-        ValueError: nothing is left to train.
+        ValueError: Nothing is left to train.
     """
     biases = {id(p) for name, p in model.named_parameters() if name.rpartition(".")[2] == "bias"}
-    scales = {"backbone": backbone_lr_scale, "head": head_lr_scale}
+    scales = {"backbone": recipe.backbone_lr_scale, "head": recipe.head_lr_scale}
     groups: list[dict[str, Any]] = []
-    for part, parameters in model.parameter_groups().items():  # type: ignore[operator]
+    for part, parameters in model.parameter_groups().items():
         if scales[part] == 0:
             for parameter in parameters:
                 parameter.requires_grad_(False)
@@ -36,7 +35,7 @@ def parameter_groups(
         weights = [p for p in parameters if id(p) not in biases]
         rest = [p for p in parameters if id(p) in biases]
         if weights:
-            groups.append({"params": weights, "lr_scale": scales[part], "weight_decay": weight_decay})
+            groups.append({"params": weights, "lr_scale": scales[part], "weight_decay": recipe.weight_decay})
         if rest:
             groups.append({"params": rest, "lr_scale": scales[part] * BIAS_LR_SCALE, "weight_decay": 0.0})
     if not groups:
@@ -44,11 +43,11 @@ def parameter_groups(
     return groups
 
 
-def build_optimizer(name: str, groups: list[dict[str, Any]], lr: float) -> torch.optim.Optimizer:
-    """``sgd`` (momentum 0.9) or ``adamw`` over groups that carry ``lr_scale``; see `set_lr`."""
-    if name == "adamw":
-        return torch.optim.AdamW(groups, lr=lr)
-    return torch.optim.SGD(groups, lr=lr, momentum=MOMENTUM)
+def build_optimizer(recipe: Recipe, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+    """The recipe's optimizer over groups that carry ``lr_scale``; see `set_lr`."""
+    if recipe.optimizer == "adamw":
+        return torch.optim.AdamW(groups, lr=recipe.lr)
+    return torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum)
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float, step: int, steps: int) -> float:

@@ -10,14 +10,13 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
-from pixaff.errors import FormatError, PixaffError
+from pixaff.errors import FormatError, PixaffError, TrainingError
+from pixaff.events import Callback, Event
 from pixaff.io.cams import CamFile, find_cams, read_cams
 from pixaff.io.images import image_size
 from pixaff.ops.labels import affinity_label_map
-from pixaff.events import Callback, Event
 from pixaff.stages.training.datasets import CELL, IGNORE
 from pixaff.stages.training.folder import Trained, leave_out
-from pixaff.stages.training.recipe import TrainingError
 
 Labelled = tuple[tuple[int, int], NDArray[np.uint8]]
 """(height, width) at which a photo is looked at, and its label map, uint8 (ceil(height / 8), ceil(width / 8))."""

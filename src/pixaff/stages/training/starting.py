@@ -1,4 +1,4 @@
-"""Where the weights of a training start."""
+"""The initial weights of a training."""
 
 from __future__ import annotations
 
@@ -7,17 +7,15 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from torch import nn
 
 from pixaff.errors import CheckpointError
-from pixaff.io.checkpoints import read_state_dict
-from pixaff.models.bundle import AFFINITY, CAM, embedded_folder
-from pixaff.models.loading import adapted, head_error, misfits, other_classes, wrong_shapes
 from pixaff.events import Callback, Event
+from pixaff.io.checkpoints import read_state_dict
+from pixaff.models.base import Network
+from pixaff.models.bundle import shipped_weights
+from pixaff.models.loading import adapted, head_error, misfits, other_classes, wrong_shapes
 
 RANDOM = "random"
-SHIPPED = {"lite_cam": CAM, "lite_affinity": AFFINITY}
-"""Networks whose weights are in the package, and their files."""
 
 
 @contextmanager
@@ -28,10 +26,8 @@ def seeded(seed: int) -> Iterator[None]:
         yield
 
 
-def load_fitting(model: nn.Module, path: Path, reset_head: bool) -> tuple[list[str], list[str]]:
+def load_fitting(model: Network, path: Path, reset_head: bool) -> tuple[list[str], list[str]]:
     """Copy the tensors of a weights file that the model has; others start anew, or are passed over.
-
-    A model with ``own_names(state)`` is asked for its names of another library's tensors first.
 
     Returns:
         Names of the model's parameters that the file does not set, and of the file's tensors without use.
@@ -40,10 +36,7 @@ def load_fitting(model: nn.Module, path: Path, reset_head: bool) -> tuple[list[s
         CheckpointError: The file cannot be read, nothing in it fits, a tensor has another shape, or its head is for
             another number of classes and ``reset_head`` is not set.
     """
-    tensors = read_state_dict(path)
-    if hasattr(model, "own_names"):
-        tensors = model.own_names(tensors)  # type: ignore[operator]
-    state, own = adapted(model, tensors, path), model.state_dict()
+    state, own = adapted(model, model.own_names(read_state_dict(path)), path), model.state_dict()
     rows = other_classes(model, state)
     if rows and not reset_head:
         raise head_error(model, state, path)
@@ -65,7 +58,7 @@ def load_fitting(model: nn.Module, path: Path, reset_head: bool) -> tuple[list[s
 
 
 def start_weights(
-    model: nn.Module, name: str, init: str | Path | None, command: str, report: Callback, reset_head: bool = False
+    model: Network, name: str, init: str | Path | None, command: str, report: Callback, reset_head: bool = False
 ) -> str:
     """Bring a new network to the weights it starts from, and say which these are.
 
@@ -84,8 +77,8 @@ def start_weights(
         CheckpointError: See `load_fitting`.
     """
     if init is None:
-        shipped = embedded_folder() / SHIPPED.get(name, "")
-        if not shipped.is_file():
+        shipped = shipped_weights(name)
+        if shipped is None:
             report(Event("warning", command, f"{name} starts from random weights; init names a file of better ones"))
             return RANDOM
         init, reset_head = shipped, True

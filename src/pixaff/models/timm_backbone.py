@@ -1,4 +1,4 @@
-"""A CAM network and an AffinityNet on any backbone of timm that gives feature maps.
+"""timm's networks, without their downloads, and a CAM network and an AffinityNet on any that gives feature maps.
 
 Both work at stride 8. Where the backbone can be dilated (timm's ``output_stride=8``: ResNet, RegNet, EfficientNet,
 MobileNet, ConvNeXt, ...), its last levels lie there by themselves. Where it cannot (vision transformers, Swin, VGG,
@@ -10,15 +10,15 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Mapping
+from types import ModuleType
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pixaff.errors import UsageError
-from pixaff.models.network import Network
-from pixaff.models.timm import import_timm, timm_model
+from pixaff.errors import PixaffError, UsageError
+from pixaff.models.base import AffinityNetwork, CamNetwork, Family, Network
 
 STRIDE = 8
 OPTIONS: tuple[dict[str, Any], ...] = (
@@ -30,7 +30,7 @@ OPTIONS: tuple[dict[str, Any], ...] = (
 LEVELS = 3
 
 
-class AnyBackbone(nn.Module):
+class TimmBackbone(nn.Module):
     """The feature levels of a timm network; batch norm always runs on its stored statistics.
 
     Args:
@@ -86,7 +86,7 @@ class _OnBackbone(Network):
 
     def __init__(self, name: str) -> None:
         super().__init__()
-        self.backbone = AnyBackbone(name)
+        self.backbone = TimmBackbone(name)
         self.mean, self.std = self.backbone.mean, self.backbone.std
 
     def own_names(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -120,15 +120,15 @@ class _OnBackbone(Network):
         return maps[:, :, : -(-height // STRIDE), : -(-width // STRIDE)]
 
 
-class AnyCam(_OnBackbone):
-    """Classifier whose class rows at every cell are the activation maps (Zhou et al., CVPR 2016; section 3.1).
+class TimmCam(_OnBackbone, CamNetwork):
+    """Classifier whose weights, applied to every cell, give the CAMs (Zhou et al., CVPR 2016; section 3.1).
 
     Args:
         name: timm's name of the backbone.
         num_classes: Foreground classes K.
 
     Raises:
-        UsageError: See `AnyBackbone`.
+        UsageError: See `TimmBackbone`.
     """
 
     new = ("classifier",)
@@ -139,11 +139,11 @@ class AnyCam(_OnBackbone):
         nn.init.normal_(self.classifier.weight, std=0.01)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalised images (B,3,H,W) -> logits (B,K): the average of the class rows over the image."""
+        """Normalised images (B,3,H,W) -> logits (B,K): the average of the class scores over the image."""
         return self._rows(x).mean((2, 3))
 
     def cam(self, x: Tensor) -> Tensor:
-        """Normalised images (B,3,H,W) -> maps (B,K,h,w) >= 0, h = ceil(H / 8): the relu of the class rows."""
+        """Normalised images (B,3,H,W) -> maps (B,K,h,w) >= 0, h = ceil(H / 8): the relu of the class scores."""
         return F.relu(self._rows(x))
 
     def _rows(self, x: Tensor) -> Tensor:
@@ -151,7 +151,7 @@ class AnyCam(_OnBackbone):
         return self.at_stride(self.classifier(self.levels(x)[-1]), x)
 
 
-class AnyAffinity(_OnBackbone):
+class TimmAffinity(_OnBackbone, AffinityNetwork):
     """AffinityNet (section 3.2) on the last three levels of the backbone.
 
     1x1 convolutions to 64, 128 and 256 channels, group norm, ELU, concatenated at stride 8, 1x1 convolution to 448,
@@ -162,7 +162,7 @@ class AnyAffinity(_OnBackbone):
         name: timm's name of the backbone.
 
     Raises:
-        UsageError: See `AnyBackbone`, or it has less than three levels.
+        UsageError: See `TimmBackbone`, or it has less than three levels.
     """
 
     new = ("reduce", "norms", "merge")
@@ -189,7 +189,33 @@ class AnyAffinity(_OnBackbone):
         ]
         return F.elu(self.merge(torch.cat(parts, 1)))
 
-    forward = features
+
+def import_timm() -> ModuleType:
+    """The package.
+
+    Raises:
+        PixaffError: torchvision, which timm needs, does not fit the installed torch.
+    """
+    try:
+        import timm
+    except (ImportError, RuntimeError) as error:
+        raise PixaffError(
+            f"timm cannot be imported: {str(error).splitlines()[0]}",
+            "torch and torchvision must come from one source: pip install --force-reinstall torch torchvision, "
+            "both from the same index",
+        ) from error
+    module: ModuleType = timm
+    return module
+
+
+def timm_model(name: str, **options: Any) -> nn.Module:
+    """A network of timm with random weights.
+
+    Raises:
+        PixaffError: See `import_timm`.
+    """
+    model: nn.Module = import_timm().create_model(name, pretrained=False, **options)
+    return model
 
 
 def _feature_network(name: str) -> nn.Module:
@@ -212,3 +238,6 @@ def _feature_network(name: str) -> nn.Module:
     raise UsageError(
         f"timm:{name} gives no feature maps: {refused}", "take a network of convolutions, such as timm:resnet50"
     ) from refused
+
+
+FAMILY = Family("timm", cam=TimmCam, affinity=TimmAffinity)

@@ -1,0 +1,217 @@
+"""What every network promises, and what is known of a family of networks.
+
+A new network is one file that subclasses `CamNetwork`, `AffinityNetwork` or both and ends with its `FAMILY`, and one
+line in `pixaff.models.registry`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from pixaff.ops.cam import Picture, summed_cams
+from pixaff.recipe import Recipe
+from pixaff.settings import Settings
+from pixaff.weights.catalogue import Entry
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+
+class Network(nn.Module):
+    """Base of all networks.
+
+    Attributes:
+        mean, std: Of the colours red, green, blue from 0 to 1.
+        bgr: Whether the network wants the normalised colours in the order blue, green, red.
+        image_size: Side in pixels of the square to which images are resized; None takes images of any size.
+        size_divisor: The sides of images that the cells of the network's maps cover exactly are multiples of this.
+        bytes_per_pixel: Memory that a forward pass in float32 takes at its peak, measured; None means unknown.
+        frozen: Layers that training leaves alone: the stem and the first stage.
+        new: Layers that initial weights lack and that learn faster.
+    """
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    bgr: bool = False
+    image_size: int | None = None
+    size_divisor: int = 1
+    bytes_per_pixel: int | None = None
+    frozen: ClassVar[tuple[str, ...]] = ()
+    new: ClassVar[tuple[str, ...]] = ()
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network's weights are."""
+        return next(self.parameters()).device
+
+    def preprocess(self, image: Picture) -> Tensor:
+        """PIL image or uint8 (H,W,3) RGB -> normalised float32 (3,H,W).
+
+        Raises:
+            ValueError: Another shape or dtype.
+        """
+        pixels = _normalized(image, self.mean, self.std)
+        return pixels.flip(0) if self.bgr else pixels
+
+    def seen_size(self, size: tuple[int, int]) -> tuple[int, int]:
+        """The size (h, w) at which the network sees an image of some size: its square, or the same."""
+        return size if self.image_size is None else (self.image_size, self.image_size)
+
+    def train(self, mode: bool = True) -> Self:
+        """Training mode for all but batch norm, which keeps the statistics of its initial weights."""
+        super().train(mode)
+        for module in self.modules():
+            if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)):
+                module.eval()
+        return self
+
+    def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
+        """Trainable parameters: those that initial weights have, "backbone", and the new ones, "head"."""
+        groups: dict[str, list[nn.Parameter]] = {"backbone": [], "head": []}
+        for name, parameter in self.named_parameters():
+            if parameter.requires_grad:
+                groups["head" if name.partition(".")[0] in self.new else "backbone"].append(parameter)
+        return groups
+
+    def freeze(self) -> None:
+        """Ask for no gradient of the frozen layers, nor of any batch norm's scale and shift."""
+        for name in self.frozen:
+            self.get_submodule(name).requires_grad_(False)
+        for module in self.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.requires_grad_(False)
+
+    def own_names(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The tensors of a file of initial weights, under the names that they have here."""
+        return dict(state)
+
+    def adapted_state(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The tensors of a file of weights, brought to the shapes of this network where they can be.
+
+        Raises:
+            CheckpointError: They are of no network of this kind.
+        """
+        return dict(state)
+
+
+class CamNetwork(Network):
+    """A classifier that says where it sees each class.
+
+    Attributes:
+        single_scale: Whether the network sees images at one scale alone.
+        sized: Whether the network can be made for images of a chosen size (``create_model(..., image_size=)``).
+        has_segmentation_head: Whether there is a head that tells cells of background from those of each class, which
+            `pixaff.train_cam` trains on CRF posteriors and which then makes the maps.
+    """
+
+    single_scale: ClassVar[bool] = False
+    sized: ClassVar[bool] = False
+    has_segmentation_head: ClassVar[bool] = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalised images (B,3,H,W) -> logits (B,K)."""
+        raise NotImplementedError
+
+    def cam(self, x: Tensor) -> Tensor:
+        """Normalised images (B,3,H,W) -> class activation maps (B,K,h,w) >= 0."""
+        raise NotImplementedError
+
+    def class_cams(self, x: Tensor, classes: Sequence[int]) -> Tensor:
+        """`cam` of some classes (0-based) alone: (B,C,h,w); less work where each class costs some."""
+        return self.cam(x)[:, list(classes)]
+
+    def normalized_cams(
+        self,
+        image: Picture,
+        classes: Sequence[int],
+        scales: Sequence[float] = (1.0, 0.5, 1.5, 2.0),
+        flip: bool = True,
+    ) -> Tensor:
+        """CAMs of one image, float32 (C,H,W) in 0..1 at the image's size: see `pixaff.ops.cam.normalized_cams`."""
+        return summed_cams(self, image, classes, scales, flip, self.size_divisor)
+
+    def segmentation_logits(self, x: Tensor) -> Tensor:
+        """Normalised images (B,3,H,W) -> the segmentation head's logits (B,K + 1,h,w), background first."""
+        raise NotImplementedError
+
+    def use_segmentation_head(self, used: bool) -> None:
+        """Say whether the maps are the segmentation head's from now on; weights that are saved remember it."""
+        if used:
+            raise NotImplementedError
+
+
+class AffinityNetwork(Network):
+    """A network of whose features pairs of neighbouring cells are compared (AffinityNet)."""
+
+    def features(self, x: Tensor) -> Tensor:
+        """Normalised images (B,3,H,W) -> features (B,D,h,w), h = ceil(H / 8)."""
+        raise NotImplementedError
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`features`."""
+        return self.features(x)
+
+
+# The paper's SGD at 0.1 suits its own networks; it ruins an EfficientNet's features within an epoch. The
+# backbone stays frozen as it was for the shipped model; whether training it helps the maps is open (docs/lite.md).
+# The new weights need 1e-2 and some hundred steps: stopped at 3 epochs of 3e-3 they had learned the frequent classes
+# only (mean average precision 0.60 in five-fold cross-validation on 1,619 VOC photos, 0.75 with these numbers).
+CAM_RECIPE = Recipe(
+    epochs=8, batch_size=16, lr=1e-3, optimizer="adamw", weight_decay=1e-4, backbone_lr_scale=0.0, precision="fp32"
+)
+AFFINITY_RECIPE = Recipe(epochs=8, batch_size=8, lr=2e-4, optimizer="adamw")
+
+
+@dataclass(frozen=True)
+class Family:
+    """All that is known of networks on one backbone.
+
+    Attributes:
+        name: Its networks are called NAME_cam and NAME_affinity.
+        cam: CAM network, made with the number of classes.
+        affinity: AffinityNet, made without arguments.
+        cam_recipe, affinity_recipe: How they are trained where nothing else is asked for.
+        head_recipe: How the CAM network's segmentation head is trained; None where it has none.
+        presets: Settings by name; those of the first preset fit these networks best.
+        weights: Published weights by part, "cam" or "affinity": entries of the catalogue.
+        shipped: Whether the weights are in the package.
+        affinity_word: Ends the name of the second network, where there are two of them on one backbone.
+    """
+
+    name: str
+    cam: type[CamNetwork] | None = None
+    affinity: type[AffinityNetwork] | None = None
+    cam_recipe: Recipe = CAM_RECIPE
+    affinity_recipe: Recipe = AFFINITY_RECIPE
+    head_recipe: Recipe | None = None
+    presets: Mapping[str, Settings] = field(default_factory=dict)
+    weights: Mapping[str, Entry] = field(default_factory=dict)
+    shipped: bool = False
+    affinity_word: str = "affinity"
+
+    @property
+    def names(self) -> dict[str, str]:
+        """Registry names of its networks by part."""
+        both = {"cam": (f"{self.name}_cam", self.cam), "affinity": (f"{self.name}_{self.affinity_word}", self.affinity)}
+        return {part: name for part, (name, network) in both.items() if network is not None}
+
+
+def _normalized(image: Picture, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
+    """PIL image or uint8 (H,W,3) RGB -> float32 (3,H,W), (value / 255 - mean) / std.
+
+    Raises:
+        ValueError: Another shape or dtype.
+    """
+    pixels: NDArray[np.uint8] = np.asarray(image)
+    if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8:
+        raise ValueError(f"found an image of shape {pixels.shape} and {pixels.dtype}, expected uint8 (H,W,3)")
+    scale = np.float32(1 / 255) / np.array(std, np.float32)
+    shift = np.array(mean, np.float32) / np.array(std, np.float32)
+    return torch.from_numpy(np.ascontiguousarray((pixels * scale - shift).transpose(2, 0, 1)))

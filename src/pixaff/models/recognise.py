@@ -1,0 +1,109 @@
+"""Which network a file of weights belongs to, told by the names and shapes of its tensors.
+
+Published weights come as single files, often named by whoever downloaded them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from pixaff.errors import CheckpointError
+from pixaff.io.checkpoints import read_state_dict
+from pixaff.models.base import Network
+from pixaff.models.loading import adapted, other_classes, problems
+from pixaff.models.registry import create_model
+from pixaff.settings import Settings
+
+IMAGENET_CLASSES = 1000
+"""Of the classifiers from which trainings start; masks have room for 254."""
+
+
+def network_of(settings: Settings, part: str) -> str:
+    """Registry name of the CAM network, "cam", or of the AffinityNet, "affinity"."""
+    return settings.cam if part == "cam" else settings.affinity
+
+
+def recognised(state: Mapping[str, Tensor], networks: Sequence[str]) -> str | None:
+    """The network whose tensors these are, by names and shapes, with any number of classes; None for none of them."""
+    for name in networks:
+        model = _shape_of(name)
+        try:
+            fitted = adapted(model, state, name)
+        except CheckpointError:
+            continue
+        if not any(problems(model, fitted, other_classes(model, fitted)).values()):
+            return name
+    return None
+
+
+def weights_in_folder(settings: Settings, folder: str | Path, parts: Sequence[str]) -> dict[str, Path]:
+    """The files of a folder that hold the networks of some parts, whatever they are called.
+
+    Raises:
+        CheckpointError: The folder lacks a network, or has two files of one.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise CheckpointError(f"{folder}: no such folder", "check --weights-dir")
+    networks = {network_of(settings, part): part for part in parts}
+    found: dict[str, Path] = {}
+    others: list[str] = []
+    starts: list[str] = []
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder)
+        if not path.is_file() or any(part.startswith(".") for part in name.parts):
+            continue
+        try:
+            state = read_state_dict(path)
+        except CheckpointError:
+            others.append(str(name))
+            continue
+        network = recognised(state, list(networks))
+        if settings.cam in networks and count_classes(settings.cam, state) == IMAGENET_CLASSES:
+            starts.append(str(name))
+        elif network is None:
+            others.append(str(name))
+        elif networks[network] in found:
+            both = f"{found[networks[network]].relative_to(folder)} and {name}"
+            raise CheckpointError(
+                f"{folder}: found two files of {network}, {both}",
+                f"name one of them with --{networks[network]}-weights",
+            )
+        else:
+            found[networks[network]] = path
+    lacking = [network for network, part in networks.items() if part not in found]
+    if settings.cam in lacking and starts:
+        raise start_error(folder / starts[0], settings.cam)
+    if lacking:
+        options = " or ".join(f"--{networks[network]}-weights" for network in lacking)
+        rest = f"; other files: {', '.join(others[:5])}{', ...' if len(others) > 5 else ''}" if others else ""
+        raise CheckpointError(
+            f"{folder}: no file holds the weights of {' or '.join(lacking)}{rest}",
+            f"whole .pth or .safetensors files are recognised by their tensors; {options} FILE takes one by name, and "
+            "says what of it does not fit",
+        )
+    return found
+
+
+def count_classes(network: str, state: Mapping[str, Tensor]) -> int:
+    """Classes of the CAM network's head in a file: rows beyond those of a network for one class."""
+    rows = other_classes(_shape_of(network), state)
+    return min((len(state[name]) for name in rows), default=1)
+
+
+def start_error(path: Path, network: str) -> CheckpointError:
+    """The error about weights that a training starts from, in the place of trained ones."""
+    return CheckpointError(
+        f"{path}: found a classifier of ImageNet's {IMAGENET_CLASSES} classes, from which trainings of {network} start",
+        f"give trained weights, or train some: pixaff train-cam --model {network} --init {path} --reset-head",
+    )
+
+
+def _shape_of(network: str, num_classes: int = 1) -> Network:
+    """A network without memory for its weights."""
+    with torch.device("meta"):
+        return create_model(network, num_classes)
