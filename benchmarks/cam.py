@@ -31,10 +31,8 @@ from torch import Tensor
 from pixaff.io.images import IMAGE_SUFFIXES, load_image
 from pixaff.models import create_cam_network
 from pixaff.models.base import CamNetwork
+from pixaff.predictor import Predictor, settle_precision
 from pixaff.settings import Settings
-from pixaff.stages.maps import Photo, activation_maps
-from pixaff.stages.precision import settle_precision
-from pixaff.stages.runner import silent
 
 PHOTOS = Path(__file__).parents[1] / "examples" / "photos"
 SCALES = (1.0, 0.5, 1.5, 2.0)
@@ -83,11 +81,9 @@ def plain_maps(network: CamNetwork, image: NDArray[np.uint8], classes: list[int]
     return total / (total.amax((1, 2), keepdim=True) + 1e-5)
 
 
-@torch.inference_mode()
-def pixaff_maps(network: CamNetwork, image: NDArray[np.uint8], classes: list[int], precision: str) -> Tensor:
+def pixaff_maps(predictor: Predictor, image: NDArray[np.uint8], classes: list[int]) -> Tensor:
     """The way of `pixaff cam`."""
-    photo = Photo(image, (image.shape[0], image.shape[1]), tuple(classes))
-    return activation_maps(network, photo, Settings(scales=SCALES), precision)[1]
+    return torch.from_numpy(predictor.cams(image, classes).cams)
 
 
 def measure(work: Callable[[], Tensor], repeats: int) -> tuple[float, Tensor]:
@@ -108,10 +104,12 @@ def run(name: str, size: tuple[int, int], precision: str, repeats: int) -> list[
         classes = network(network.preprocess(image)[None])[0].topk(PRESENT).indices.tolist()
     baseline, expected = measure(partial(plain_maps, network, image, classes), repeats)
     network = network.to(memory_format=torch.channels_last)
-    chosen = settle_precision(precision, network, None, torch.device("cpu"), "cam", silent)
-    seconds, found = measure(partial(pixaff_maps, network, image, classes, chosen), repeats)
+    names = [str(index) for index in range(20)]
+    predictor = Predictor(network, None, names, Settings(cam=name, scales=SCALES, size=0))
+    predictor.precision, _ = settle_precision(precision, predictor, torch.device("cpu"))
+    seconds, found = measure(partial(pixaff_maps, predictor, image, classes), repeats)
     difference = float((found - expected).abs().max() / expected.max())
-    way = f"pixaff, {precision}" + (f": {chosen}" if precision == "auto" else "")
+    way = f"pixaff, {precision}" + (f": {predictor.precision}" if precision == "auto" else "")
     return [
         {"way": "plain loop, fp32", "seconds": baseline, "speedup": 1.0, "difference": 0.0},
         {"way": way, "seconds": seconds, "speedup": baseline / seconds, "difference": difference},

@@ -25,18 +25,19 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+import pixaff
 from benchmarks.measuring import arguments, peak_memory, resident_memory, show, take_turns
 from benchmarks.walk import Rows, dense_transition
+from pixaff.events import Event
 from pixaff.io.images import load_image
 from pixaff.io.labels import VOC_CLASSES, write_labels
 from pixaff.io.masks import write_mask
-from pixaff.models.bundle import Bundle, load_model
-from pixaff.ops.walk import cell_scores, random_walk, upsample_scores
-from pixaff.stages.inputs import find_images
-from pixaff.stages.maps import Photo, activation_maps
+from pixaff.ops.crf import refine_labels
+from pixaff.ops.resize import mask_at_size
+from pixaff.ops.walk import cell_scores, upsample_scores
+from pixaff.predictor import Predictor, probabilities
+from pixaff.stages.batch.inputs import find_images
 from pixaff.stages.propagate import propagate
-from pixaff.stages.refine import image_affinity, mask_at_size, probabilities, scores_to_walk, sharpened
-from pixaff.stages.runner import Event
 
 PHOTOS = Path(__file__).parents[1] / "examples" / "photos"
 LABELS = (7, 14)
@@ -55,16 +56,15 @@ def link_photos(source: Path, folder: Path, count: int) -> Path:
 
 
 @torch.inference_mode()
-def published_way(bundle: Bundle, photos: list[Path], out: Path) -> None:
+def published_way(predictor: Predictor, photos: list[Path], out: Path) -> None:
     """Masks one photo after the other."""
-    settings = bundle.settings
-    assert bundle.affinity is not None
+    settings = predictor.settings
     for photo in photos:
         image, _ = load_image(photo, settings.size)
-        maps = published_maps(bundle, image)
+        maps = published_maps(predictor, image)
         background = (1 - maps.max(0, keepdim=True)[0]) ** settings.alpha
         cells = cell_scores(torch.cat([background, maps]))
-        affinity = image_affinity(bundle.affinity, image, settings.radius)
+        affinity = predictor.affinity(image)
         transition = dense_transition(affinity, (cells.shape[1], cells.shape[2]), settings.beta)
         for _ in range(round(math.log2(settings.steps))):
             transition = transition @ transition
@@ -73,13 +73,13 @@ def published_way(bundle: Bundle, photos: list[Path], out: Path) -> None:
         write_mask(out / f"{photo.stem}.png", np.array([0, *(k + 1 for k in LABELS)], np.uint8)[best])
 
 
-def published_maps(bundle: Bundle, image: np.ndarray) -> Tensor:
+def published_maps(predictor: Predictor, image: np.ndarray) -> Tensor:
     """Normalised activation maps by a loop over scales and mirror images, each enlarged with all its classes."""
     picture, size = Image.fromarray(image), image.shape[:2]
-    network = bundle.cam
+    network = predictor.cam_network
     assert network is not None
-    total = torch.zeros(len(bundle.classes), *size)
-    for scale in bundle.settings.scales:
+    total = torch.zeros(len(predictor.classes), *size)
+    for scale in predictor.settings.scales:
         height, width = (round(side * scale / network.size_divisor) * network.size_divisor for side in size)
         resized = np.asarray(picture.resize((width, height), Image.Resampling.BICUBIC))
         for mirrored in (False, True):
@@ -96,7 +96,7 @@ def compare(source: Path, images: int, baseline: int, repeats: int) -> tuple[Row
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         photos = link_photos(source, folder, images)
-        bundle = load_model("lite")
+        predictor = pixaff.load("lite", borders="published")
         some = find_images(photos)[:baseline]
 
         def ours(crf: bool) -> Callable[[], None]:
@@ -106,7 +106,7 @@ def compare(source: Path, images: int, baseline: int, repeats: int) -> tuple[Row
 
             return work
 
-        works = [lambda: published_way(bundle, some, folder / "published"), ours(False), ours(True)]
+        works = [lambda: published_way(predictor, some, folder / "published"), ours(False), ours(True)]
         for work in works:
             work()
         seconds = take_turns(works, repeats)
@@ -132,10 +132,7 @@ def shares(source: Path, count: int) -> tuple[Rows, dict[str, Any]]:
 
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    bundle = load_model("lite")
-    settings = bundle.settings
-    assert bundle.cam is not None
-    assert bundle.affinity is not None
+    predictor = pixaff.load("lite")
     found = find_images(source)
     with tempfile.TemporaryDirectory() as name:
         for i in range(-2, count):  # two to warm up
@@ -143,20 +140,18 @@ def shares(source: Path, count: int) -> tuple[Rows, dict[str, Any]]:
                 seconds.clear()
             path = found[i % len(found)]
             with clock("read"):
-                image, size = load_image(path, settings.size)
+                sample = predictor.sample(path, LABELS)
             with clock("CAM network"):
-                present, maps = activation_maps(bundle.cam, Photo(image, size, LABELS), settings)
+                file = predictor.sample_cams(sample)
             with clock("AffinityNet"):
-                affinity = image_affinity(bundle.affinity, image, settings.radius)
+                affinity = predictor.affinity(sample.image)
             with clock("walk"):
-                walked = random_walk(
-                    scores_to_walk(maps, settings.alpha), affinity, settings.beta, settings.steps, settings.radius
-                )
-                scores = probabilities(walked, image.shape[:2])
+                walked = predictor.walk(file.cams, affinity)
+                scores = probabilities(walked, sample.image.shape[:2])
             with clock("CRF"):
-                scores = sharpened(image, scores, "auto")
+                scores = refine_labels(sample.image, scores)
             with clock("mask and writing"):
-                write_mask(Path(name) / f"{i}.png", mask_at_size(scores, [0, *(k + 1 for k in present)], size))
+                write_mask(Path(name) / f"{i}.png", mask_at_size(scores, [0, *file.classes.tolist()], sample.size))
     torch.set_num_threads(threads)
     total = sum(seconds.values())
     rows: Rows = [

@@ -26,9 +26,10 @@ from pixaff.ops.affinity import pair_affinity
 from pixaff.ops.labels import pair_labels
 from pixaff.ops.losses import affinity_loss
 from pixaff.ops.neighbours import offsets, source_view, target_view
-from pixaff.stages.inputs import find_images
+from pixaff.stages.batch.inputs import find_images
 from pixaff.stages.train_affinity import pair_loss
-from pixaff.stages.training.datasets import AffinityPhotos, draw_batches, load_batches, normalisation
+from pixaff.stages.training.augment import Normalisation
+from pixaff.stages.training.datasets import AffinityPhotos, draw_batches, load_batches
 from pixaff.stages.training.optimizer import build_optimizer, parameter_groups
 
 SHAPE = (8, 448, 56, 56)
@@ -91,14 +92,15 @@ def compare_affinities(repeats: int) -> tuple[list[dict[str, float | str]], dict
 def compare_loading(folder: Path, steps: int) -> tuple[list[dict[str, float | str]], dict[str, float]]:
     """Images per second that one worker process reads and augments, and that the network learns from."""
     model = create_affinity_network("lite_affinity").to(memory_format=torch.channels_last).train()
-    mean, std, bgr = normalisation(model)
     photos = find_images(folder)
     paths = [photos[i % len(photos)] for i in range(8 * (steps + 1))]
     sizes = [image_size(path) for path in paths]
     sizes = [(round(h * 500 / max(h, w)), round(w * 500 / max(h, w))) for h, w in sizes]
     rng = np.random.default_rng(0)
     maps = [rng.integers(0, 3, (-(-h // 8), -(-w // 8)), dtype=np.uint8) for h, w in sizes]
-    dataset = AffinityPhotos(paths, sizes, maps, mean=mean, std=std, bgr=bgr, crop=CROP, seed=0)
+    recipe = affinity_recipe("lite_affinity").replace(crop=CROP, seed=0)
+    normalisation = Normalisation(model.mean, model.std, model.bgr)
+    dataset = AffinityPhotos(paths, sizes, maps, normalisation=normalisation, recipe=recipe)
     batches = draw_batches(len(dataset), 8, 1, 0)
 
     loader = iter(load_batches(dataset, batches, 1, False))
@@ -107,7 +109,6 @@ def compare_loading(folder: Path, steps: int) -> tuple[list[dict[str, float | st
     kept = [batch for batch, _ in loader]
     loading = 8 * len(kept) / (perf_counter() - start)
 
-    recipe = affinity_recipe("lite_affinity")
     optimizer = build_optimizer(recipe, parameter_groups(model, recipe))
     loss = pair_loss(5)
     seconds = []

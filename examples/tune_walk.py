@@ -15,15 +15,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
+import pixaff
 from pixaff.io.cams import read_cams
 from pixaff.io.images import load_image
 from pixaff.io.labels import read_list
 from pixaff.io.masks import read_mask
-from pixaff.models.bundle import load_model
 from pixaff.ops.cam import background_score
 from pixaff.ops.metrics import ConfusionMatrix
 from pixaff.ops.walk import cell_scores, random_walk, upsample_scores
-from pixaff.stages.refine import image_affinity
 
 ALPHAS = (0.5, 0.75, 1.0, 1.25, 1.5, 2.0)
 BETAS = (12.0, 16.0, 20.0, 24.0)
@@ -41,22 +40,21 @@ def main() -> None:
     parser.add_argument("--every", type=int, default=2, help="take every n-th image of the list")
     parser.add_argument("--borders", choices=("full", "published"), help="of the graph; default: the model's")
     options = parser.parse_args()
-    bundle = load_model(options.model)
-    assert bundle.affinity is not None, "the model has no AffinityNet"
-    borders = options.borders or bundle.settings.borders
+    model = pixaff.load(options.model, borders=options.borders)
+    settings = model.settings
     grid = list(itertools.product(BETAS, STEPS, ALPHAS))
-    tables = {setting: ConfusionMatrix(len(bundle.classes) + 1) for setting in grid}
-    plain = {alpha: ConfusionMatrix(len(bundle.classes) + 1) for alpha in ALPHAS}
+    tables = {setting: ConfusionMatrix(len(model.classes) + 1) for setting in grid}
+    plain = {alpha: ConfusionMatrix(len(model.classes) + 1) for alpha in ALPHAS}
     names = read_list(options.list)[:: options.every]
     for name in names:
         file = read_cams(options.cams / f"{name}.npz")
-        image, _ = load_image(options.photos / f"{name}.jpg", bundle.settings.size)
+        image, _ = load_image(options.photos / f"{name}.jpg", settings.size)
         size = (image.shape[0], image.shape[1])
         truth = read_mask(options.masks / f"{name}.png")[::2, ::2]
         values = np.array([0, *file.classes], np.uint8)
         maps = torch.from_numpy(file.cams)
         background = torch.cat([background_score(maps, alpha) for alpha in ALPHAS])
-        affinity = image_affinity(bundle.affinity, image, bundle.settings.radius, borders)
+        affinity = model.affinity(image)
         cells = cell_scores(torch.cat([background, maps]))
 
         def masks(rows: torch.Tensor, values: np.ndarray = values) -> dict[float, np.ndarray]:
@@ -68,7 +66,7 @@ def main() -> None:
         for alpha, mask in masks(torch.cat([background, maps])[:, ::2, ::2]).items():
             plain[alpha].update(mask, truth)
         for beta, steps in itertools.product(BETAS, STEPS):
-            walked = random_walk(cells, affinity, beta, steps, bundle.settings.radius, borders=borders)
+            walked = random_walk(cells, affinity, beta, steps, settings.radius, borders=settings.borders)
             for alpha, mask in masks(upsample_scores(walked, size)[:, ::2, ::2]).items():
                 tables[beta, steps, alpha].update(mask, truth)
     print(f"{len(names)} images of {options.list.name}")

@@ -10,7 +10,6 @@ import difflib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from functools import cache
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from pixaff.errors import UsageError
@@ -67,7 +66,6 @@ def options_of(kind: type, command: str | None = None) -> dict[str, Option]:
     return {name: one for name, one in found.items() if command is None or not one.commands or command in one.commands}
 
 
-@cache
 def types_of(kind: type[Any]) -> Mapping[str, Any]:
     """The types of a dataclass's fields, by name."""
     return get_type_hints(kind)
@@ -80,8 +78,9 @@ def check_options(values: Any) -> None:
         UsageError: A value is out of range, or none of the choices.
     """
     kind = type(values)
+    types = types_of(kind)
     for name, one in options_of(kind).items():
-        value, expected = getattr(values, name), types_of(kind)[name]
+        value, expected = getattr(values, name), types[name]
         if value is None:
             continue
         choices = choices_of(expected)

@@ -7,6 +7,7 @@ makes a `Prediction` of each image; every command that makes CAMs or masks goes 
 from __future__ import annotations
 
 import io
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -136,7 +137,7 @@ def load_predictor(
         engine=options.engine,
         sources=bundle.sources,
     )
-    predictor.precision, why = _settle_precision(options.precision, predictor, where)
+    predictor.precision, why = settle_precision(options.precision, predictor, where)
     if options.precision == "auto":
         report(Event("note", command, f"computing in {predictor.precision}: {why}"))
     return predictor
@@ -308,7 +309,7 @@ class Predictor:
 
         def finish(sample: Sample, walked: Tensor) -> Tensor:
             size = sample.image.shape[:2]
-            scores = _probabilities(walked[: len(walked) - len(powers)], network.seen_size(size))
+            scores = probabilities(walked[: len(walked) - len(powers)], network.seen_size(size))
             if settings.final_crf:
                 scores = refine_labels(sample.image, resize_scores(scores, size), self.engine)
             return scores.cpu()
@@ -570,7 +571,7 @@ def masks_at(file: ScoreFile, alphas: Sequence[float]) -> list[NDArray[np.uint8]
     values = [0, *file.classes.tolist()]
     if file.size != file.walked_size:
         return [
-            mask_at_size(_probabilities(torch.cat([row[None], classes]), file.walked_size), values, file.size)
+            mask_at_size(probabilities(torch.cat([row[None], classes]), file.walked_size), values, file.size)
             for row in backgrounds
         ]
 
@@ -641,7 +642,7 @@ def _scores_to_walk(maps: Tensor, alpha: float, powers: Sequence[float] = ()) ->
     return cell_scores(torch.cat(rows), STRIDE)
 
 
-def _probabilities(walked: Tensor, size: tuple[int, int]) -> Tensor:
+def probabilities(walked: Tensor, size: tuple[int, int]) -> Tensor:
     """Propagated scores (C, h/8, w/8) brought back to the size (h, w): float32, summing to 1 at each pixel."""
     scores = upsample_scores(walked, size, STRIDE).float().clamp(min=0)
     return scores / scores.sum(0).clamp(min=1e-5)
@@ -655,9 +656,8 @@ def _at_network_size(network: Network, image: NDArray[np.uint8]) -> NDArray[np.u
     return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC))
 
 
-def _settle_precision(requested: str, predictor: Predictor, device: torch.device) -> tuple[str, str]:
-    """`choose_precision` by a trial of both networks on a small image: no rule says what a processor gains."""
-    import time
+def settle_precision(requested: str, predictor: Predictor, device: torch.device) -> tuple[str, str]:
+    """The precision of a predictor, and why: `choose_precision` by a trial of its networks on a small image."""
 
     grey = np.full((*TRIAL_SIZE, 3), 128, np.uint8)
 

@@ -13,8 +13,8 @@ from pixaff.cli.app import app
 from pixaff.cli.console import Console
 from pixaff.errors import DownloadError, UsageError
 from pixaff.stages import fetching
+from pixaff.stages.batch.run import Event
 from pixaff.stages.download_weights import check_sources
-from pixaff.stages.runner import Event
 
 BODY = weights_bytes()
 runner = CliRunner()

@@ -8,7 +8,7 @@ import torch
 
 from pixaff.ops.losses import affinity_loss
 
-GOLDEN = Path(__file__).parent / "data" / "reference_golden.npz"
+GOLDEN = Path(__file__).parents[1] / "data" / "reference_golden.npz"
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,7 @@ from pixaff.stages.train_affinity import pair_loss, train_affinity
 from pixaff.stages.training.metrics import read_records
 from pixaff.stages.training.posteriors import label_photo
 
-GOLDEN = np.load(Path(__file__).parent / "data" / "reference_golden.npz")
+GOLDEN = np.load(Path(__file__).parents[1] / "data" / "reference_golden.npz")
 RECIPE = Recipe(epochs=2, batch_size=4, lr=5e-3, optimizer="adamw", precision="fp32")
 FAST = {"recipe": RECIPE, "crop": 96, "device": "cpu", "workers": 0}
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from pixaff.errors import ImageError, OutputError
-from pixaff.stages.pools import in_batches, in_processes, in_threads
-from pixaff.stages.runner import Event, run
+from pixaff.stages.batch.executors import in_batches, in_processes, in_threads
+from pixaff.stages.batch.run import Event, run
 
 PHOTOS = [Path(f"{i}.jpg") for i in range(10)]
 

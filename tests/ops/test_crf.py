@@ -19,7 +19,7 @@ from pixaff.ops import crf
 from pixaff.ops.crf import dense_crf
 from pixaff.ops.permutohedral import _number, _stable_argsort, build_lattice
 
-DATA = Path(__file__).parent / "data"
+DATA = Path(__file__).parents[1] / "data"
 Array = NDArray[np.float64]
 
 needs_pydensecrf = pytest.mark.skipif(

@@ -18,9 +18,9 @@ from pixaff.io.masks import read_mask
 from pixaff.recipe import Recipe
 from pixaff.settings import Settings
 from pixaff.stages import train_cam
+from pixaff.stages.batch.run import Event
 from pixaff.stages.fit import fit, names_in
 from pixaff.stages.propagate import propagate
-from pixaff.stages.runner import Event
 from pixaff.stages.training import loop
 from pixaff.stages.training.metrics import read_records
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from pixaff.stages.refine import mask_at_size, probabilities, scores_to_walk
 from torch.nn import functional as F
 from toy_bundle import BLUE, CLASSES, RED, draw, toy_bundle
 
@@ -16,7 +17,6 @@ from pixaff.io.masks import read_mask, voc_palette
 from pixaff.stages import cam as cam_stage
 from pixaff.stages import propagate as stage
 from pixaff.stages.propagate import propagate
-from pixaff.stages.refine import mask_at_size, probabilities, scores_to_walk
 
 
 @pytest.fixture(autouse=True)

@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from pixaff.stages.walked import walked_masks
 from toy_bundle import BLUE, RED, draw, toy_bundle
 from typer.testing import CliRunner
 
@@ -18,7 +19,6 @@ from pixaff.io.scores import read_scores
 from pixaff.stages import propagate as stage
 from pixaff.stages.evaluate import evaluate
 from pixaff.stages.propagate import propagate
-from pixaff.stages.walked import walked_masks
 
 ALPHAS = (0.25, 0.7, 3.0, 10.0, 40.0, 64.0)
 

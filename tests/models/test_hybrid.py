@@ -14,6 +14,7 @@ import torch
 from filled import filled_state
 from numpy.typing import NDArray
 from PIL import Image
+from pixaff.stages.precision import settle_precision
 from timm.layers import resample_abs_pos_embed
 from torch import Tensor
 from toy_set import CLASSES, write_set
@@ -32,13 +33,12 @@ from pixaff.models.registry import PRESETS
 from pixaff.ops.affinity import pair_affinity
 from pixaff.ops.cam import normalized_cams
 from pixaff.stages.cam import cam
-from pixaff.stages.precision import settle_precision
 from pixaff.stages.propagate import propagate
 from pixaff.stages.train_affinity import train_affinity
 from pixaff.stages.train_cam import train_cam
 from pixaff.stages.training.starting import load_fitting
 
-DATA = Path(__file__).parent / "data"
+DATA = Path(__file__).parents[1] / "data"
 PRESENT = (7, 14)
 NETWORKS = ("hybrid_cam", "hybrid_affinity")
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from pixaff.stages.maps import Photo, predict
 from toy_bundle import BLUE, RED, draw, toy_bundle
 
 from pixaff.io.cams import read_cams
@@ -9,7 +10,6 @@ from pixaff.io.images import read_image
 from pixaff.ops.cam import normalized_cams
 from pixaff.stages import cam as stage
 from pixaff.stages.cam import cam
-from pixaff.stages.maps import Photo, predict
 
 
 @pytest.fixture(autouse=True)

@@ -9,7 +9,7 @@ import torch
 from pixaff.ops.labels import affinity_label_map, pair_labels
 from pixaff.ops.neighbours import offsets
 
-GOLDEN = Path(__file__).parent / "data" / "reference_golden.npz"
+GOLDEN = Path(__file__).parents[1] / "data" / "reference_golden.npz"
 
 
 @pytest.fixture(scope="module")

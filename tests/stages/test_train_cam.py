@@ -15,7 +15,7 @@ from toy_set import CLASSES, TinyCam, use_tiny, write_set
 from pixaff.errors import CheckpointError, LabelsError, TrainingError, UsageError
 from pixaff.io.checkpoints import read_metadata, read_state_dict, write_state_dict
 from pixaff.recipe import Recipe
-from pixaff.stages.runner import Event
+from pixaff.stages.batch.run import Event
 from pixaff.stages.train_cam import cam_loss, seed_loss, train_cam
 from pixaff.stages.training.metrics import read_records
 

@@ -18,7 +18,7 @@ from toy_set import TinyCam, write_set
 from pixaff.errors import CheckpointError, TrainingError, UsageError
 from pixaff.io.images import read_image
 from pixaff.recipe import Recipe
-from pixaff.stages.runner import Event
+from pixaff.stages.batch.run import Event
 from pixaff.stages.training.datasets import CamPhotos
 from pixaff.stages.training.folder import Trained
 from pixaff.stages.training.loop import train
@@ -108,7 +108,7 @@ def test_progress_names_loss_speed_and_time_left(photos: Path, tmp_path: Path) -
 
 def test_killed_run_resumes_to_the_same_bits(photos: Path, whole: tuple[Path, dict], tmp_path: Path) -> None:
     code = f"import test_training; test_training.run_and_die({str(tmp_path)!r}, {str(photos)!r}, 7)"
-    paths = [str(Path(__file__).parent), *sys.path]
+    paths = [str(Path(__file__).parents[2]), *sys.path]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in paths if path)}
     ended = subprocess.run([sys.executable, "-c", code], env=environment, check=False)
     assert ended.returncode == -signal.SIGKILL

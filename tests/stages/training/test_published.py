@@ -18,7 +18,7 @@ from pixaff.io.checkpoints import read_metadata, read_state_dict, write_state_di
 from pixaff.models import create_model
 from pixaff.models.base import AFFINITY_RECIPE, CAM_RECIPE
 from pixaff.models.registry import affinity_recipe, cam_recipe
-from pixaff.stages.runner import Event
+from pixaff.stages.batch.run import Event
 from pixaff.stages.train_affinity import pair_loss, train_affinity
 from pixaff.stages.train_cam import train_cam
 from pixaff.stages.training.optimizer import build_optimizer, parameter_groups, set_lr

@@ -5,7 +5,7 @@ import threading
 import pytest
 import torch
 
-from pixaff.stages.lanes import lanes
+from pixaff.stages.batch.executors import lanes
 
 CPU = torch.device("cpu")
 

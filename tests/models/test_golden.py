@@ -15,6 +15,7 @@ import pytest
 import torch
 from filled import filled_state
 from numpy.typing import NDArray
+from pixaff.stages.refine import image_affinity, mask_at_size, probabilities, scores_to_walk
 from torch import Tensor, nn
 from typer.testing import CliRunner
 
@@ -25,9 +26,8 @@ from pixaff.io.masks import read_mask
 from pixaff.models import create_model
 from pixaff.ops.cam import normalized_cams
 from pixaff.ops.walk import random_walk
-from pixaff.stages.refine import image_affinity, mask_at_size, probabilities, scores_to_walk
 
-DATA = Path(__file__).parent / "data"
+DATA = Path(__file__).parents[1] / "data"
 NETWORKS = ("vgg16", "resnet38")
 PRESENT = (7, 14)
 """Cat and person, 0-based."""

@@ -8,6 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from pixaff.stages.maps import Photo, activation_maps
+from pixaff.stages.precision import settle_precision
+from pixaff.stages.refine import image_affinity
 from toy_bundle import BLUE, RED, ToyAffinity, ToyCam, draw, toy_bundle
 
 from pixaff.errors import UsageError
@@ -17,12 +20,9 @@ from pixaff.settings import Settings
 from pixaff.stages import cam as cam_stage
 from pixaff.stages import precision as stage
 from pixaff.stages import propagate as propagate_stage
+from pixaff.stages.batch.run import Event, silent
 from pixaff.stages.cam import cam
-from pixaff.stages.maps import Photo, activation_maps
-from pixaff.stages.precision import settle_precision
 from pixaff.stages.propagate import propagate
-from pixaff.stages.refine import image_affinity
-from pixaff.stages.runner import Event, silent
 
 CPU = torch.device("cpu")
 

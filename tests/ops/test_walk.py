@@ -12,7 +12,7 @@ from pixaff.ops import solvers, transition, walk
 from pixaff.ops.neighbours import offsets
 from pixaff.ops.walk import cell_scores, random_walk, upsample_scores
 
-DATA = Path(__file__).parent / "data"
+DATA = Path(__file__).parents[1] / "data"
 SOLVERS = ("power", "chebyshev", "auto")
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from pixaff.errors import LabelsError, UsageError
-from pixaff.stages.inputs import default_out, find_images
+from pixaff.stages.batch.inputs import default_out, find_images
 
 
 def touch(folder: Path, *names: str) -> None:

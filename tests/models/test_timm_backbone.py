@@ -19,8 +19,8 @@ from pixaff.io.masks import read_mask
 from pixaff.models import create_model
 from pixaff.models.bundle import load_model
 from pixaff.recipe import Recipe
+from pixaff.stages.batch.run import Event
 from pixaff.stages.propagate import propagate
-from pixaff.stages.runner import Event
 from pixaff.stages.train_affinity import train_affinity
 from pixaff.stages.train_cam import train_cam
 from pixaff.stages.training.starting import load_fitting

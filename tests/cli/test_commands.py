@@ -17,7 +17,7 @@ from pixaff.errors import OutputError, UsageError
 from pixaff.io.masks import write_mask
 from pixaff.models.base import CAM_RECIPE
 from pixaff.models.registry import PRESETS
-from pixaff.stages.runner import Event
+from pixaff.stages.batch.run import Event
 
 COMMANDS = [command.name for command in app.registered_commands]
 runner = CliRunner()

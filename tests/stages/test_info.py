@@ -13,8 +13,8 @@ from pixaff.errors import FormatError, UsageError
 from pixaff.io.cams import write_cams
 from pixaff.io.checkpoints import write_state_dict
 from pixaff.io.masks import write_mask
+from pixaff.stages.batch.record import write_record
 from pixaff.stages.info import info
-from pixaff.stages.record import write_record
 
 
 def test_the_installation():

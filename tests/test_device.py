@@ -3,9 +3,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from pixaff.device import device_words, pick_device
 from pixaff.errors import DeviceError
 from pixaff.stages import device as stage
-from pixaff.stages.device import device_words, pick_device
 
 
 def test_without_cuda_auto_is_the_cpu_and_cuda_an_error(monkeypatch):

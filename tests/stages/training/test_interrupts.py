@@ -34,7 +34,7 @@ app(sys.argv[2:])
 
 
 def start(photos: Path, pause: float) -> subprocess.Popen[str]:
-    paths = [str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+    paths = [str(Path(__file__).parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])]
     call = [sys.executable, "-c", PROGRAM, str(pause), "propagate", str(photos), "-b", "1"]
     return subprocess.Popen(
         call,
