@@ -6,6 +6,7 @@ import builtins
 import io
 import os
 import pickle
+import pickletools
 import struct
 import time
 import tracemalloc
@@ -21,7 +22,7 @@ from foreign_cams import box, maps, save, write_npy
 
 from pixaff.errors import FormatError
 from pixaff.io.cams import read_cams
-from pixaff.io.unpickle import Built, Function, read_pickle
+from pixaff.io.unpickle import Budget, Built, Function, read_pickle
 
 ROWS = maps()
 
@@ -420,13 +421,35 @@ def test_functions_get_their_arguments_and_objects_their_state() -> None:
     names = {("here", "Sum"): Function(Sum), ("here", "seven"): 7}
     pickled = b"\x80\x04" + named("here", "Sum") + b")R\x94(K\x01K\x02tb" + named("here", "seven") + b"\x86."
     stream = io.BytesIO(pickled + b"rest")
-    made, seven = read_pickle(stream, names)
+    made, seven = read_pickle(stream, names, Budget(1000))
     assert (made.total, seven, stream.read()) == (3, 7, b"rest")
-    assert read_pickle(io.BytesIO(b"\x80\x02X\x02\0\0\0idQ."), {}, len) == 2
+    assert read_pickle(io.BytesIO(b"\x80\x02X\x02\0\0\0idQ."), {}, Budget(1000), len) == 2
 
 
 @pytest.mark.parametrize("protocol", [2, 3, 4, 5])
 def test_plain_values_come_back(protocol: int) -> None:
     value = {"a": [1, -2, 70000, 1 << 40, 2.5, None, True, False], 3: ("text", b"bytes", (), (1,), (1, 2, 3, 4))}
     names = {("_codecs", "encode"): Function(lambda words, encoding: words.encode(encoding))}
-    assert read_pickle(io.BytesIO(pickle.dumps(value, protocol=protocol)), names) == value
+    assert read_pickle(io.BytesIO(pickle.dumps(value, protocol=protocol)), names, Budget(1000)) == value
+
+
+def test_case_maps_that_take_minutes(tmp_path: Path) -> None:
+    """Whole numbers that all have the same hash, in a dict inside each tensor: refused at once."""
+    hooks = {number * ((1 << 61) - 1): None for number in range(2000)}
+    storage = torch.storage.TypedStorage(
+        wrap_storage=torch.zeros(4).untyped_storage(), dtype=torch.float32, _internal=True
+    )
+    made = Call(torch._utils._rebuild_tensor_v2, storage, 0, (1, 2, 2), (4, 2, 1), False, hooks)
+    with pytest.raises(FormatError, match="has a key of more than 32 bits"):
+        read_cams(save(tmp_path / "a.npy", {"keys": [7], "cam": made}))
+    with pytest.raises(FormatError, match="has a dict of over 1000 keys"):
+        read_cams(save(tmp_path / "a.npy", dict.fromkeys(range(1001), 0)))
+
+
+def test_the_pickles_inside_a_file_share_its_budget(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    few, many = ({"keys": [7] * count, "cam": [torch.zeros(1) for _ in range(count)]} for count in (3, 3000))
+    with pytest.raises(FormatError, match="cam: found a list"):
+        read_cams(save(tmp_path / "a.npy", few))
+    assert sum(1 for _ in pickletools.genops(pickle.dumps(box(many), protocol=3))) < 100_000
+    with pytest.raises(FormatError, match="too many instructions"):
+        read_cams(save(tmp_path / "a.npy", many))

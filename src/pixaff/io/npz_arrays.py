@@ -1,23 +1,50 @@
-"""Arrays by name from an `.npz` archive that nobody vouches for."""
+"""Arrays by name from an `.npz` archive that nobody vouches for: bounds first, then memory."""
 
 from __future__ import annotations
 
+import math
 import os
 import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from dataclasses import dataclass
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pixaff.errors import FormatError
+from pixaff.io.regular import check_regular
 
-MAX_BYTES = 4 << 30
+MAX_BYTES = 1 << 30
+"""Of the numbers of one file, in memory."""
+FREE_BYTES = 64 << 20
+RATIO = 100
+"""A file may unpack to so many times its length, and to `FREE_BYTES` in any case. Maps unpack to some 2 to 20 times."""
+_MEMBERS = 100
+_DAMAGED = "write it again, or remove it"
 
 
-def array_names(path: str | os.PathLike[str], maker: str) -> list[str]:
-    """The names of the arrays in an archive, in its order.
+@dataclass(frozen=True)
+class Header:
+    """What an archive says of one array.
+
+    Attributes:
+        shape: Its shape.
+        dtype: Its type.
+    """
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+
+    @property
+    def bytes(self) -> int:
+        """What it takes in memory, numbers of less than 32 bits made as wide."""
+        return math.prod(self.shape) * max(self.dtype.itemsize, 4)
+
+
+def array_headers(path: str | os.PathLike[str], maker: str) -> dict[str, Header]:
+    """The arrays in an archive, in its order; no numbers are read.
 
     Args:
         path: The archive.
@@ -26,8 +53,8 @@ def array_names(path: str | os.PathLike[str], maker: str) -> list[str]:
     Raises:
         FormatError: Missing, truncated or no such archive.
     """
-    with _named(path, maker), zipfile.ZipFile(path) as archive:
-        return [name.removesuffix(".npy") for name in archive.namelist()]
+    with _opened(path, maker) as archive:
+        return _headers(archive)
 
 
 def read_arrays(path: str | os.PathLike[str], names: Sequence[str], expected: str, maker: str) -> list[NDArray[Any]]:
@@ -40,38 +67,87 @@ def read_arrays(path: str | os.PathLike[str], names: Sequence[str], expected: st
         maker: The command that writes such files, for the hint when there is none.
 
     Raises:
-        FormatError: Missing, truncated, no such archive, too large, or an array that is absent or damaged.
+        FormatError: Missing, truncated, no such archive, larger than `check_room` allows, or an array that is absent
+            or damaged.
     """
-    with _named(path, maker):
-        with zipfile.ZipFile(path) as archive:
-            members = {member.filename: member.file_size for member in archive.infolist()}
-        missing = [name for name in names if f"{name}.npy" not in members]
+    with _opened(path, maker) as archive:
+        headers = _headers(archive)
+        missing = [name for name in names if name not in headers]
         if missing:
-            found = ", ".join(name.removesuffix(".npy") for name in list(members)[:8]) or "nothing"
+            found = ", ".join(ascii(name)[1:-1][:40] for name in list(headers)[:8]) or "nothing"
             raise FormatError(f"{path}: found {found}, {' and '.join(missing)} missing", expected)
-        if sum(members[f"{name}.npy"] for name in names) > MAX_BYTES:
-            raise FormatError(f"{path}: found over {MAX_BYTES >> 30} GiB of arrays", expected)
-        with np.load(path, allow_pickle=False) as archive:
-            arrays = [archive[name] for name in names]
-        for name, array in zip(names, arrays, strict=True):
-            if not isinstance(array, np.ndarray):  # the raw bytes of a member that is no array
-                raise FormatError(f"{path}: {name}: found no array", expected)
-        return arrays
+        try:
+            check_room(sum(headers[name].bytes for name in names), os.path.getsize(path))
+        except ValueError as error:
+            raise FormatError(f"{path}: {error}", expected) from None
+        return [_array(archive, name, headers[name]) for name in names]
+
+
+def check_room(needed: int, file_bytes: int) -> None:
+    """Refuse numbers that would take much more memory than files of such a length have a reason to.
+
+    Args:
+        needed: Bytes in memory.
+        file_bytes: Length of the file.
+
+    Raises:
+        ValueError: Found against expected.
+    """
+    if needed > MAX_BYTES:
+        raise ValueError(f"found {_size(needed)} of numbers, expected at most {_size(MAX_BYTES)}")
+    if needed > FREE_BYTES + RATIO * file_bytes:
+        raise ValueError(f"found {_size(needed)} of numbers in a file of {_size(file_bytes)}")
 
 
 @contextmanager
-def _named(path: str | os.PathLike[str], maker: str) -> Iterator[None]:
-    """What goes wrong in the block becomes a `FormatError` that names the file."""
+def _opened(path: str | os.PathLike[str], maker: str) -> Iterator[zipfile.ZipFile]:
+    """The archive; what goes wrong in the block becomes a `FormatError` that names the file."""
     try:
-        yield
+        check_regular(path, FormatError)
+        with zipfile.ZipFile(path) as archive:
+            yield archive
     except FormatError:
         raise
     except FileNotFoundError:
         raise FormatError(f"{path}: no such file", f"check the path, or run {maker} first") from None
-    except (IsADirectoryError, PermissionError) as error:
+    except PermissionError as error:
         raise FormatError(f"{path}: cannot be read: {error.strerror}") from None
     except zipfile.BadZipFile:
-        raise FormatError(f"{path}: damaged, or no .npz or .npy file", "write it again, or remove it") from None
-    # Arrays with damaged headers or compressed data: ValueError, zlib.error, EOFError, SyntaxError, MemoryError, ...
+        raise FormatError(f"{path}: damaged, or no .npz or .npy file", _DAMAGED) from None
+    except MemoryError:
+        raise FormatError(f"{path}: not enough memory to read it", "use fewer workers") from None
+    # Arrays with damaged headers or compressed data: ValueError, zlib.error, EOFError, SyntaxError, ...
     except Exception as error:
-        raise FormatError(f"{path}: damaged: {error or type(error).__name__}", "write it again, or remove it") from None
+        raise FormatError(f"{path}: damaged: {str(error)[:80] or type(error).__name__}", _DAMAGED) from None
+
+
+def _headers(archive: zipfile.ZipFile) -> dict[str, Header]:
+    members = [name for name in archive.namelist()[:_MEMBERS] if name.endswith(".npy")]
+    headers = {}
+    for member in members:
+        with archive.open(member) as stream:
+            headers[member.removesuffix(".npy")] = _header(stream)
+    return headers
+
+
+def _header(stream: IO[bytes]) -> Header:
+    version = np.lib.format.read_magic(stream)
+    # Version 3 differs from 2 in the names of fields, which no array of ours has.
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, _, dtype = read(stream)
+    return Header(shape, dtype)
+
+
+def _array(archive: zipfile.ZipFile, name: str, header: Header) -> NDArray[Any]:
+    member = archive.getinfo(f"{name}.npy")
+    if math.prod(header.shape) * header.dtype.itemsize > member.file_size:
+        raise ValueError(f"{name}: claims {header.dtype} {header.shape}, and holds {member.file_size} bytes")
+    with archive.open(member) as stream:
+        array: NDArray[Any] = np.lib.format.read_array(stream, allow_pickle=False)
+        if stream.read(1):  # at the end the checksum is compared
+            raise ValueError(f"{name}: more than the array")
+    return array
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"

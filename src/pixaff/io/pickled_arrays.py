@@ -8,13 +8,14 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Sequence
+from functools import partial
 from pickle import UnpicklingError
 from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pixaff.io.unpickle import Built, Function, Names, read_pickle
+from pixaff.io.unpickle import Budget, Built, Function, Names, read_pickle
 
 _PLAIN = frozenset({"f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "b1"})
 _OBJECT = frozenset({"O", "O4", "O8"})
@@ -74,8 +75,12 @@ class Array(Built):
             self.values = _from_bytes(data, dtype, shape, "F" if fortran is True else "C").values
 
 
-def read_arrays(stream: BinaryIO) -> Any:
+def read_arrays(stream: BinaryIO, budget: Budget) -> Any:
     """Read a pickle whose only objects are numpy arrays, torch tensors and numbers.
+
+    Args:
+        stream: Positioned at the pickle's first byte.
+        budget: What it may take, the pickles in the tensors included.
 
     Returns:
         As `pixaff.io.unpickle.read_pickle`; arrays and tensors (bfloat16 excepted) as `Array`, scalars as numbers.
@@ -84,7 +89,8 @@ def read_arrays(stream: BinaryIO) -> Any:
         UnpicklingError: It asks for something else.
         Exception: It is damaged.
     """
-    return read_pickle(stream, _NAMES)
+    names = {**_NAMES, ("torch.storage", "_load_from_bytes"): Function(partial(_storage, budget))}
+    return read_pickle(stream, names, budget)
 
 
 def _check(condition: bool, words: str) -> None:
@@ -106,7 +112,7 @@ def _from_bytes(data: Any, dtype: Any, shape: Any, order: Any) -> Array:
     _check(type(data) in (bytes, bytearray) and type(dtype) is _Type, "has an array without bytes")
     found = np.frombuffer(data, dtype.plain())
     if math.prod(_lengths(shape)) != len(found):
-        raise UnpicklingError(f"claims an array of {shape}, and holds {len(found)} numbers")
+        raise UnpicklingError(f"claims an array of {str(shape)[:40]}, and holds {len(found)} numbers")
     return Array(found.reshape(shape, order="F" if order == "F" else "C"))
 
 
@@ -120,19 +126,19 @@ def _encoded(text: Any, encoding: Any) -> bytes:
     return text.encode("latin1")
 
 
-def _storage(data: Any) -> NDArray[Any]:
+def _storage(budget: Budget, data: Any) -> NDArray[Any]:
     """The numbers behind a tensor, float or integer (N,)."""
     _check(type(data) is bytes and data.startswith(b"\x80"), "has a tensor without the bytes of one")
     stream = io.BytesIO(data)
-    head, version, machine = (read_pickle(stream, {}) for _ in range(3))
+    head, version, machine = (read_pickle(stream, {}, budget) for _ in range(3))
     _check((head, version) == (_TORCH_MAGIC, _TORCH_PROTOCOL), "has a tensor of an unknown version")
     _check(type(machine) is dict and machine.get("little_endian") is True, "has a tensor of unknown byte order")
     names = {(module, name): name for module in ("torch", "torch.cuda") for name in _STORAGES}
     # ("storage", type, key, device, length, view of another storage)
-    handle = read_pickle(stream, names, persistent=lambda value: value)
+    handle = read_pickle(stream, names, budget, persistent=lambda value: value)
     _check(type(handle) is tuple and len(handle) == 6 and handle[5] is None, "has a tensor of an unknown kind")
     _check(type(handle[1]) is str and handle[1] in _STORAGES, "has a tensor of an unknown kind")
-    read_pickle(stream, {})  # the keys of the storages that follow: this one
+    read_pickle(stream, {}, budget)  # the keys of the storages that follow: this one
     length = int.from_bytes(stream.read(8), "little")
     found = np.frombuffer(stream.read(), _STORAGES[handle[1]])
     if not len(found) == length == handle[4]:
@@ -151,7 +157,7 @@ def _tensor(
     last = offset + sum((length - 1) * step for length, step in zip(lengths, steps, strict=True))
     # The second check keeps a step of 0 from making much out of little.
     if last >= len(storage) or math.prod(lengths) > len(storage):
-        raise UnpicklingError(f"claims a tensor of {shape}, and holds {len(storage)} numbers")
+        raise UnpicklingError(f"claims a tensor of {str(shape)[:40]}, and holds {len(storage)} numbers")
     width = storage.itemsize
     return Array(np.lib.stride_tricks.as_strided(storage[offset:], lengths, [step * width for step in steps]))
 
@@ -172,7 +178,6 @@ _NAMES: Names = {
     ("numpy", "dtype"): Function(_dtype),
     ("_codecs", "encode"): Function(_encoded),
     ("torch._utils", "_rebuild_tensor_v2"): Function(_tensor),
-    ("torch.storage", "_load_from_bytes"): Function(_storage),
     ("collections", "OrderedDict"): Function(_empty),
     **{
         (f"{package}.{module}", name): Function(function)

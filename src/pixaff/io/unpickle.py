@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pickle import UnpicklingError
 from typing import Any, BinaryIO
 
-MAX_INSTRUCTIONS = 100_000  # maps of a hundred classes take 4,000
 _SLACK = 1 << 20  # bytes given to functions beside those of the file: short words are pointed back to, as in "latin1"
+_LARGEST_KEY = 1 << 32
 
 _NUMBERS = {"BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT"}
 _TEXTS = {"SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8", "SHORT_BINBYTES", "BINBYTES", "BINBYTES8", "BYTEARRAY8"}
@@ -42,12 +42,45 @@ Names = Mapping[tuple[str, str], Any]
 """By module and name, each a `Function` or a plain value."""
 
 
-def read_pickle(stream: BinaryIO, names: Names, persistent: Callable[[Any], Any] | None = None) -> Any:
+@dataclass
+class Budget:
+    """What all the pickles of one file may take together: those inside a pickle draw on it as well.
+
+    Attributes:
+        bytes: Length of the file. What its functions are given may be twice that, see `give`.
+        instructions: Those that may still be carried out, each of which takes about a microsecond. Maps of a hundred
+            classes take 4,000.
+        keys: Those that one dict may have. Maps of one photo need some hundred at most.
+    """
+
+    bytes: int
+    instructions: int = 100_000
+    keys: int = 1_000
+    given: int = 0
+
+    def spend(self) -> None:
+        self.instructions -= 1
+        if self.instructions < 0:
+            raise UnpicklingError("is a pickle of too many instructions")
+
+    def give(self, arguments: tuple[Any, ...]) -> None:
+        """Count what a function gets.
+
+        It may copy that, and one long text can be pointed back to at each of its calls. In honest files each byte is
+        given twice at most: as text to become bytes, then as bytes of an array.
+        """
+        self.given += sum(len(value) for value in arguments if type(value) in (str, bytes, bytearray))
+        if self.given > 2 * self.bytes + _SLACK:
+            raise UnpicklingError("uses the same bytes over and over")
+
+
+def read_pickle(stream: BinaryIO, names: Names, budget: Budget, persistent: Callable[[Any], Any] | None = None) -> Any:
     """Read one pickle of protocol 2 to 5 and leave the stream behind it.
 
     Args:
         stream: Positioned at the pickle's first byte.
         names: All that the pickle may name.
+        budget: What it may take.
         persistent: Takes the id of an object that is stored elsewhere; None refuses such ids.
 
     Returns:
@@ -68,10 +101,8 @@ def read_pickle(stream: BinaryIO, names: Names, persistent: Callable[[Any], Any]
         return items
 
     argument: Any
-    given = 0
-    for count, (opcode, argument, _) in enumerate(pickletools.genops(stream)):
-        if count >= MAX_INSTRUCTIONS:
-            raise UnpicklingError("is a pickle of too many instructions")
+    for opcode, argument, _ in pickletools.genops(stream):
+        budget.spend()
         name = opcode.name
         if name in ("PROTO", "FRAME"):
             pass
@@ -100,7 +131,7 @@ def read_pickle(stream: BinaryIO, names: Names, persistent: Callable[[Any], Any]
             _of_type(list, stack[-1]).extend(items)
         elif name in ("SETITEM", "SETITEMS"):
             items = since_mark() if name == "SETITEMS" else [stack.pop(-2), stack.pop()]
-            _set_items(_of_type(dict, stack[-1]), items)
+            _set_items(_of_type(dict, stack[-1]), items, budget.keys)
         elif name == "GLOBAL":
             module, _, attribute = argument.partition(" ")
             stack.append(_named(names, module, attribute))
@@ -109,11 +140,7 @@ def read_pickle(stream: BinaryIO, names: Names, persistent: Callable[[Any], Any]
             stack.append(_named(names, module, attribute))
         elif name == "REDUCE":
             arguments, function = _of_type(tuple, stack.pop()), _of_type(Function, stack.pop())
-            # A function may copy what it gets, and one long text can be pointed back to at each of its calls. In honest
-            # files each byte is given twice at most: as text to become bytes, then as bytes of an array.
-            given += sum(len(value) for value in arguments if type(value) in (str, bytes, bytearray))
-            if given > 2 * stream.tell() + _SLACK:
-                raise UnpicklingError("uses the same bytes over and over")
+            budget.give(arguments)
             stack.append(function.run(*arguments))
         elif name == "BUILD":
             state = stack.pop()
@@ -141,9 +168,14 @@ def _of_type(kind: type, value: Any) -> Any:
     return value
 
 
-def _set_items(target: dict[Any, Any], items: list[Any]) -> None:
+def _set_items(target: dict[Any, Any], items: list[Any], most: int) -> None:
     for key, value in zip(items[::2], items[1::2], strict=True):
         # Hashing tuples inside tuples can take for ever.
         if type(key) not in (int, str):
             raise UnpicklingError(f"has a {type(key).__name__} as a key")
+        # Large numbers can be chosen so that all have the same hash; then each insertion looks at all before it.
+        if type(key) is int and abs(key) >= _LARGEST_KEY:
+            raise UnpicklingError("has a key of more than 32 bits")
         target[key] = value
+    if len(target) > most:
+        raise UnpicklingError(f"has a dict of over {most} keys")

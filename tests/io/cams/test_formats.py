@@ -6,6 +6,7 @@ import pickle
 import pickletools
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -190,7 +191,6 @@ def test_negative_numbers_become_zero(tmp_path: Path) -> None:
     [
         ({7: 3 * ROWS[0]}, r"found values .*\.\.3, expected 0\.\.1: divide each map by its maximum"),
         ({7: np.full((3, 4), np.nan, np.float32)}, "NaN"),
-        ({}, "an empty dict"),
         ([ROWS[0]], "found a list, expected a dict"),
         (
             {"cat": ROWS[0]},
@@ -213,9 +213,9 @@ def test_negative_numbers_become_zero(tmp_path: Path) -> None:
         ({"keys": "ab", "hr_cam": ROWS}, "keys: found no list of class numbers"),
         ({"keys": np.array([7.0, 14.0]), "hr_cam": ROWS}, "keys: found no list of class numbers"),
         ({"keys": [7], "rw": ROWS[0]}, r"rw: found shape \(30, 41\), expected \(C, H, W\)"),
-        # What IRN's descendants write for a photo without labels.
-        ({"keys": torch.zeros(0, dtype=torch.int64)}, "found 'keys', expected"),
-        ({"keys": torch.zeros(0, dtype=torch.int64), "cam": torch.zeros(0, 3, 4)}, r"cam: found float32 \(0, 3, 4\)"),
+        ({"keys": [], "saliency": ROWS}, "found 'keys', 'saliency', expected"),
+        ({"keys": [7]}, "cam: found a nonetype, expected an array"),
+        ({"keys": [7], "cam": torch.zeros(0, 3, 4)}, r"cam: found float32 \(0, 3, 4\)"),
     ],
 )
 def test_other_content_is_named(tmp_path: Path, content: Any, words: str) -> None:
@@ -303,3 +303,54 @@ def test_files_are_found_by_stem_ours_first(tmp_path: Path) -> None:
     assert find_cams(tmp_path, "b").name == "b.npz"
     with pytest.raises(FormatError, match=r"no CAM file of c, neither c\.npz nor c\.npy"):
         find_cams(tmp_path, "c")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {},
+        {"keys": np.zeros(0, np.int64)},
+        {"keys": np.zeros(0)},
+        {"keys": []},
+        {"keys": torch.zeros(0, dtype=torch.int64), "cam": torch.zeros(0, 8, 11)},
+        {
+            "keys": torch.zeros(0, dtype=torch.int64),
+            "cam": torch.zeros(0),
+            "high_res": np.zeros((0, 30, 41), np.float32),
+        },
+        {"keys": np.array([0]), "hr_cam": np.zeros((0, 30, 41), np.float32)},
+        {"keys": np.zeros(0, np.int64), "attn_highres": np.zeros((0, 30, 41), np.float16)},
+    ],
+)
+def test_case_maps_of_image_without_class(tmp_path: Path, content: dict[Any, Any]) -> None:
+    """What the programs of this field write for an image of COCO that shows none of the classes."""
+    file = read_cams(save(tmp_path / "a.npy", content))
+    assert (file.classes.tolist(), file.cams.shape, file.size) == ([], (0, 0, 0), (0, 0))
+
+
+@pytest.mark.parametrize("form", ["psa", "irn"])
+def test_a_photo_without_a_class_is_written_and_read_back(tmp_path: Path, form: str) -> None:
+    write_maps(tmp_path / "a.npy", form, [], np.zeros((0, 8, 11), np.float32), (30, 41))
+    assert len(read_cams(tmp_path / "a.npy").classes) == 0
+
+
+def test_case_maps_that_swell(tmp_path: Path) -> None:
+    """One map under many names: refused before the maps are added up, in which they took two thousand times as much."""
+    row = np.full((400, 400), 0.001, np.float32)
+    for content in (
+        dict.fromkeys(range(900), row),
+        {"keys": list(range(90)), "cam": torch.from_numpy(row)[None].expand(90, 400, 400)},
+    ):
+        file = save(tmp_path / "b.npy", content)
+        tracemalloc.start()
+        with pytest.raises(FormatError, match=r"maps that share their numbers|claims a tensor of"):
+            read_cams(file)
+        assert tracemalloc.get_traced_memory()[1] < 8e6
+        tracemalloc.stop()
+
+
+def test_maps_far_larger_than_the_photo_are_refused(tmp_path: Path) -> None:
+    save(tmp_path / "a.npy", {7: np.zeros((1025, 9), np.float32)})
+    assert read_cams(tmp_path / "a.npy").size == (1025, 9)
+    with pytest.raises(FormatError, match="found maps of 1025 x 9 for a photo of 30 x 41 pixels"):
+        read_cams(tmp_path / "a.npy", photo=(30, 41))

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import tracemalloc
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 
 from pixaff.errors import FormatError
-from pixaff.io.cams import read_cams, write_cams
+from pixaff.io.cams import CamFile, read_cams, write_cams
 
 
 class Touch:
@@ -105,7 +106,8 @@ def test_wrong_arrays(tmp_path: Path, change: dict[str, Any], words: str) -> Non
         ([1], np.full((1, 3, 3), np.nan), (3, 3)),
         ([1], np.full((1, 3, 3), 2.0), (3, 3)),
         ([1], np.ones((1, 3, 3)), (0, 3)),
-        ([], np.ones((0, 3, 3)), (3, 3)),
+        ([], np.ones((0, 3, 3)), (0, 0)),
+        ([], np.ones((1, 3, 3)), (3, 3)),
     ],
 )
 def test_what_could_not_be_read_is_not_written(tmp_path: Path, classes: Any, cams: Any, size: Any) -> None:
@@ -143,7 +145,7 @@ def test_damaged_bytes_never_raise_anything_else(tmp_path: Path) -> None:
 def test_missing_files_folders_and_text(tmp_path: Path) -> None:
     with pytest.raises(FormatError, match=r"b\.npz: no such file"):
         read_cams(tmp_path / "b.npz")
-    with pytest.raises(FormatError, match="cannot be read"):
+    with pytest.raises(FormatError, match="found a folder, expected a file"):
         read_cams(tmp_path)
     (tmp_path / "c.npz").write_text("<html>")
     with pytest.raises(FormatError, match=r"c\.npz: damaged, or no \.npz"):
@@ -167,8 +169,111 @@ def test_pickles_inside_are_never_run(tmp_path: Path) -> None:
 
 
 def test_a_bomb_is_refused_before_it_is_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pixaff.io.npz_arrays.MAX_BYTES", 1000)
     np.savez_compressed(tmp_path / "a.npz", **(good() | {"cams": np.zeros((2, 600, 800))}))
-    monkeypatch.setattr(np, "load", lambda *_, **__: pytest.fail("unpacked"))
-    with pytest.raises(FormatError, match="GiB of arrays"):
+    read_array = np.lib.format.read_array
+    unpacked: list[tuple[int, ...]] = []
+    monkeypatch.setattr(
+        np.lib.format, "read_array", lambda *a, **k: unpacked.append((f := read_array(*a, **k)).shape) or f
+    )
+    read_cams(tmp_path / "a.npz")
+    assert (2, 600, 800) in unpacked
+    for name, value, words in (
+        ("MAX_BYTES", 7_000_000, "found 7.7 MB of numbers, expected at most 7.0 MB"),
+        ("FREE_BYTES", 1_000_000, r"found 7\.7 MB of numbers in a file of 0\.0 MB"),
+    ):
+        unpacked.clear()
+        with monkeypatch.context() as patch:
+            patch.setattr(f"pixaff.io.npz_arrays.{name}", value)
+            with pytest.raises(FormatError, match=words):
+                read_cams(tmp_path / "a.npz")
+        assert (2, 600, 800) not in unpacked
+
+
+def test_a_checksum_that_does_not_fit_is_damage(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", **good())
+    data = (tmp_path / "a.npz").read_bytes()
+    place = data.index(good()["cams"].tobytes())
+    (tmp_path / "a.npz").write_bytes(data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :])
+    with pytest.raises(FormatError, match=r"a\.npz: damaged"):
         read_cams(tmp_path / "a.npz")
+
+
+def test_an_array_that_claims_more_than_its_member_holds_is_damage(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", **good())
+    data = (tmp_path / "a.npz").read_bytes()
+    (tmp_path / "a.npz").write_bytes(data.replace(b"(2, 6, 8)", b"(2, 9, 9)"))
+    with pytest.raises(FormatError, match=r"a\.npz: damaged: cams: claims float32 \(2, 9, 9\), and holds"):
+        read_cams(tmp_path / "a.npz")
+
+
+def test_case_maps_that_swell(tmp_path: Path) -> None:
+    """A map of 17,000 x 17,000 zeros for a photo of 40 x 60 is refused from its header; so is one without a size."""
+    huge = {"classes": np.array([1]), "cams": np.zeros((1, 3000, 3000), np.float16), "size": np.array([40, 60])}
+    np.savez_compressed(tmp_path / "a.npz", **huge)
+    assert (tmp_path / "a.npz").stat().st_size < 100_000
+    tracemalloc.start()
+    with pytest.raises(FormatError, match=r"a\.npz: found maps of 3000 x 3000 for a photo of 40 x 60 pixels"):
+        read_cams(tmp_path / "a.npz")
+    assert tracemalloc.get_traced_memory()[1] < 4e6
+    tracemalloc.stop()
+    np.savez_compressed(tmp_path / "a.npz", **huge | {"size": np.array([3000, 3000])})
+    with pytest.raises(FormatError, match="found maps of 3000 x 3000 for a photo of 40 x 60"):
+        read_cams(tmp_path / "a.npz", photo=(40, 60))
+    assert read_cams(tmp_path / "a.npz").size == (3000, 3000)
+    # Small photos that a program brought to one size, and photos that it enlarged.
+    for photo in ((40, 60), (400, 600)):
+        write_cams(tmp_path / "b.npz", [1], np.zeros((1, 2 * photo[0], 2 * photo[1])), photo)
+        assert read_cams(tmp_path / "b.npz", photo=photo).cams.shape == (1, 2 * photo[0], 2 * photo[1])
+
+
+def test_maps_of_more_pixels_than_a_photo_can_have_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pixaff.io.cams.camfile.MAX_PIXELS", 47)
+    np.savez(tmp_path / "a.npz", **good())
+    with pytest.raises(FormatError, match="found maps of 6 x 8, expected at most"):
+        read_cams(tmp_path / "a.npz")
+
+
+def test_too_little_memory_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    np.savez(tmp_path / "a.npz", **good())
+
+    def full(*arguments: Any, **options: Any) -> Any:
+        raise MemoryError
+
+    monkeypatch.setattr(np.lib.format, "read_array", full)
+    with pytest.raises(FormatError, match=r"a\.npz: not enough memory to read it"):
+        read_cams(tmp_path / "a.npz")
+
+
+def test_case_maps_of_image_without_class(tmp_path: Path) -> None:
+    write_cams(tmp_path / "a.npz", [], np.zeros((0, 6, 8)), (48, 64))
+    file = read_cams(tmp_path / "a.npz")
+    assert (file.classes.tolist(), file.cams.shape, file.size) == ([], (0, 6, 8), (48, 64))
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
+def test_case_pipes_and_loops(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.npz")
+    with pytest.raises(FormatError, match=r"a\.npz: found a named pipe \(FIFO\), expected a file"):
+        read_cams(tmp_path / "a.npz")
+
+
+@pytest.mark.parametrize(
+    ("size", "photo", "expected"),
+    [
+        ((160, 120), (120, 160), True),
+        ((120, 160), (120, 160), False),
+        ((125, 94), (375, 500), True),  # a quarter of it, as IRN keeps maps
+        ((94, 125), (375, 500), False),
+        ((94, 124), (375, 500), False),
+        ((448, 448), (375, 500), False),  # squeezed into a square
+        ((448, 448), (448, 448), False),
+        ((125, 124), (496, 500), False),  # nearly square: too little to tell it by
+        ((500, 496), (496, 500), True),  # but for the very size
+        ((0, 0), (375, 500), False),  # without a class
+        ((5, 3), (300, 500), True),
+        ((3, 2), (375, 500), False),  # too small to tell
+    ],
+)
+def test_maps_that_lie_on_their_side(size: tuple[int, int], photo: tuple[int, int], expected: bool) -> None:
+    file = CamFile(np.array([1]), np.zeros((1, *size), np.float32), size)
+    assert file.lies_on_its_side(photo) is expected

@@ -26,7 +26,8 @@ from pixaff.errors import FormatError, UsageError
 from pixaff.io.cams import clip_es, irn, npz, psa, puzzle_cam
 from pixaff.io.cams.camfile import CamFile, Opened
 from pixaff.io.cams.pickled_dict import MAGIC, read_dict
-from pixaff.io.npz_arrays import MAX_BYTES, array_names
+from pixaff.io.npz_arrays import array_headers, check_room
+from pixaff.io.regular import check_regular
 
 __all__ = [
     "CAM_SUFFIXES",
@@ -52,15 +53,21 @@ _EXPECTED = "expected " + ", or ".join(form.HOLDS for form in FORMATS)
 _HINT = "docs/formats.md shows each format that can be read"
 
 
-def read_cams(path: str | os.PathLike[str]) -> CamFile:
+def read_cams(path: str | os.PathLike[str], photo: tuple[int, int] | None = None) -> CamFile:
     """Read and check a CAM file, told apart by content: ours (.npz), or one of another program (.npy, a pickled dict).
 
     Read are the maps of PSA, SEAM, MCTformer and WeakTr, of IRN, AdvCAM, ReCAM and AMN, of Puzzle-CAM (maps or walk)
     and of CLIP-ES, and the CRF posteriors of PSA and SEAM. A pickle is taken apart without running anything. Negative
     numbers of such a file become 0 (SEAM writes some), maps beyond 1 are refused as in ours.
 
+    Bounds come first: no memory is taken for more numbers than a file of its length, and its photo, have a reason for.
+
+    Args:
+        path: The file.
+        photo: (H, W) of the photo where it is known: maps of many times its size are refused.
+
     Returns:
-        The maps; those of other programs in ascending order of class.
+        The maps; those of other programs in ascending order of class; none where the photo shows no class.
 
     Raises:
         FormatError: Missing, truncated, of no known format, a pickle that asks for more than arrays, or an array that
@@ -68,10 +75,10 @@ def read_cams(path: str | os.PathLike[str]) -> CamFile:
     """
     path = Path(path)
     try:
-        file = _opened(path)
+        file = _opened(path, photo)
         form = next((form for form in FORMATS if form.detect(file)), None)
         if form is None:
-            raise ValueError(f"found {file.names or 'an empty dict'}, {_EXPECTED}")
+            raise ValueError(f"found {file.names or 'nothing'}, {_EXPECTED}")
         found: CamFile = form.read(file)
         return found
     except FormatError:
@@ -85,9 +92,12 @@ def read_cams(path: str | os.PathLike[str]) -> CamFile:
         raise FormatError(f"{path}: damaged: {error}", "write it again, or remove it") from None
     except ValueError as error:
         raise FormatError(f"{path}: {error}", _HINT) from None
-    # Damaged pickles: EOFError, KeyError, IndexError, TypeError, OverflowError, MemoryError, ...
+    except MemoryError:
+        raise FormatError(f"{path}: not enough memory to read it", "use fewer workers") from None
+    # Damaged pickles: EOFError, KeyError, IndexError, TypeError, OverflowError, ...
     except Exception as error:
-        raise FormatError(f"{path}: damaged: {error or type(error).__name__}", "write it again, or remove it") from None
+        words = str(error)[:80] or type(error).__name__
+        raise FormatError(f"{path}: damaged: {words}", "write it again, or remove it") from None
 
 
 def write_cams(
@@ -163,13 +173,14 @@ def find_cams(folder: Path, stem: str) -> Path:
     raise FormatError(f"{folder}: no CAM file of {stem}, neither {stem}.npz nor {stem}.npy")
 
 
-def _opened(path: Path) -> Opened:
+def _opened(path: Path, photo: tuple[int, int] | None) -> Opened:
+    check_regular(path, FormatError)
     if not _starts_with(path, MAGIC):
-        return Opened(path, "npz", dict.fromkeys(array_names(path, "pixaff cam")), path.stat().st_size)
-    if path.stat().st_size > MAX_BYTES:
-        raise ValueError(f"found over {MAX_BYTES >> 30} GiB")
+        headers = array_headers(path, "pixaff cam")
+        return Opened(path, "npz", headers, path.stat().st_size, photo)
+    check_room(path.stat().st_size, path.stat().st_size)
     data = path.read_bytes()
-    return Opened(path, "npy", read_dict(data), len(data))
+    return Opened(path, "npy", read_dict(data), len(data), photo)
 
 
 def _starts_with(path: Path, magic: bytes) -> bool:
@@ -177,4 +188,4 @@ def _starts_with(path: Path, magic: bytes) -> bool:
         with open(path, "rb") as stream:
             return stream.read(len(magic)) == magic
     except OSError:
-        return False  # `array_names` says what is wrong
+        return False  # `array_headers` says what is wrong

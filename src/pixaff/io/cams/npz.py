@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike
 
 from pixaff.errors import FormatError
 from pixaff.io.atomic import atomic_path
-from pixaff.io.cams.camfile import CamFile, Opened, checked
+from pixaff.io.cams.camfile import CamFile, Opened, check_extent, checked
 from pixaff.io.npz_arrays import read_arrays
 
 NAME = "npz"
@@ -26,8 +26,15 @@ def detect(file: Opened) -> bool:
 
 
 def read(file: Opened) -> CamFile:
-    classes, cams, size = read_arrays(file.path, KEYS, _HINT, "pixaff cam")
     try:
+        # The size alone first: the maps of a photo of known size cannot be of any size.
+        header = file.content.get("cams")
+        if header is not None and len(header.shape) == 3 and "size" in file.content:
+            (size,) = read_arrays(file.path, ("size",), _HINT, "pixaff cam")
+            photo = (int(size[0]), int(size[1])) if size.dtype.kind in "iu" and size.shape == (2,) else None
+            check_extent(header.shape, photo)
+            check_extent(header.shape, file.photo)
+        classes, cams, size = read_arrays(file.path, KEYS, _HINT, "pixaff cam")
         if classes.dtype.kind not in "iu" or classes.ndim != 1:
             raise ValueError(f"classes: found {classes.dtype} {classes.shape}, expected integers (C,)")
         if cams.dtype.kind != "f":
@@ -48,7 +55,9 @@ def write(
 ) -> None:
     if dtype not in ("float16", "float32"):
         raise ValueError(f"dtype: found {dtype}, expected float16 or float32")
-    file = checked(np.asarray(classes), np.asarray(cams), size)
+    # A copy, which is clipped; without a class there is nothing of which the type could be told.
+    values = np.array(classes) if np.size(classes) else np.zeros(0, np.int64)
+    file = checked(values, np.array(cams, dtype=np.float32), size)
     with atomic_path(path) as temporary, open(temporary, "wb") as stream:
         np.savez_compressed(
             stream, classes=file.classes, cams=file.cams.astype(dtype), size=np.array(file.size, dtype=np.int64)

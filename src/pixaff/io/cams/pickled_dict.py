@@ -15,8 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pixaff.io.atomic import atomic_path
-from pixaff.io.cams.camfile import CamFile, Opened, checked
+from pixaff.io.cams.camfile import CamFile, Opened, check_extent, checked
+from pixaff.io.npz_arrays import check_room
 from pixaff.io.pickled_arrays import Array, read_arrays
+from pixaff.io.unpickle import Budget
 
 MAGIC = b"\x93NUMPY"
 
@@ -44,7 +46,7 @@ def read_dict(data: bytes) -> dict[Any, Any]:
     if dtype.kind != "O" or shape != ():
         raise ValueError(f"found an array of {str(dtype)[:40]} {shape}, expected a dict")
     try:
-        saved = read_arrays(stream)
+        saved = read_arrays(stream, Budget(len(data)))
     except ValueError as error:  # of a pickle cut short; those below are about whole ones
         raise EOFError(f"{error}") from None
     content = saved.content if isinstance(saved, Array) else None
@@ -82,15 +84,17 @@ def floats(value: Any, name: str) -> NDArray[Any]:
     return found
 
 
-def own_numbers(file: Opened, rows: Sequence[NDArray[Any]]) -> Sequence[NDArray[Any]]:
-    """The maps, whose numbers all lie in the file.
+def check_rows(file: Opened, rows: Sequence[NDArray[Any]]) -> None:
+    """Refuse what would make much memory out of a small file, before any is taken.
 
     Raises:
-        ValueError: One array goes by many names, which would make much out of little.
+        ValueError: One array goes by many names, or the maps (h, w) are too large.
     """
     if sum(row.nbytes for row in rows) > file.bytes:
         raise ValueError(f"found {len(rows)} maps that share their numbers")
-    return rows
+    for row in rows:
+        check_extent(row.shape, file.photo)
+    check_room(sum(row.size for row in rows) * np.dtype(np.float32).itemsize, file.bytes)
 
 
 def in_order(classes: Sequence[int], rows: Sequence[NDArray[Any]]) -> CamFile:
@@ -100,5 +104,8 @@ def in_order(classes: Sequence[int], rows: Sequence[NDArray[Any]]) -> CamFile:
         ValueError: Found against expected.
     """
     order = np.argsort(classes, kind="stable")
-    maps = np.stack([rows[index] for index in order])
+    maps = np.empty((len(rows), *rows[0].shape), np.float32)
+    with np.errstate(over="ignore"):
+        for place, index in enumerate(order):
+            maps[place] = rows[index]
     return checked(np.array(classes, dtype=np.int64)[order], maps, (maps.shape[1], maps.shape[2]), signed=True)

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pixaff.io.cams.camfile import CamFile, Opened
-from pixaff.io.cams.pickled_dict import floats, in_order, own_numbers, write_dict
+from pixaff.io.cams.camfile import CamFile, Opened, no_class
+from pixaff.io.cams.pickled_dict import check_rows, floats, in_order, write_dict
 from pixaff.io.cams.resized import resized
 
 NAME = "psa"
@@ -21,15 +21,18 @@ _SUM_TOLERANCE = 0.01  # of posteriors that were rounded to float16
 
 
 def detect(file: Opened) -> bool:
-    return file.container == "npy" and bool(file.content) and all(type(key) is int for key in file.content)
+    return file.container == "npy" and all(type(key) is int for key in file.content)
 
 
 def read(file: Opened) -> CamFile:
     classes = list(file.content)
-    rows = own_numbers(file, [floats(value, f"class {key}") for key, value in file.content.items()])
+    if not file.content:
+        return no_class()
+    rows = [floats(value, f"class {key}") for key, value in file.content.items()]
     if any(row.ndim != 2 or row.shape != rows[0].shape for row in rows):
         shapes = ", ".join(sorted({str(row.shape) for row in rows})[:4])
         raise ValueError(f"found maps of shape {shapes}, expected one shape (H, W)")
+    check_rows(file, rows)
     # The two are told apart by the sum: of maps, each of which reaches 1 somewhere, it is not 1 at every pixel.
     posteriors = 0 in file.content and len(rows) > 1 and _sum_to_one(rows)
     return in_order(classes if posteriors else [value + 1 for value in classes], rows)
@@ -46,5 +49,8 @@ def write(
 
 
 def _sum_to_one(rows: Sequence[NDArray[Any]]) -> bool:
-    total = np.sum(np.stack(rows), axis=0, dtype=np.float32)
+    total = np.zeros(rows[0].shape, np.float32)
+    with np.errstate(all="ignore"):  # NaN and the like are refused later
+        for row in rows:
+            total += row.astype(np.float32, copy=False)
     return bool(np.abs(total - 1).max() < _SUM_TOLERANCE)

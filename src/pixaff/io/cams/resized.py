@@ -10,6 +10,8 @@ def resized(maps: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.floa
     """Maps (C, h, w) at the given (H, W): bilinear, as torch does it with `align_corners=False`."""
     if maps.shape[1:] == tuple(size):
         return maps
+    if not len(maps):
+        return np.zeros((0, *size), np.float32)
     import torch
     from torch.nn.functional import interpolate
 
