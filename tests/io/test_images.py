@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import io
+import struct
 import warnings
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +11,7 @@ import pytest
 from PIL import Image, ImageFile
 
 from pixaff.errors import ImageError
+from pixaff.io import images
 from pixaff.io.images import IMAGE_SUFFIXES, _eight_bits, image_size, load_image, read_image
 
 RED, GREEN, BLUE, YELLOW = (230, 30, 20), (20, 200, 40), (30, 40, 220), (240, 230, 30)
@@ -91,8 +94,9 @@ def test_sixteen_bits_are_scaled_not_clipped(tmp_path: Path) -> None:
 
 
 def test_integer_scaling_equals_rounded_division_for_every_value() -> None:
-    values = np.arange(65536, dtype=np.uint16)
-    assert (_eight_bits(values) == np.round(values / 257)).all()
+    for bits in (8, 10, 12, 14, 16):
+        values = np.arange(2**bits, dtype=np.uint16)
+        assert (_eight_bits(values, 2**bits - 1) == np.round(values / (2**bits - 1) * 255)).all()
 
 
 @pytest.mark.parametrize(
@@ -198,7 +202,7 @@ def test_several_frames_are_an_error(tmp_path: Path, picture: Image.Image, suffi
     path = tmp_path / f"a{suffix}"
     picture.save(path, save_all=True, append_images=[picture.rotate(90)])
     for read in (read_image, image_size):
-        with pytest.raises(ImageError, match=r"animated .* 2 frames.*\(extract one frame\)"):
+        with pytest.raises(ImageError, match=r"an animated or multi-page [A-Z]+, .*\(extract one frame\)"):
             read(path)
 
 
@@ -290,7 +294,7 @@ def test_other_files_are_an_error(tmp_path: Path, name: str, data: bytes, words:
 def test_missing_files_and_folders_are_an_error(tmp_path: Path) -> None:
     with pytest.raises(ImageError, match=r"b\.jpg: no such file"):
         read_image(tmp_path / "b.jpg")
-    with pytest.raises(ImageError, match="found a folder, expected an image"):
+    with pytest.raises(ImageError, match="found a folder, expected a file"):
         read_image(tmp_path)
 
 
@@ -311,3 +315,125 @@ def test_damaged_bytes_never_raise_anything_else(tmp_path: Path, picture: Image.
                 failures.append(str(error))
     assert len(failures) > 20
     assert all(str(tmp_path / "b.") in failure and "\n" not in failure for failure in failures)
+
+
+@pytest.mark.parametrize(("bits", "suffix"), [(12, ".png"), (12, ".tif"), (10, ".png"), (14, ".png"), (8, ".png")])
+def test_case_twelve_bit_photo(tmp_path: Path, bits: int, suffix: str) -> None:
+    """A camera's 12 bits in a file of 16: the picture of 8 bits, not a nearly black one."""
+    grey = np.random.default_rng(0).integers(0, 250, (30, 40)).astype(np.uint8)
+    grey[0, 0] = 250
+    values = np.round(grey / 255 * (2**bits - 1)).astype(np.uint16)
+    Image.fromarray(values).save(tmp_path / f"a{suffix}")
+    for image in (read_image(tmp_path / f"a{suffix}"), load_image(tmp_path / f"a{suffix}", 40)[0]):
+        assert np.abs(image.astype(int) - grey[..., None]).max() <= 1
+    # An all black picture stays black, and the brightest pixel alone decides.
+    Image.fromarray(np.zeros((3, 4), np.uint16)).save(tmp_path / f"a{suffix}")
+    assert (read_image(tmp_path / f"a{suffix}") == 0).all()
+    values[0, 0] = 65535
+    Image.fromarray(values).save(tmp_path / f"a{suffix}")
+    assert (read_image(tmp_path / f"a{suffix}")[1:] == np.round(values / 257).astype(np.uint8)[1:, :, None]).all()
+
+
+def png_of_sixteen_bits(path: Path, values: np.ndarray) -> None:
+    """Colours of 16 bits (H, W, 3), which Pillow does not write."""
+    height, width = values.shape[:2]
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    chunks = (b"IHDR", struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, 0)), (b"IDAT", zlib.compress(rows))
+    path.write_bytes(png(*chunks, (b"IEND", b"")))
+
+
+def png(*chunks: tuple[bytes, bytes], damaged: tuple[bytes, ...] = ()) -> bytes:
+    data = b"\x89PNG\r\n\x1a\n"
+    for kind, content in chunks:
+        checksum = zlib.crc32(kind + content) ^ (kind in damaged)
+        data += struct.pack(">I", len(content)) + kind + content + struct.pack(">I", checksum)
+    return data
+
+
+def test_case_twelve_bit_photo_in_colour(tmp_path: Path) -> None:
+    """Pillow keeps the upper byte of a colour, in which nothing is left of 12 bits: refused by name."""
+    values = np.random.default_rng(0).integers(0, 4096, (6, 5, 3))
+    png_of_sixteen_bits(tmp_path / "a.png", values)
+    with pytest.raises(ImageError, match=r"a\.png: found 16-bit colours of at most \d+, expected 0\.\.65535"):
+        read_image(tmp_path / "a.png")
+    png_of_sixteen_bits(tmp_path / "a.png", 16 * values)
+    assert (read_image(tmp_path / "a.png") == 16 * values // 256).all()
+    png_of_sixteen_bits(tmp_path / "a.png", 0 * values)
+    assert (read_image(tmp_path / "a.png") == 0).all()
+    # Dark colours of 8 bits are dark colours.
+    Image.fromarray((values // 256).astype(np.uint8)).save(tmp_path / "a.png")
+    assert (read_image(tmp_path / "a.png") == values // 256).all()
+
+
+@pytest.mark.parametrize(
+    ("notes", "damaged"),
+    [
+        ([(b"eXIf", b"garbage!!")], ()),
+        ([(b"eXIf", b"MM\0*")], ()),
+        ([(b"eXIf", b"MM\0*\0\0\0\x08\0\0")], (b"eXIf",)),
+        ([(b"tEXt", b"Raw profile type exif\0\nexif\n   10\nzz")], ()),
+        ([(b"tEXt", b"Comment\0a")], (b"tEXt",)),
+        ([(b"zTXt", b"Comment\0\0" + zlib.compress(b"a" * 10_000_000))], ()),
+    ],
+)
+def test_case_damaged_exif(
+    tmp_path: Path, picture: Image.Image, notes: list[tuple[bytes, bytes]], damaged: tuple
+) -> None:
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG")
+    whole = buffer.getvalue()
+    (tmp_path / "a.png").write_bytes(whole[:33] + png(*notes, damaged=damaged)[8:] + whole[33:])
+    assert near(read_image(tmp_path / "a.png"), [RED, GREEN, BLUE, YELLOW])
+    assert image_size(tmp_path / "a.png") == (48, 64)
+    # Damaged pixels are still a damaged picture.
+    place = whole.index(b"IDAT") + 8
+    (tmp_path / "a.png").write_bytes(whole[:place] + bytes([whole[place] ^ 255]) + whole[place + 1 :])
+    with pytest.raises(ImageError, match="damaged"):
+        read_image(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize("exif", [b"Exif\0\0garbage", b"Exif\0\0MM\0*\0\0", b"Exif\0\0II*\0\xff\xff\xff\xff"])
+def test_case_damaged_exif_of_a_jpeg(tmp_path: Path, picture: Image.Image, exif: bytes) -> None:
+    picture.save(tmp_path / "a.jpg", exif=exif)
+    assert near(read_image(tmp_path / "a.jpg"), [RED, GREEN, BLUE, YELLOW])
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "LA", "L", "P", "1", "CMYK", "I;16"])
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_large_pictures_are_converted_in_bands(
+    tmp_path: Path, picture: Image.Image, monkeypatch: pytest.MonkeyPatch, mode: str, orientation: int
+) -> None:
+    large = picture.resize((203, 151), Image.Resampling.BICUBIC)
+    if mode == "I;16":
+        large = Image.fromarray(np.asarray(large.convert("L")).astype(np.uint16) * 200)
+    elif mode in ("RGBA", "LA"):
+        large.putalpha(picture.convert("L").resize(large.size))
+        large = large.convert(mode)
+    else:
+        large = large.quantize(16) if mode == "P" else large.convert(mode)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = tmp_path / ("a.tif" if mode == "CMYK" else "a.png")
+    large.save(path, exif=exif)
+    whole, small = read_image(path), load_image(path, 40)[0]
+    monkeypatch.setattr("pixaff.io.images._BAND", 203 * 16)
+    seen: list[int] = []
+    monkeypatch.setattr("pixaff.io.images._rgb", lambda part, rgb=images._rgb: (seen.append(part.height), rgb(part))[1])
+    assert (read_image(path) == whole).all()
+    if mode != "CMYK":  # which Pillow has turned by then
+        assert max(seen) == 16
+    difference = np.abs(load_image(path, 40)[0].astype(int) - small)
+    assert difference.max() <= (6 if mode in ("RGBA", "LA") else 0)
+
+
+def test_what_is_short_of_memory_says_how_large_the_picture_is(
+    tmp_path: Path, picture: Image.Image, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    picture.resize((2000, 1000)).save(tmp_path / "a.png")
+
+    def full(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(ImageFile.ImageFile, "load", full)
+    with pytest.raises(ImageError, match=r"a\.png: not enough memory to decode an image of 2 megapixels"):
+        read_image(tmp_path / "a.png")

@@ -1,21 +1,23 @@
-"""Photos of any common kind in, 8-bit RGB arrays out, upright and as their viewer shows them."""
+"""Photos of any common kind in, 8-bit RGB arrays out, upright and as their viewer shows them.
+
+Memory: besides the decoded pixels (at most 4 bytes each), Pillow's decoders take up to 8 bytes a pixel while they work,
+and the array takes 3. A photo of the 300 megapixels that are allowed takes up to 3.6 GB; a JPEG that is shrunk, a
+fraction of it.
+"""
 
 from __future__ import annotations
 
 import os
 import struct
-import threading
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
-from functools import lru_cache
-from pathlib import Path
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
-from pixaff.errors import ImageError, PixaffError
+from pixaff.errors import ImageError
+from pixaff.io.picture_files import opened, quiet_pillow
 
 # fmt: off
 IMAGE_SUFFIXES = frozenset((
@@ -23,34 +25,38 @@ IMAGE_SUFFIXES = frozenset((
     ".ppm", ".pgm", ".pnm",
 ))
 # fmt: on
-MAX_PIXELS = 300_000_000
 
-# What may be decoded at all. Pillow knows more, some of it dangerous on strangers' files (EPS starts Ghostscript).
-_FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "AVIF", "BMP", "GIF", "TIFF", "JPEG2000", "PPM")
-_TRANSPOSE = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
 _ORIENTATION = 0x0112
-_pillow_settings = threading.Lock()
+_BAND = 16_000_000  # pixels that are converted at a time
+_RANGES = tuple(2**bits - 1 for bits in (8, 10, 12, 14, 16))  # of the values of a sensor
+_TWELVE_BITS = _RANGES[2]
+
+
+# By EXIF orientation, what turns the pixels upright.
+_TURNS: dict[int, Callable[[NDArray[np.uint8]], NDArray[np.uint8]]] = {
+    2: lambda array: array[:, ::-1],
+    3: lambda array: array[::-1, ::-1],
+    4: lambda array: array[::-1],
+    5: lambda array: array.swapaxes(0, 1),
+    6: lambda array: np.rot90(array, -1),
+    7: lambda array: array[::-1, ::-1].swapaxes(0, 1),
+    8: lambda array: np.rot90(array),
+}
 
 
 def read_image(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
     """Read a photo.
 
-    EXIF orientation is applied. Grey, palette and CMYK are converted, transparency is laid on white, 16 bits are
-    scaled to 8.
+    EXIF orientation is applied. Grey, palette and CMYK are converted, transparency is laid on white. 16-bit grey is
+    scaled to 8 bits from the range of 8, 10, 12, 14 or 16 bits, the smallest that holds its largest value: cameras,
+    microscopes and satellites keep 12 bits in files of 16.
 
     Returns:
         uint8 (H, W, 3), RGB, writable.
 
     Raises:
-        ImageError: Missing, empty, truncated, no image, animated, over 300 megapixels, or floating-point pixels.
+        ImageError: Missing, empty, truncated, no regular file, no image, animated, a camera's raw file, over 300
+            megapixels, floating-point pixels, or colours of 12 bits in 16.
     """
     return load_image(path)[0]
 
@@ -94,101 +100,34 @@ def image_array(
     Raises:
         ImageError: Pixels of a kind that is no photo's.
     """
+    sixteen = _sixteen_bits(picture)
     orientation = _orientation(picture)
     size = _upright_size(picture)
     target = _shrunk(picture.size, max_side)
     if target != picture.size:
         # Twice the target leaves the filter below enough to work with.
         picture.draft(None, (2 * target[0], 2 * target[1]))
-    picture = _smoothable(name, picture)
-    if picture.size != target:
-        picture = picture.resize(target, Image.Resampling.LANCZOS, reducing_gap=2.0)
-    picture = _rgb(picture)
-    if orientation in _TRANSPOSE:
-        picture = picture.transpose(_TRANSPOSE[orientation])
-    return np.array(picture), size
-
-
-@contextmanager
-def opened(path: str | os.PathLike[str], error: type[PixaffError] = ImageError) -> Iterator[Image.Image]:
-    """Open a still picture of at most 300 megapixels; what goes wrong in the block becomes `error`, naming the file."""
-    try:
-        with open(path, "rb") as file:
-            if not file.read(1):
-                raise error(f"{path}: empty file, expected an image", "copy or download it again")
-            file.seek(0)
-            with _quiet_pillow():
-                picture = Image.open(file, formats=_formats())
-            _check_size(path, picture, error)
-            _check_still(path, picture, error)
-            yield picture
-    except PixaffError:
-        raise
-    except UnidentifiedImageError:
-        found = f"{Path(path).stat().st_size:,} bytes of no known image format"
-        raise error(f"{path}: found {found}", "expected JPEG, PNG, WebP, TIFF or BMP; HEIC and SVG: convert") from None
-    except FileNotFoundError:
-        raise error(f"{path}: no such file", "check the path") from None
-    except IsADirectoryError:
-        raise error(f"{path}: found a folder, expected an image") from None
-    except PermissionError:
-        raise error(f"{path}: no permission to read it") from None
-    except MemoryError:
-        raise error(f"{path}: not enough memory to decode it", "shrink it first") from None
-    # Decoders raise nearly anything on damaged data: OSError, SyntaxError, struct.error, IndexError, ...
-    except Exception as cause:
-        raise error(f"{path}: damaged image: {cause or type(cause).__name__}", "copy or download it again") from cause
-
-
-@lru_cache(maxsize=1)
-def _formats() -> tuple[str, ...]:
-    Image.init()  # AVIF and JPEG 2000 depend on the Pillow build
-    return tuple(name for name in _FORMATS if name in Image.OPEN)
-
-
-@contextmanager
-def _quiet_pillow() -> Iterator[None]:
-    """Without Pillow's pixel limit (ours is checked after the header) and its warnings about odd headers.
-
-    Both are process-wide settings, hence the lock; only headers are read inside.
-    """
-    with _pillow_settings, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
-        try:
-            yield
-        finally:
-            Image.MAX_IMAGE_PIXELS = limit
-
-
-def _check_size(path: str | os.PathLike[str], picture: Image.Image, error: type[PixaffError]) -> None:
-    width, height = picture.size
-    if width * height > MAX_PIXELS:
-        found = f"{width} x {height} pixels, expected at most {MAX_PIXELS // 1_000_000} megapixels"
-        raise error(f"{path}: found {found}", "shrink it first")
-
-
-def _check_still(path: str | os.PathLike[str], picture: Image.Image, error: type[PixaffError]) -> None:
-    if picture.format == "MPO":  # a camera's JPEG with a preview or a second view behind the photo
-        return
-    with _quiet_pillow():
-        frames = getattr(picture, "n_frames", 1)
-    if frames > 1:
-        found = f"{picture.format} with {frames} frames, expected a still picture"
-        raise error(f"{path}: found an animated or multi-page {found}", "extract one frame")
+    picture.load()
+    white = _white(picture, sixteen, name)
+    array = _in_bands(picture, white) if picture.size == target else np.array(_rgb(_resized(picture, target, white)))
+    turn = _TURNS.get(orientation)
+    return array if turn is None else np.ascontiguousarray(turn(array)), size
 
 
 def _orientation(picture: Image.Image) -> int:
     """EXIF orientation still to be applied, 1..8; 1 where there is none."""
     if picture.format == "PNG" and _metadata_last(picture):
         picture.load()
-    with _quiet_pillow():
+    with quiet_pillow():
         if picture.format == "TIFF":
             picture.load()  # it may warn of odd tags as it does so
-        # What getexif() adds to these for a PNG is loading the pixels, in search of what is known not to be there.
-        exif = Image.Image.getexif(picture) if picture.format == "PNG" else picture.getexif()
-        orientation = exif.get(_ORIENTATION, 1)
-    return orientation if orientation in _TRANSPOSE else 1
+        try:
+            # What getexif() adds to these for a PNG is loading the pixels, in search of what is known not to be there.
+            exif = Image.Image.getexif(picture) if picture.format == "PNG" else picture.getexif()
+            orientation = exif.get(_ORIENTATION, 1)
+        except Exception:  # damaged EXIF data, of a picture that may be whole
+            return 1
+    return orientation if orientation in _TURNS else 1
 
 
 def _metadata_last(png: Image.Image) -> bool:
@@ -223,30 +162,94 @@ def _shrunk(size: tuple[int, int], max_side: int) -> tuple[int, int]:
     return width, height
 
 
-def _smoothable(path: str | os.PathLike[str], picture: Image.Image) -> Image.Image:
+def _in_bands(picture: Image.Image, white: int) -> NDArray[np.uint8]:
+    """The pixels, uint8 (H, W, 3); what is needed to convert them is never there for all of them at once."""
+    array = np.empty((picture.height, picture.width, 3), np.uint8)
+    for start, band in _bands(picture, 1):
+        array[start : start + band.height] = np.asarray(_rgb(_smoothable(band, white)))
+    return array
+
+
+def _resized(picture: Image.Image, target: tuple[int, int], white: int) -> Image.Image:
+    """The picture shrunk to (width, height); a large one is first reduced by a whole number, band by band."""
+    # Half of what is left to do leaves the filter enough to work with, as Pillow's `reducing_gap=2` does it.
+    factors = (max(1, picture.width // target[0] // 2), max(1, picture.height // target[1] // 2))
+    if picture.width * picture.height <= _BAND or factors == (1, 1):
+        return _smoothable(picture, white).resize(target, Image.Resampling.LANCZOS, reducing_gap=2.0)
+    width, height = (-(-side // factor) for side, factor in zip(picture.size, factors, strict=True))
+    reduced: Image.Image | None = None
+    for start, band in _bands(picture, factors[1]):
+        part = _smoothable(band, white).reduce(factors)
+        if reduced is None:
+            reduced = Image.new(part.mode, (width, height))
+        reduced.paste(part, (0, start // factors[1]))
+    assert reduced is not None
+    box = (0, 0, picture.width / factors[0], picture.height / factors[1])
+    return reduced.resize(target, Image.Resampling.LANCZOS, box)
+
+
+def _bands(picture: Image.Image, multiple: int) -> Iterator[tuple[int, Image.Image]]:
+    """The picture in bands of some 16 megapixels, a multiple of rows each, with the row where each begins."""
+    rows = max(1, _BAND // picture.width // multiple) * multiple
+    if rows >= picture.height:
+        yield 0, picture
+        return
+    for start in range(0, picture.height, rows):
+        yield start, picture.crop((0, start, picture.width, min(start + rows, picture.height)))
+
+
+def _white(picture: Image.Image, sixteen: bool, name: str) -> int:
+    """The value that stands for white: 255, or the end of the range of which a grey picture of 16 bits makes use.
+
+    Args:
+        picture: Loaded.
+        sixteen: Whether its file has 16 bits a channel, of which Pillow keeps the upper eight where it has colours.
+        name: For messages.
+
+    Raises:
+        ImageError: Values without a known range, or colours of which eight bits are lost.
+    """
+    if picture.mode == "F":
+        raise ImageError(f"{name}: found floating-point pixels, expected 8 or 16 bits", "save it as 8-bit PNG")
+    if picture.mode.startswith("I"):
+        extremes = [(int(part.min()), int(part.max())) for _, band in _bands(picture, 1) for part in [np.asarray(band)]]
+        low, high = min(low for low, _ in extremes), max(high for _, high in extremes)
+        if low < 0 or high > _RANGES[-1]:
+            found = f"pixel values {low}..{high}, expected 0..{_RANGES[-1]}"
+            raise ImageError(f"{name}: found {found}", "save it as 8-bit PNG")
+        return next(top for top in _RANGES if high <= top)
+    if sixteen and picture.mode in ("RGB", "RGBA", "LA"):
+        channels: Any = picture.getextrema()
+        high = max(int(high) for _, high in channels[: 1 if picture.mode == "LA" else 3])
+        if 0 < high <= _TWELVE_BITS >> 8:  # in the upper byte nearly nothing is left of them
+            found = f"16-bit colours of at most {high * 256 + 255}, expected 0..{_RANGES[-1]}"
+            raise ImageError(f"{name}: found {found}", "stretch them to 16 bits, or save it as 8-bit PNG")
+    return _RANGES[0]
+
+
+def _sixteen_bits(picture: Image.Image) -> bool:
+    """Whether a picture that is not yet loaded has 16 bits a channel in its file."""
+    tiles = getattr(picture, "tile", None) or ()
+    return any(";16" in str(tile[3] if isinstance(tile[3], str) else tile[3][0]) for tile in tiles)
+
+
+def _smoothable(picture: Image.Image, white: int) -> Image.Image:
     """The picture in a mode whose values can be averaged: L, LA, RGB, RGBA or CMYK."""
     if picture.mode.startswith("I"):
-        values = np.asarray(picture)
-        low, high = int(values.min()), int(values.max())
-        if low < 0 or high > 65535:
-            raise ImageError(f"{path}: found pixel values {low}..{high}, expected 0..65535", "save it as 8-bit PNG")
-        return Image.fromarray(_eight_bits(values.astype(np.uint16, copy=False)))
-    if picture.mode == "F":
-        raise ImageError(f"{path}: found floating-point pixels, expected 8 or 16 bits", "save it as 8-bit PNG")
+        return Image.fromarray(_eight_bits(np.asarray(picture).astype(np.uint16, copy=False), white))
     if "transparency" in picture.info and picture.mode in ("1", "L", "P", "RGB"):
         return picture.convert("RGBA")
     if picture.mode in ("1", "P"):
         return picture.convert("RGB")
     if picture.mode in ("PA", "RGBa", "La"):
         return picture.convert("RGBA")
-    picture.load()
     return picture
 
 
-def _eight_bits(values: NDArray[np.uint16]) -> NDArray[np.uint8]:
-    """16-bit grey values (H, W) divided by 257 and rounded, so that 65535 is 255."""
-    # In 16-bit integers, as a wider type would take two to four times the memory; 65407 + 128 is the largest of them.
-    return ((np.minimum(values, np.uint16(65407)) + np.uint16(128)) // np.uint16(257)).astype(np.uint8)
+def _eight_bits(values: NDArray[np.uint16], white: int) -> NDArray[np.uint8]:
+    """16-bit grey values (H, W) of 0..`white`, scaled so that `white` is 255, and rounded."""
+    table: NDArray[np.uint8] = ((np.arange(white + 1, dtype=np.uint32) * 255 + white // 2) // white).astype(np.uint8)
+    return table[values]
 
 
 def _rgb(picture: Image.Image) -> Image.Image:

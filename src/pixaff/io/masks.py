@@ -13,7 +13,7 @@ from PIL import Image
 
 from pixaff.errors import FormatError
 from pixaff.io.atomic import atomic_path
-from pixaff.io.images import opened
+from pixaff.io.picture_files import opened
 
 VOID = 255
 _NUMBERS = "pixel values must be class numbers: 0 background, 1..K classes, 255 void"
