@@ -9,8 +9,9 @@ from pathlib import Path
 
 from pixaff.errors import PixaffError
 
+FOLDER = "a folder"
 _KINDS = {
-    stat.S_IFDIR: "a folder",
+    stat.S_IFDIR: FOLDER,
     stat.S_IFIFO: "a named pipe (FIFO)",
     stat.S_IFSOCK: "a socket",
     stat.S_IFCHR: "a device",

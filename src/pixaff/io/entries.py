@@ -1,0 +1,93 @@
+"""What lies in a folder of photos: photos, what is plainly none, and what fails by name."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from pixaff.io.images import IMAGE_SUFFIXES
+from pixaff.io.picture_files import RAW_SUFFIXES
+from pixaff.io.regular import FOLDER, irregular
+
+# What pixaff itself reads or writes beside photos.
+_OWN_SUFFIXES = frozenset({".csv", ".json", ".jsonl", ".npy", ".npz", ".safetensors", ".xml"})
+_OWN_NAMES = frozenset({"classes.txt"})
+# What file managers leave in every folder, in lower case.
+_SYSTEM_NAMES = frozenset({".ds_store", "desktop.ini", "ehthumbs.db", "icon\r", "picasa.ini", "thumbs.db"})
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What an entry of a folder is taken for.
+
+    Attributes:
+        kind: "photo", which is tried; "passed over", plainly no photo: counted, no failure; "failed", to be named as
+            failed and not to be opened; "ours": hidden files, subfolders and what pixaff itself reads or writes,
+            which nobody needs to hear of.
+        why: Words, with "passed over" and "failed": "a named pipe (FIFO)", "beside the photo sheep.jpg".
+    """
+
+    kind: Literal["photo", "passed over", "failed", "ours"]
+    why: str = ""
+
+
+def sort_folder(folder: str | os.PathLike[str]) -> list[tuple[Path, Kind]]:
+    """The entries of a folder in order of name, each with its kind; nothing is opened.
+
+    Raises:
+        OSError: The folder cannot be listed.
+    """
+    with os.scandir(folder) as entries:
+        names = sorted(entry.name for entry in entries)
+    photos = photo_names(names)
+    return [(Path(folder, name), kind_of(Path(folder, name), photos)) for name in names]
+
+
+def photo_names(names: Collection[str]) -> dict[str, str]:
+    """Those names of a folder that are named like photos, by what other files of the same photo begin with."""
+    return {os.path.splitext(name)[0].casefold(): name for name in names if _named_like_a_photo(name)}
+
+
+def kind_of(path: str | os.PathLike[str], photos: dict[str, str] | None = None) -> Kind:
+    """What an entry of a folder is taken for, by its name and what the file system says of it; it is not opened.
+
+    A file that is not named like a photo is a photo all the same, if it can be read as one: it is tried, and named if
+    it cannot. But where a photo of its stem lies beside it, it belongs to that (`sheep.jpg_original`, `sheep.txt`,
+    `DSC_0001.NEF` beside `DSC_0001.JPG`) and is passed over.
+
+    Args:
+        path: The entry.
+        photos: Of its folder, from `photo_names`; None where nothing is known of what lies beside it, as for a file
+            that somebody named.
+    """
+    path = Path(path)
+    name, suffix = path.name, path.suffix.lower()
+    if photos is not None:
+        if name.lower() in _SYSTEM_NAMES:
+            return Kind("passed over", "of a file manager")
+        if name.startswith(".") or suffix in _OWN_SUFFIXES or name in _OWN_NAMES:
+            return Kind("ours")
+        if not _named_like_a_photo(name) and (photo := _photo_beside(name, photos)):
+            return Kind("passed over", f"beside the photo {photo}")
+    found = irregular(path)
+    if photos is not None and found == FOLDER:
+        return Kind("ours")
+    if found:
+        return Kind("failed", f"found {found}, expected a file")
+    if suffix in RAW_SUFFIXES:
+        return Kind("failed", "found a camera's raw file, of which only a thumbnail can be read")
+    return Kind("photo")
+
+
+def _named_like_a_photo(name: str) -> bool:
+    return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES and not name.startswith(".")
+
+
+def _photo_beside(name: str, photos: dict[str, str]) -> str:
+    """The photo to which a file of this name belongs: sheep.jpg for `sheep`, `sheep.txt` and `sheep.jpg.bak`; or ""."""
+    stem = os.path.splitext(name)[0]
+    stems = (name, stem, os.path.splitext(stem)[0] if _named_like_a_photo(stem) else stem)
+    return next((photos[known.casefold()] for known in stems if known.casefold() in photos), "")
