@@ -434,7 +434,7 @@ class Predictor:
     def _check_memory(self, network: Network, size: tuple[int, ...], scale: float = 1.0, images: int = 1) -> None:
         if self.device.type == "cpu":
             pixels = (round(size[0] * scale), round(size[1] * scale))
-            check_memory(type(network).__name__, network.bytes_per_pixel, pixels, images)
+            check_memory(type(network).__name__, network.memory_per_pixel(), pixels, images)
 
     def _affinity_network(self) -> AffinityNetwork:
         if self.affinity_network is None:

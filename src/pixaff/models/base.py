@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from pixaff.models.footprint import traced_bytes_per_pixel
 from pixaff.ops.cam import Picture, summed_cams
 from pixaff.recipe import Recipe
 from pixaff.settings import Settings
@@ -46,11 +47,6 @@ class Network(nn.Module):
     frozen: ClassVar[tuple[str, ...]] = ()
     new: ClassVar[tuple[str, ...]] = ()
 
-    @property
-    def device(self) -> torch.device:
-        """Where the network's weights are."""
-        return next(self.parameters()).device
-
     def preprocess(self, image: Picture) -> Tensor:
         """PIL image or uint8 (H,W,3) RGB -> normalised float32 (3,H,W).
 
@@ -63,6 +59,16 @@ class Network(nn.Module):
     def seen_size(self, size: tuple[int, int]) -> tuple[int, int]:
         """The size (h, w) at which the network sees an image of some size: its square, or the same."""
         return size if self.image_size is None else (self.image_size, self.image_size)
+
+    def memory_per_pixel(self) -> int | None:
+        """Memory that a forward pass in float32 takes at its peak, in bytes for each pixel of the image.
+
+        Measured where `bytes_per_pixel` says so; else told from the layers, once. None for a network that sees images
+        of one size alone, and where nothing can be told.
+        """
+        if self.bytes_per_pixel is None and self.image_size is None:
+            self.bytes_per_pixel = traced_bytes_per_pixel(self)
+        return self.bytes_per_pixel
 
     def train(self, mode: bool = True) -> Self:
         """Training mode for all but batch norm, which keeps the statistics of its initial weights."""
@@ -122,10 +128,6 @@ class CamNetwork(Network):
     def cam(self, x: Tensor) -> Tensor:
         """Normalised images (B,3,H,W) -> class activation maps (B,K,h,w) >= 0."""
         raise NotImplementedError
-
-    def class_cams(self, x: Tensor, classes: Sequence[int]) -> Tensor:
-        """`cam` of some classes (0-based) alone: (B,C,h,w); less work where each class costs some."""
-        return self.cam(x)[:, list(classes)]
 
     def normalized_cams(
         self,
