@@ -57,6 +57,7 @@ class Run(TypedDict, total=False):
     device: str
     workers: int | None
     overwrite: bool
+    keep: bool
     report: Callback
     progress: bool
 

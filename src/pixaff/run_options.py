@@ -32,6 +32,12 @@ class RunOptions:
         flags=("--workers", "-j"),
     )
     overwrite: bool = option(False, "Recompute existing outputs instead of skipping them.", flags=("--overwrite",))
+    keep: bool = option(
+        False,
+        "Accept existing outputs that no longer fit their photo, labels, CAMs or settings.",
+        flags=("--keep",),
+        commands=("cam", "crf", "propagate"),
+    )
     report: Callback = silent
     progress: bool = False
 

@@ -5,20 +5,21 @@ from __future__ import annotations
 import json
 import platform
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from pixaff import __version__
-from pixaff.events import Callback, Event
+from pixaff._version import __version__
 from pixaff.io.atomic import write_text
-from pixaff.settings import value_words
+from pixaff.stages.batch.ledger import read_ledger
+
+if TYPE_CHECKING:
+    from pixaff.stages.batch.plan import Plan
+    from pixaff.stages.batch.run import Report
 
 NAME = "run.json"
 OTHERS = "other_settings"
-MADE = ("settings", "versions", "written", "device")
-"""What a record says of how the outputs were made."""
 
 
 def versions() -> dict[str, str]:
@@ -35,9 +36,6 @@ def versions() -> dict[str, str]:
 def write_record(out: Path, command: str, settings: Mapping[str, Any], **facts: Any) -> None:
     """Write ``out/run.json``: the command, its effective settings, the versions and further facts.
 
-    With ``counts`` among the facts, the record keeps to the outputs that are there: a run that made none of them leaves
-    the settings, versions and device that did; one that made some keeps those of the skipped under "other_settings".
-
     Raises:
         OutputError: The folder cannot be written.
     """
@@ -48,13 +46,6 @@ def write_record(out: Path, command: str, settings: Mapping[str, Any], **facts: 
         "written": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         **facts,
     }
-    before, counts = _record_of(out, command), facts.get("counts")
-    if before is not None and counts is not None:
-        if not counts["done"]:
-            record |= {name: before[name] for name in (*MADE, OTHERS) if name in before}
-        elif counts["skipped"]:
-            others = [made for made in _all_settings(before) if made != record["settings"]]
-            record |= {OTHERS: others} if others else {}
     write_text(out / NAME, json.dumps(record, indent=2, default=str) + "\n")
 
 
@@ -67,46 +58,44 @@ def read_record(folder: Path) -> dict[str, Any] | None:
     return record if isinstance(record, dict) else None
 
 
-def announce(
-    out: Path, command: str, settings: Mapping[str, Any], *, device: str, overwrite: bool, report: Callback
+def write_run_record(
+    plan: Plan,
+    made: str,
+    settings: Mapping[str, Any],
+    result: Report,
+    *,
+    device: str,
+    classes: Sequence[str] | None,
+    listing: str | Path | None,
 ) -> None:
-    """Report the effective settings, and warn when outputs that will be skipped were made with others."""
-    report(Event("settings", command, data={**settings, "device": device}))
-    record = None if overwrite else _record_of(out, command)
-    now = _plain(settings)
-    if record is None:
-        if not (out / NAME).exists():  # a run that is killed shall be known by its settings too
-            write_record(out, command, settings, device=device)
-        return
-    for before in _all_settings(record):
-        changed = [
-            f"{name} {_words(before, name)} -> {_words(now, name)}"
-            for name in dict.fromkeys((*now, *before))
-            if before.get(name) != now.get(name)
-        ]
-        if changed:
-            text = f"{out} holds outputs made with other settings ({', '.join(changed)}); they stay without --overwrite"
-            report(Event("warning", command, text))
+    """Write ``run.json`` of a run over images: what is true of all outputs in the folder, of whichever run.
 
+    The settings are those of this run if it made something, else of the run that did; "other_settings" are those of
+    further outputs. "failed" names every image whose last try failed.
 
-def _record_of(out: Path, command: str) -> dict[str, Any] | None:
-    """The record of an earlier run of the same command."""
-    record = read_record(out)
-    return record if record is not None and record.get("command") == command else None
-
-
-def _all_settings(record: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Those of a record, first, and of the outputs that its run skipped."""
-    others = record.get(OTHERS)
-    found = [record.get("settings"), *(others if isinstance(others, list) else [])]
-    return [settings for settings in found if isinstance(settings, dict)]
+    Raises:
+        OutputError: The folder cannot be written.
+    """
+    ledger = read_ledger(plan.out)  # other processes may have written to it
+    done = [line.get("made") for line in ledger.images.values() if line.get("status") == "done"]
+    failed = {name: line.get("error") for name, line in ledger.images.items() if line.get("status") == "failed"}
+    runs = {each: ledger.runs[each] for each in dict.fromkeys(done) if each in ledger.runs}
+    main = made if result.done or made in runs or not runs else max(runs, key=done.count)
+    now = settings if main == made else runs[main].get("settings", {})
+    others = [run.get("settings") for each, run in runs.items() if each != main]
+    facts = {
+        "device": device,
+        **({} if classes is None else {"classes": list(classes)}),
+        **({OTHERS: others} if others else {}),
+        "images": len(ledger.images),
+        "done": len(done),
+        "failed": failed,
+        "last_run": {"list": listing, "images": len(plan.photos), **result.counts()},
+    }
+    write_record(plan.out, plan.command, now, **facts)
 
 
 def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Settings as they come back from JSON."""
     plain: dict[str, Any] = json.loads(json.dumps(dict(settings), default=str))
     return plain
-
-
-def _words(settings: Mapping[str, Any], name: str) -> str:
-    return value_words(settings[name]) if name in settings else "none"

@@ -1,7 +1,7 @@
 """A folder in, a folder out: skip what is done, name what fails, continue with the rest.
 
-`run` keeps count; how the work is spread is up to `in_batches` (decode and write in threads, compute in between) and
-`in_processes` (everything in worker processes). Both yield one outcome for every image.
+`run_plan` keeps count; how the work is spread is up to `in_batches` (decode and write in threads, compute in between)
+and `in_processes` (everything in worker processes). Both yield one outcome for every image.
 """
 
 from __future__ import annotations
@@ -12,19 +12,15 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from pixaff.device import device_words
 from pixaff.errors import OutputError, PixaffError
-from pixaff.events import Callback, Event, silent
-from pixaff.run_options import RunOptions
-from pixaff.stages.batch.record import announce, write_record
-
-if TYPE_CHECKING:
-    import torch
+from pixaff.events import Callback, Event
+from pixaff.stages.batch.plan import Plan
+from pixaff.stages.batch.record import write_run_record
 
 Outcome = Mapping[str, Any] | BaseException
-"""What became of a photo: facts about it for the record, or the exception that it raised."""
+"""What became of an image: facts about it for the record, or the exception that it raised."""
 
 
 @dataclass
@@ -52,56 +48,99 @@ class Report:
         return {"done": len(self.done), "skipped": len(self.skipped), "failed": len(self.failed)}
 
 
-def run(
-    photos: Sequence[Path],
+def run_plan(
+    plan: Plan,
     work: Callable[[Sequence[Path]], Generator[tuple[Path, Outcome], None, None]],
     *,
-    command: str,
-    outputs: Callable[[Path], tuple[Path, ...]],
-    overwrite: bool = False,
-    report: Callback = silent,
+    settings: Mapping[str, Any],
+    device: str,
+    weights: Mapping[str, str] | None = None,
+    classes: Sequence[str] | None = None,
+    listing: str | Path | None = None,
 ) -> Report:
-    """Work on the photos whose outputs are not there yet.
+    """Work on the images of a plan, and write the ledger and the run record.
 
     Args:
-        photos: All of them.
-        work: Takes those to do; yields an outcome for each.
-        command: Name of the stage, for its events.
-        outputs: The files that a photo leads to. It counts as done when all of them exist, which is safe because
-            every file is written under another name first and then moved into place.
-        overwrite: Do them all again.
-        report: Receives an `Event` for each photo.
+        plan: Which images are to do.
+        work: Takes those; yields an outcome for each.
+        settings: Effective settings, told and recorded.
+        device: In words.
+        weights: Digests of the weights' content, by part.
+        classes: Names of the mask values.
+        listing: Image list, for the record.
 
     Raises:
         OutputError: Nothing can be written any more (disk full, no permission): going on would waste hours.
     """
-    started = time.monotonic()
+    started, report = time.monotonic(), plan.run.report
+    report(Event("settings", plan.command, data={**settings, "device": device}))
+    made = plan.settle(settings, weights or {}, {"device": device})
+    plan.warn()
     result = Report()
-    todo: list[Path] = []
-    report(Event("begin", command, total=len(photos)))
-    for photo in photos:
-        files = outputs(photo)
-        if not overwrite and all(file.is_file() for file in files):
-            result.skipped.append(photo.name)
-            report(Event("skipped", command, photo=photo, outputs=files))
-        else:
-            todo.append(photo)
-    if todo:
-        # Closing at once, not at the next garbage collection, stops the workers when the user presses Ctrl-C.
-        with closing(work(todo)) as outcomes:
-            for photo, outcome in outcomes:
-                if isinstance(outcome, OutputError):
-                    raise outcome
-                if isinstance(outcome, BaseException):
-                    reason = describe(outcome)
-                    result.failed.append((photo.name, reason))
-                    report(Event("failed", command, reason, photo=photo))
-                else:
-                    result.done.append(photo.name)
-                    report(Event("done", command, photo=photo, outputs=outputs(photo), data=outcome))
-    result.seconds = time.monotonic() - started
-    report(Event("end", command, data=result.counts()))
+    _begin(plan, result)
+    try:
+        if plan.todo:
+            # Closing at once, not at the next garbage collection, stops the workers when the user presses Ctrl-C.
+            with closing(work(plan.todo)) as outcomes:
+                for photo, outcome in outcomes:
+                    _take(plan, photo, outcome, made, result)
+            _check_still_there(plan, result)
+    except KeyboardInterrupt:
+        total = len(result.skipped) + len(plan.todo)
+        finished = total - len(plan.todo) + len(result.done) + len(result.failed)
+        text = f"stopped after {finished} of {total}; the same command continues with the rest"
+        report(Event("end", plan.command))
+        report(Event("note", plan.command, text))
+        raise
+    finally:
+        result.seconds = time.monotonic() - started
+        if plan.photos:
+            write_run_record(plan, made, settings, result, device=device, classes=classes, listing=listing)
+    report(Event("end", plan.command, data=result.counts()))
     return result
+
+
+def skip_all(plan: Plan) -> Report:
+    """The report of a plan with nothing to do."""
+    result = Report()
+    plan.warn()
+    _begin(plan, result)
+    plan.run.report(Event("end", plan.command, data=result.counts()))
+    return result
+
+
+def _begin(plan: Plan, result: Report) -> None:
+    plan.run.report(Event("begin", plan.command, total=len(plan.photos)))
+    for photo in plan.skipped:
+        result.skipped.append(photo.name)
+        plan.run.report(Event("skipped", plan.command, photo=photo, outputs=plan.outputs(photo)))
+
+
+def _take(plan: Plan, photo: Path, outcome: Outcome, made: str, result: Report) -> None:
+    if isinstance(outcome, OutputError):
+        raise outcome
+    if isinstance(outcome, BaseException):
+        _fail(plan, photo, describe(outcome), result)
+    else:
+        plan.done(photo, made)
+        result.done.append(photo.name)
+        event = Event("done", plan.command, photo=photo, outputs=plan.outputs(photo), data=outcome)
+        plan.run.report(event)
+
+
+def _fail(plan: Plan, photo: Path, reason: str, result: Report) -> None:
+    plan.failed(photo, reason)
+    result.failed.append((photo.name, reason))
+    plan.run.report(Event("failed", plan.command, reason, photo=photo))
+
+
+def _check_still_there(plan: Plan, result: Report) -> None:
+    """Name the outputs that somebody removed while the run went on."""
+    done = set(result.done)
+    for photo in plan.todo:
+        if photo.name in done and not all(path.is_file() for path in plan.outputs(photo)):
+            result.done.remove(photo.name)
+            _fail(plan, photo, f"{photo}: its output was removed from {plan.out} during the run", result)
 
 
 def describe(error: BaseException) -> str:
@@ -113,36 +152,7 @@ def describe(error: BaseException) -> str:
         return str(error)
     if os.environ.get("PIXAFF_DEBUG"):
         raise error
+    if isinstance(error, MemoryError):
+        return "not enough memory (a smaller --size, or --batch-size 1 and --workers 1, need less)"
     words = " ".join(str(error).split())
     return f"{type(error).__name__}: {words[:300]}" if words else type(error).__name__
-
-
-def run_into(
-    out: Path,
-    photos: Sequence[Path],
-    work: Callable[[Sequence[Path]], Generator[tuple[Path, Outcome], None, None]],
-    *,
-    command: str,
-    outputs: Callable[[Path], tuple[Path, ...]],
-    settings: Mapping[str, Any],
-    device: torch.device,
-    options: RunOptions,
-    classes: Sequence[str] | None = None,
-    listing: str | Path | None = None,
-) -> Report:
-    """`run` with the run record: tell the settings, warn of outputs made with others, work, and write ``run.json``."""
-    words = device_words(device)
-    announce(out, command, settings, device=words, overwrite=options.overwrite, report=options.report)
-    result = run(photos, work, command=command, outputs=outputs, overwrite=options.overwrite, report=options.report)
-    write_record(
-        out,
-        command,
-        settings,
-        device=words,
-        **({} if classes is None else {"classes": classes}),
-        list=listing,
-        images=len(photos),
-        counts=result.counts(),
-        failed=dict(result.failed),
-    )
-    return result

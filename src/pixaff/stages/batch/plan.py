@@ -1,0 +1,255 @@
+"""Which images of a run are to do: what exists and still fits is skipped, and no output takes the place of an input.
+
+A plan is made without torch and without the model, so that a run with nothing to do is over as soon as the folder has
+been read.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pixaff._version import __version__
+from pixaff.errors import UsageError, quoted
+from pixaff.events import Event
+from pixaff.io.labels import nfc
+from pixaff.io.whole import looks_whole
+from pixaff.run_options import RunOptions
+from pixaff.settings import value_words
+from pixaff.stages.batch.ledger import digest, quick_stamps, read_ledger, same_file, stamp
+
+NAMED = 3
+"""Images that a warning names of each kind."""
+
+
+@dataclass
+class Plan:
+    """What a run has to do.
+
+    Args:
+        out: Folder of the outputs.
+        command: Name of the command.
+        photos: All images of the run.
+        outputs: The files that an image leads to.
+        run: How the run computes; ``overwrite`` and ``keep`` decide here.
+        labels: Labels that a person gave, by image stem; None where they are predicted.
+        cams: Folder of CAMs that are read, as a function from the image to its file.
+        request: Everything that was asked for besides these, plain.
+        weights: Files of weights that the request stands for, as far as they are known without loading them.
+        reads: Further files that the run reads, none of which may be an output.
+
+    Attributes:
+        todo: Images to do.
+        skipped: Images whose outputs exist.
+
+    Raises:
+        UsageError: An output would take the place of an input, or of another image's output.
+    """
+
+    out: Path
+    command: str
+    photos: Sequence[Path]
+    outputs: Callable[[Path], tuple[Path, ...]]
+    run: RunOptions
+    labels: Mapping[str, tuple[str | int, ...]] | None = None
+    cams: Callable[[Path], Path | None] | None = None
+    request: Mapping[str, Any] = field(default_factory=dict)
+    weights: Sequence[Path] = ()
+    reads: Sequence[Path] = ()
+
+    def __post_init__(self) -> None:
+        check_outputs(self.photos, self.outputs, [*self.reads, *self._cam_files()])
+        self.ledger = read_ledger(self.out)
+        asked = [self.command, __version__, dict(self.request), quick_stamps(self.weights), self.labels is None]
+        self.request_id = digest(asked)
+        self.todo: list[Path] = []
+        self.skipped: list[Path] = []
+        self._stale: dict[str, list[str]] = {}
+        for photo in self.photos:
+            if self.run.overwrite or not self._exists(photo):
+                self.todo.append(photo)
+            else:
+                self.skipped.append(photo)
+                self._note_changes(photo)
+
+    @property
+    def nothing_to_do(self) -> bool:
+        """Whether every output exists and was made with what is asked for now, as far as can be told without a model."""
+        made = self.ledger.requests.get(self.request_id)
+        known = [self.ledger.images.get(photo.name) for photo in self.skipped]
+        return not self.todo and all(line is None or line.get("made") == made for line in known)
+
+    def settle(self, settings: Mapping[str, Any], weights: Mapping[str, str], facts: Mapping[str, Any]) -> str:
+        """Take note of what the outputs are made with, and of existing ones that were made with something else.
+
+        Args:
+            settings: Effective settings.
+            weights: Digests of the weights' content, by part.
+            facts: What else the ledger shall tell of the run.
+
+        Returns:
+            The digest that goes by it.
+        """
+        deciding = {name: value for name, value in settings.items() if name not in ("labels", "cams", *_PLACES)}
+        made = digest([self.command, deciding, dict(weights)])
+        if made not in self.ledger.runs or self.request_id not in self.ledger.requests:
+            line = {"made": made, "request": self.request_id, "settings": dict(settings), "weights": dict(weights)}
+            self.ledger.append({**line, **facts})
+        for photo in self.skipped:
+            before = (self.ledger.images.get(photo.name) or {}).get("made")
+            if before is not None and before != made:
+                self._stale.setdefault(self._difference(before, settings, weights), []).append(photo.name)
+        return made
+
+    def warn(self) -> None:
+        """Say how many existing outputs no longer fit, and why; nothing with ``keep``."""
+        if not self._stale or self.run.keep:
+            return
+        reasons = "; ".join(f"{len(names)} with {reason} ({_some(names)})" for reason, names in self._stale.items())
+        count = len({name for names in self._stale.values() for name in names})
+        words = f"{count} outputs in {self.out} no longer fit" if count > 1 else f"1 output in {self.out} no longer fits"
+        text = f"{words} and stay: {reasons}: --overwrite makes them again, --keep accepts them"
+        self.run.report(Event("warning", self.command, text))
+
+    def done(self, photo: Path, made: str) -> None:
+        """Write into the ledger what the outputs of an image were made of."""
+        cams = None if self.cams is None else self.cams(photo)
+        self.ledger.append(
+            {
+                "image": photo.name,
+                "status": "done",
+                "made": made,
+                "photo": stamp(photo),
+                "cams": None if cams is None else stamp(cams),
+                "labels": self._labels(photo),
+                "outputs": [_quick(path) for path in self.outputs(photo)],
+            }
+        )
+
+    def failed(self, photo: Path, reason: str) -> None:
+        """Write into the ledger why an image has no output."""
+        self.ledger.append({"image": photo.name, "status": "failed", "error": reason})
+
+    def _exists(self, photo: Path) -> bool:
+        """Whether the outputs of an image are there and whole: as they were written, or complete files at least."""
+        files = self.outputs(photo)
+        before = (self.ledger.images.get(photo.name) or {}).get("outputs")
+        if isinstance(before, list) and len(before) == len(files) and before == [_quick(path) for path in files]:
+            return True
+        return all(looks_whole(path) for path in files)
+
+    def _note_changes(self, photo: Path) -> None:
+        line = self.ledger.images.get(photo.name)
+        if line is None or line.get("status") != "done":
+            return
+        if photo.exists() and not same_file(photo, line.get("photo")):
+            self._stale.setdefault("another photo of that name", []).append(photo.name)
+        if line.get("labels") != self._labels(photo):
+            self._stale.setdefault("other labels", []).append(photo.name)
+        cams = None if self.cams is None else self.cams(photo)
+        if cams is not None and not same_file(cams, line.get("cams")):
+            self._stale.setdefault("other CAMs", []).append(photo.name)
+
+    def _labels(self, photo: Path) -> list[str | int] | None:
+        if self.labels is None:
+            return None
+        return sorted(self.labels.get(nfc(photo.stem), ()), key=str)
+
+    def _cam_files(self) -> Iterable[Path]:
+        return [] if self.cams is None else [file for photo in self.photos if (file := self.cams(photo)) is not None]
+
+    def _difference(self, before: str, settings: Mapping[str, Any], weights: Mapping[str, str]) -> str:
+        line = self.ledger.runs.get(before, {})
+        then = line.get("settings") if isinstance(line.get("settings"), dict) else {}
+        changed = [
+            f"{name} {value_words(then.get(name))} -> {value_words(settings.get(name))}"
+            for name in dict.fromkeys((*settings, *then))
+            if name not in ("labels", "cams", *_PLACES) and _plain(then.get(name)) != _plain(settings.get(name))
+        ]
+        if line.get("weights") != dict(weights):
+            changed.append("other weights")
+        return f"other settings: {', '.join(changed)}" if changed else "other settings"
+
+
+_PLACES = ("model", "cam_weights", "affinity_weights")
+"""Settings that say where weights are; their content decides."""
+
+
+def check_outputs(
+    photos: Sequence[Path], outputs: Callable[[Path], tuple[Path, ...]], reads: Iterable[Path] = ()
+) -> None:
+    """Refuse a run in which an output would be an input, or the output of two images.
+
+    Paths are compared by where they lead: through links, ``.`` and ``..``, in Unicode's composed form, and without
+    regard to case where the file system has none.
+
+    Raises:
+        UsageError: Names both paths.
+    """
+    places = _Places()
+    inputs = {places.of(path): path for path in (*reads, *photos)}
+    # A link and what it leads to are both inputs.
+    inputs |= {places.of(Path(os.path.realpath(path))): path for path in (*reads, *photos) if os.path.islink(path)}
+    written: dict[tuple[str, str], Path] = {}
+    for photo in photos:
+        for path in outputs(photo):
+            key = places.of(path)
+            if key in inputs:
+                raise UsageError(
+                    f"the output {quoted(path)} is the input {quoted(inputs[key])}", "choose another output folder: -o DIR"
+                )
+            other = written.setdefault(key, photo)
+            if other is not photo:
+                raise UsageError(
+                    f"{quoted(other)} and {quoted(photo)} would both write {quoted(path)}",
+                    "rename one of them, or run them into different folders",
+                )
+
+
+class _Places:
+    """Where paths lead: a key for the folder, looked up once, and the name in it."""
+
+    def __init__(self) -> None:
+        self._folders: dict[str, tuple[str, bool]] = {}
+
+    def of(self, path: Path) -> tuple[str, str]:
+        parent, name = os.path.split(os.path.abspath(path))
+        if parent not in self._folders:
+            real = os.path.realpath(parent)
+            self._folders[parent] = real, _ignores_case(real)
+        real, ignores_case = self._folders[parent]
+        name = nfc(name)
+        return nfc(real), name.casefold() if ignores_case else name
+
+
+def _ignores_case(folder: str) -> bool:
+    """Whether names that differ in case are one file there: asked of the nearest folder that exists."""
+    while not os.path.isdir(folder):
+        above = os.path.dirname(folder)
+        if above == folder:
+            return False
+        folder = above
+    other = folder.swapcase()
+    try:
+        return other != folder and os.path.samefile(folder, other)
+    except OSError:
+        return False
+
+
+def _quick(path: Path) -> list[int] | None:
+    try:
+        there = path.stat()
+        return [there.st_size, there.st_mtime_ns]
+    except OSError:
+        return None
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, (list, tuple)) else value
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(quoted(name) for name in names[:NAMED]) + (", ..." if len(names) > NAMED else "")
