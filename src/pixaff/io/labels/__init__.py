@@ -56,8 +56,8 @@ def read_labels(path: str | os.PathLike[str], classes: Sequence[str], images: It
     """Read image-level labels from a table, a folder of PASCAL VOC XML files or PSA's `cls_labels.npy`.
 
     Table: `image,labels` with the class names joined by ";"; the header may be missing, the image may carry a folder
-    and a suffix. XML: the names of the objects; the image is the XML file's own name. An empty cell, an XML file without
-    objects and a vector of zeros say that an image shows no class.
+    and a suffix. XML: the names of the objects; the image is the XML file's own name. An empty cell, an XML file
+    without objects and a vector of zeros say that an image shows no class.
 
     An entry that cannot be used (an unknown class, a damaged XML file, an image twice with different labels) costs its
     own image alone: see `Labels.problems`.

@@ -31,7 +31,7 @@ def read_list(path: str | os.PathLike[str]) -> list[str]:
         pair = len(fields) == 2 and image_stem(fields[0]) == image_stem(fields[1])
         name = image_stem(fields[0] if pair else line.strip())
         if len(os.fsencode(name)) > MAX_NAME:
-            name = f"{name[:40]}... (line {number}, {len(name):,} characters)"
+            name = f"{name[:40]} (cut: line {number}, {len(name):,} characters)"
         same = nfc(name)
         if same in first:
             raise LabelsError(

@@ -63,13 +63,15 @@ def labels_of(photo: Path, labels: Labels | None, source: str | Path) -> tuple[i
     return None if labels is None else labels.of(photo.stem)
 
 
-def ask(labels: Labels, classes: Sequence[str], *, listed: bool, yes: bool, command: str, report: Callback) -> None:
+def ask_about(
+    labels: Labels | None, classes: Sequence[str], *, listed: bool, yes: bool, command: str, report: Callback
+) -> None:
     """Ask about what is odd in labels before they are trained on; with ``yes``, only say it.
 
     Raises:
         UsageError: Something is odd.
     """
-    questions = doubts(labels, classes, listed=listed)
+    questions = [] if labels is None else doubts(labels, classes, listed=listed)
     if questions and not yes:
         more = f"; and {len(questions) - 3} more questions" if len(questions) > 3 else ""
         raise UsageError("; ".join(questions[:3]) + more, "--yes trains on the labels as they are")
