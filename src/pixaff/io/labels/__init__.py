@@ -86,7 +86,7 @@ def read_labels(path: str | os.PathLike[str], classes: Sequence[str], images: It
     if not labels.by_image and labels.problems:
         first = next(iter(labels.problems.values()))
         count = len(labels.problems)
-        raise LabelsError(first if count == 1 else f"none of {count} entries can be used, the first: {first}")
+        raise LabelsError(first if count == 1 else f"{path}: none of {count} entries can be used, the first: {first}")
     if not labels.by_image:
         raise LabelsError(f"{path}: found no labels", *labels.strays[:1])
     return labels
