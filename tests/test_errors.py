@@ -51,6 +51,12 @@ def test_foreign_text_is_cut_and_its_control_characters_are_escaped() -> None:
     assert errors.shortened(Path("a/b")) == str(Path("a/b"))
 
 
+def test_numbers_and_what_they_count() -> None:
+    assert errors.counted(1, "image") == "1 image"
+    assert errors.counted(0, "image") == "0 images"
+    assert errors.counted(2000, "class", "classes") == "2,000 classes"
+
+
 def test_control_characters_in_messages_are_escaped() -> None:
     error = errors.ImageError("a\x1b[2J.jpg: caf\udce9", "re\x00name it")
     assert str(error) == "a\\x1b[2J.jpg: caf\\udce9 (re\\x00name it)"

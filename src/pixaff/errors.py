@@ -30,6 +30,11 @@ def quoted(text: object, limit: int = QUOTED) -> str:
     return f'"{shortened(text, limit)}"'
 
 
+def counted(number: int, noun: str, plural: str = "") -> str:
+    """A number and what it counts: "1 image", "2,000 images"; `plural` where that is more than an s."""
+    return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
+
+
 def _printable(text: str) -> str:
     if text.isprintable():
         return text

@@ -99,5 +99,5 @@ def test_ten_thousand_images_are_not_too_many(tmp_path: Path) -> None:
 
 
 def test_names_are_not_told(tmp_path: Path) -> None:
-    with pytest.raises(LabelsError, match=r"numbers 3 classes without naming them \(give --classes FILE\)"):
+    with pytest.raises(LabelsError, match=r"numbers its 3 classes and does not name them \(give --classes FILE\)"):
         names_in(put(tmp_path, {"a": vector(1, 0, 0)}))

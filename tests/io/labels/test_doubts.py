@@ -65,8 +65,8 @@ def test_nothing_is_asked_about_plain_labels(tmp_path: Path) -> None:
 def test_case_photos_without_class_fit(tmp_path: Path) -> None:
     assert asked(tmp_path, "image,labels\npart0.jpg,defect\npart1.jpg,defect\npart2.jpg,\npart3.jpg,\n") == []
     (question,) = asked(tmp_path, "image,labels\npart0.jpg,defect\npart1.jpg,defect\n")
-    assert question.startswith('all 2 photos show "defect"')
-    assert question.endswith("with the labels left empty?")
+    assert question.startswith('all of 2 photos show "defect"')
+    assert question.endswith("their labels left empty?")
 
 
 def test_labels_without_images() -> None:

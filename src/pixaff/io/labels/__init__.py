@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from pixaff.errors import LabelsError, quoted
+from pixaff.errors import LabelsError, counted, quoted
 from pixaff.io.labels import cls_labels, table, voc_xml
 from pixaff.io.labels.classes import MAX_CLASSES, VOC_CLASSES, ClassList, read_class_list, read_classes
 from pixaff.io.labels.doubts import doubts
@@ -79,7 +79,7 @@ def read_labels(path: str | os.PathLike[str], classes: Sequence[str], images: It
     if wanted is not None and not entries.by_image:
         first, photo = next(iter(entries.others), "missing"), next(iter(wanted.values()), "missing")
         raise LabelsError(
-            f"{path} labels {len(entries.others)} images, none of them among the {len(wanted)} photos",
+            f"{path}: found {counted(len(entries.others), 'image')}, none of them among {counted(len(wanted), 'photo')}",
             f"its first is {quoted(first)}, the first photo {quoted(photo)}",
         )
     labels = matched(str(path), entries, classes)
@@ -106,7 +106,9 @@ def names_in(path: str | os.PathLike[str], images: Iterable[str] | None = None) 
     """
     entries = _read(Path(path), None if images is None else {nfc(image) for image in images})
     if entries.num_classes is not None:
-        raise LabelsError(f"{path} numbers {entries.num_classes} classes without naming them", "give --classes FILE")
+        raise LabelsError(
+            f"{path} numbers its {entries.num_classes} classes and does not name them", "give --classes FILE"
+        )
     return tuple(sorted({str(name) for entry in entries.by_image.values() for name in entry.labels}))
 
 

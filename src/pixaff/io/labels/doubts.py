@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 
-from pixaff.errors import quoted
+from pixaff.errors import counted, quoted
 from pixaff.io.images import IMAGE_SUFFIXES
 from pixaff.io.labels.given import Labels
 from pixaff.io.labels.table import LABEL_WORDS
@@ -36,8 +36,8 @@ def doubts(labels: Labels, classes: Sequence[str], *, listed: bool = False) -> l
     everywhere = [quoted(classes[index]) for index, count in sorted(shown.items()) if count == len(labels)]
     if everywhere:
         found.append(
-            f"all {len(labels)} photos show {', '.join(everywhere)}, so that nothing tells it from the background: "
-            "are there photos without it to add, with the labels left empty?"
+            f"all of {counted(len(labels), 'photo')} show {', '.join(everywhere)}, so that nothing tells it from the "
+            "background: are there photos without it to add, their labels left empty?"
         )
     return found
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from pixaff.errors import UsageError, shortened
+from pixaff.errors import UsageError, counted, shortened
 from pixaff.events import Callback, Event
 from pixaff.io.labels import Labels, doubts, read_classes, read_labels
 
@@ -46,10 +46,10 @@ def read_given_labels(
     labels = read_labels(source, classes, [photo.stem for photo in photos])
     if labels.others and not listed:
         named = _some([shortened(image) for image in labels.others[:4]])
-        text = f"{source} labels {len(labels.others)} images that are not among the photos: {named}"
+        text = f"{source}: no photo for {counted(len(labels.others), 'labelled image')}: {named}"
         report(Event("warning", command, text))
     if labels.strays:
-        more = f" and {len(labels.strays) - 1} more such lines" if len(labels.strays) > 1 else ""
+        more = f"; and {counted(len(labels.strays) - 1, 'more such line')}" if len(labels.strays) > 1 else ""
         report(Event("warning", command, f"{labels.strays[0]}{more}"))
     return labels
 
@@ -73,7 +73,7 @@ def ask_about(
     """
     questions = [] if labels is None else doubts(labels, classes, listed=listed)
     if questions and not yes:
-        more = f"; and {len(questions) - 3} more questions" if len(questions) > 3 else ""
+        more = f"; and {counted(len(questions) - 3, 'more question')}" if len(questions) > 3 else ""
         raise UsageError("; ".join(questions[:3]) + more, "--yes trains on the labels as they are")
     for question in questions:
         report(Event("warning", command, question))
