@@ -78,8 +78,9 @@ def read_labels(path: str | os.PathLike[str], classes: Sequence[str], images: It
     entries = _read(path, wanted)
     if wanted is not None and not entries.by_image:
         first, photo = next(iter(entries.others), "missing"), next(iter(wanted.values()), "missing")
+        found, photos = counted(len(entries.others), "image"), counted(len(wanted), "photo")
         raise LabelsError(
-            f"{path}: found {counted(len(entries.others), 'image')}, none of them among {counted(len(wanted), 'photo')}",
+            f"{path}: found {found}, none of them among {photos}",
             f"its first is {quoted(first)}, the first photo {quoted(photo)}",
         )
     labels = matched(str(path), entries, classes)
