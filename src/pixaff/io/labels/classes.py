@@ -50,7 +50,7 @@ _HEADERS = {"classes", "class names", "class_names", "class_name", "class name",
 _HEADER_WORDS = {"name", "names", "class", "classes", "label", "labels", "category", "value", "values", "pixel", "id",
                  "index", "number", "no", "r", "g", "b", "red", "green", "blue", "rgb", "color", "colour"}
 # fmt: on
-_MAX_LINE = 1000  # characters; no name is as long
+_MAX_LINE, _MAX_LINES = 1000, 10_000  # characters, lines: no class list has as many
 # Pieces of JSON and YAML.
 _OTHER_FILE = re.compile(r"""[{}\[\]]|^\w+\s*:\s*$|^["'-]""")
 _EXAMPLE = "expected a name a line, such as cat, the first for mask value 1; or lines such as 1,cat or cat:128,0,0"
@@ -141,6 +141,8 @@ def _lines(path: str | os.PathLike[str]) -> list[_Line]:
         del text[0]
     if not text:
         raise LabelsError(f"{path}: found no class name", "write one a line, without background")
+    if len(text) > _MAX_LINES:
+        raise LabelsError(f"{path}: found {len(text):,} lines, expected a class list", _EXAMPLE)
     for number, line in text:
         if not line:
             raise LabelsError(f"{path}, line {number}: blank line", "remove it: the line numbers are the mask values")
