@@ -7,13 +7,47 @@ of the calling code (a tensor of the wrong shape) stay plain `ValueError`.
 
 from __future__ import annotations
 
+QUOTED = 80
+"""Characters of foreign text that a message shows."""
+
+
+def shortened(text: object, limit: int = QUOTED) -> str:
+    """Foreign text fit for a message: control characters escaped, the middle of long text left out.
+
+    Args:
+        text: A name, a cell, a path: whatever somebody else wrote.
+        limit: Characters to keep, before escaping.
+    """
+    words = str(text)
+    if len(words) > limit:
+        tail = limit // 4
+        words = f"{words[: limit - tail - 3]}...{words[-tail:]}"
+    return _printable(words)
+
+
+def quoted(text: object, limit: int = QUOTED) -> str:
+    """As `shortened`, in double quotes."""
+    return f'"{shortened(text, limit)}"'
+
+
+def counted(number: int, noun: str, plural: str = "") -> str:
+    """A number and what it counts: "1 image", "2,000 images"; `plural` where that is more than an s."""
+    return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
+
+
+def _printable(text: str) -> str:
+    if text.isprintable():
+        return text
+    # Lone surrogates too: they stand for bytes of a file name that are no UTF-8, and cannot be printed.
+    return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)
+
 
 class PixaffError(Exception):
     """Something outside the program is wrong.
 
     Args:
-        message: What was found, against what was expected, with the file's name. White space is folded to one line,
-            because messages may quote what another library said.
+        message: What was found, against what was expected, with the file's name. White space is folded to one line
+            and control characters are escaped, because messages may quote file names and what another library said.
         hint: What to do about it; may be empty.
 
     Attributes:
@@ -25,8 +59,8 @@ class PixaffError(Exception):
     exit_code = 1
 
     def __init__(self, message: str, hint: str = "") -> None:
-        self.message = " ".join(message.split())
-        self.hint = " ".join(hint.split())
+        self.message = _printable(" ".join(message.split()))
+        self.hint = _printable(" ".join(hint.split()))
         # Both go into args, so that the error survives pickling between worker processes.
         super().__init__(self.message, self.hint)
 

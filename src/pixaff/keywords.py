@@ -94,7 +94,8 @@ class PropagateKeywords(WalkSettings, WholeModel, Batches, total=False):
 
 
 class TrainingKeywords(Run, total=False):
-    """Of `pixaff.train_cam`, `pixaff.train_affinity` and, but for ``resume``, `pixaff.fit`."""
+    """Of `pixaff.train_cam`, `pixaff.train_affinity` (but for ``yes``) and `pixaff.fit` (but for ``resume``)."""
 
     save_every: float
     resume: bool
+    yes: bool

@@ -299,7 +299,7 @@ class Predictor:
             spread: Maps a function over samples, as the built-in ``map`` does; a pool's may compute several at a time.
         """
         network, settings = self._affinity_network(), self.settings
-        shown = [sample for sample in samples if sample.labels != ()]
+        shown = [sample for sample in samples if not sample.shows_none]
 
         def begin(sample: Sample) -> tuple[tuple[int, ...], Tensor, dict[str, float], Tensor, Tensor]:
             present, maps, probabilities = self._cams(sample)
@@ -463,6 +463,11 @@ class Sample:
     labels: tuple[int, ...] | None = None
     cams: CamFile | None = None
 
+    @property
+    def shows_none(self) -> bool:
+        """Whether it is known that the image shows no class: its mask is background."""
+        return self.labels == () or (self.labels is None and self.cams is not None and not len(self.cams.classes))
+
 
 @dataclass(frozen=True, eq=False)
 class Prediction:
@@ -609,7 +614,10 @@ def _pixels(image: ImageLike, max_side: int) -> tuple[NDArray[np.uint8], tuple[i
 
 
 def fitted_cams(file: CamFile, sample: Sample, device: torch.device) -> tuple[tuple[int, ...], Tensor]:
-    """Given CAMs at the working size of the image; of a labelled image those of its labels."""
+    """Given CAMs at the working size of the image; of a labelled image those of its labels, none if it shows none."""
+    size = (sample.image.shape[0], sample.image.shape[1])
+    if sample.labels == () or (sample.labels is None and not len(file.classes)):
+        return (), torch.zeros(0, *size, device=device)
     if 0 in file.classes:
         raise FormatError("found a background row, expected CAMs", "these look like CRF posteriors")
     if file.size == sample.size[::-1] != sample.size:
@@ -623,7 +631,6 @@ def fitted_cams(file: CamFile, sample: Sample, device: torch.device) -> tuple[tu
     if not rows:
         raise FormatError("none of the photo's labels is among its CAMs")
     maps = torch.from_numpy(file.cams[rows]).to(device)
-    size = (sample.image.shape[0], sample.image.shape[1])
     return tuple(int(file.classes[i]) - 1 for i in rows), resize_scores(maps, size)
 
 

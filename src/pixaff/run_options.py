@@ -80,6 +80,10 @@ class TrainingOptions(RunOptions):
         flags=("--resume",),
         commands=("train-cam", "train-affinity"),
     )
+    yes: bool = option(
+        False, "Train on labels that look misread, such as two spellings of a class, without asking.", flags=("--yes",),
+        commands=("train-cam", "fit"),
+    )
 
 
 def _both(first: Callback, second: Callback) -> Callback:

@@ -44,6 +44,13 @@ def test_what_an_approximate_walk_leads_out_of_range_is_held_to_it(tmp_path):
     assert file.scores[0, 0, 0] < 0  # the caller's own array stays as it is
 
 
+def test_photos_that_show_no_class(tmp_path):
+    file = replace(example(), classes=np.zeros(0, np.int64), scores=np.zeros((0, 3, 4), np.float32))
+    write_scores(tmp_path / "a.npz", file)
+    found = read_scores(tmp_path / "a.npz")
+    assert (found.classes.shape, found.scores.shape, found.background.shape) == ((0,), (0, 3, 4), (3, 3, 4))
+
+
 CHANGES = [
     ({"classes": np.array([3, 3])}, "classes: found [3, 3]"),
     ({"classes": np.array([0, 3])}, "expected mask values 1..254"),

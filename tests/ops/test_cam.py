@@ -87,3 +87,4 @@ def test_background_is_a_power_of_what_the_best_class_leaves() -> None:
     cams = torch.tensor([[[0.25, 1.0]], [[0.5, 0.0]]])
     assert torch.allclose(background_score(cams, 2.0), torch.tensor([[[0.25, 0.0]]]))
     assert torch.equal(with_background(cams, 2.0)[1:], cams)
+    assert torch.equal(with_background(torch.zeros(0, 2, 3), 2.0), torch.ones(1, 2, 3)), "of an image without classes"

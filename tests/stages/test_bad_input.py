@@ -146,7 +146,7 @@ def test_labels_are_checked_in_words(odd_photos, tmp_path):
     labels.write_text("image,labels\nplain,red\npalette,red\nelsewhere,blue\n")
     code, words = call()
     assert code == 0
-    assert "labels 1 images that are not among the photos: elsewhere" in words
+    assert "no photo for 1 labelled image: elsewhere" in words
 
 
 def test_an_output_that_cannot_be_written_ends_the_run_in_one_line(odd_photos, tmp_path):

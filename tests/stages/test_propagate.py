@@ -69,7 +69,7 @@ def test_labels_that_do_not_fit_the_photos_are_told_in_words(photos):
     assert "no label in" in report.failed[0][1]
     assert sorted(report.done) == ["both.jpg", "red.png"]
     warning = next(event.text for event in events if event.kind == "warning")
-    assert warning == f"{labels} labels 1 images that are not among the photos: elsewhere"
+    assert warning == f"{labels}: no photo for 1 labelled image: elsewhere"
     labels.write_text("image,labels\nred,rde\n")
     with pytest.raises(LabelsError, match='did you mean "red"'):
         propagate(photos, labels=labels)

@@ -25,7 +25,7 @@ class ScoreFile:
     """The walked scores of one photo, on the grid of cells of 8 x 8 pixels.
 
     Attributes:
-        classes: int64 (C,), mask values 1..254, none twice.
+        classes: int64 (C,), mask values 1..254, none twice; C is 0 for a photo that shows no class.
         scores: float32 (C, h, w), in 0..1: the walked rows of the classes. They do not depend on the background power.
         powers: float64 (K,), ascending: background powers for which the background was walked.
         background: float32 (K, h, w), in 0..1: the background's walked row at each of them. Any power between the first
@@ -113,7 +113,7 @@ def write_scores(path: str | os.PathLike[str], file: ScoreFile) -> None:
 def _check(file: ScoreFile) -> None:
     """Raise a ValueError that says found against expected where arrays do not fit or are out of range."""
     values = file.classes.tolist()
-    if not values or min(values) < 1 or max(values) > 254 or len(set(values)) != len(values):
+    if values and (min(values) < 1 or max(values) > 254 or len(set(values)) != len(values)):
         raise ValueError(f"classes: found {values}, expected mask values 1..254, every one once")
     powers = file.powers
     if len(powers) < 2 or not (powers[0] > 0 and np.isfinite(powers[-1]) and np.all(np.diff(powers) > 0)):
@@ -126,7 +126,7 @@ def _check(file: ScoreFile) -> None:
     for name, array in (("scores", file.scores), ("background", file.background)):
         if array.shape[1:] != grid:
             raise ValueError(f"{name}: found the grid {array.shape[1:]}, expected {grid} for {file.walked_size} pixels")
-        low, high = float(array.min()), float(array.max())  # NaN if any is
+        low, high = (float(array.min()), float(array.max())) if array.size else (0.0, 0.0)  # NaN if any is
         if not (low >= -_TOLERANCE and high <= 1 + _TOLERANCE):
             raise ValueError(f"{name}: found values {low:.4g}..{high:.4g}, expected 0..1")
 

@@ -120,7 +120,9 @@ def _nothing_to_sum(classes: Sequence[int], scales: Sequence[float]) -> ValueErr
 
 
 def background_score(cams: Tensor, alpha: float) -> Tensor:
-    """(1 - max over the classes)^alpha: float (C,H,W) in 0..1 -> (1,H,W) (section 3.1, equation 2)."""
+    """(1 - max over the classes)^alpha: float (C,H,W) in 0..1 -> (1,H,W) (section 3.1, equation 2); 1 if C is 0."""
+    if not len(cams):
+        return cams.new_ones((1, *cams.shape[1:]))
     return (1 - cams.amax(0, keepdim=True)).clamp(min=0) ** alpha
 
 

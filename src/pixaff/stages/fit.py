@@ -16,7 +16,7 @@ from pixaff.device import device_words, pick_device
 from pixaff.errors import LabelsError, TrainingError, UsageError
 from pixaff.events import Callback, Event
 from pixaff.io.atomic import write_text
-from pixaff.io.labels import names_in, read_classes
+from pixaff.io.labels import Labels, names_in, read_classes
 from pixaff.models import load_checkpoint, registry
 from pixaff.models.bundle import AFFINITY, CAM, RECORD, write_bundle
 from pixaff.models.registry import create_affinity_network, create_cam_network
@@ -24,7 +24,7 @@ from pixaff.options import divide
 from pixaff.recipe import Recipe, whole_recipe
 from pixaff.run_options import RunOptions, TrainingOptions
 from pixaff.settings import Settings, value_words
-from pixaff.stages.batch.image_labels import labels_of, read_given_labels
+from pixaff.stages.batch.image_labels import ask_about, labels_of, read_given_labels
 from pixaff.stages.batch.inputs import find_images
 from pixaff.stages.batch.record import read_record, write_record
 from pixaff.stages.batch.run import Report
@@ -83,13 +83,14 @@ def fit(
         engine: Of the dense CRF: "torch", "pydensecrf" or "auto".
         run: How the run computes and whom it tells, as one object; single ``options`` take precedence.
         **options: Fields of `pixaff.run_options.TrainingOptions`: ``device``, ``workers``, ``save_every``,
-            ``overwrite``, ``report``, ``progress``. A run always resumes.
+            ``overwrite``, ``yes``, ``report``, ``progress``. A run always resumes.
 
     Returns:
         The run's folder, the photos that have masks and those that failed in any stage, with the reason.
 
     Raises:
-        UsageError: An option is unknown or out of range, or ``out`` holds a run with other options or photos.
+        UsageError: An option is unknown or out of range, ``out`` holds a run with other options or photos, or labels
+            look misread (see `pixaff.io.labels.doubts`) and ``yes`` is not given.
         LabelsError: Labels or classes cannot be read, or no photo has a label.
         TrainingError: No photo is left, or a loss is not finite.
         CheckpointError: Initial weights cannot be read or do not fit.
@@ -104,9 +105,12 @@ def fit(
     result = Trained(path=out)
     if how.overwrite:
         _clear(out)
-    each = replace(how, overwrite=False, resume=True)
-    names = _class_names(labels, classes)
-    labelled = _labelled_photos(photos, labels, names, listing, result, report)
+    each = replace(how, overwrite=False, resume=True, yes=True)
+    found = find_images(photos, None if listing is None else Path(listing))
+    names = _class_names(labels, classes, found)
+    given = read_given_labels(labels, names, found, command=COMMAND, listed=listing is not None, report=report)
+    ask_about(given, names, listed=classes is not None, yes=how.yes, command=COMMAND, report=report)
+    labelled = _labelled_photos(found, given, labels, names, result, report)
     kept = list(labelled)
     decides = {
         **settings.to_dict(),
@@ -196,23 +200,21 @@ def fit(
     return result
 
 
-def _class_names(labels: Path, classes: str | Path | Sequence[str] | None) -> tuple[str, ...]:
+def _class_names(labels: Path, classes: str | Path | Sequence[str] | None, photos: Sequence[Path]) -> tuple[str, ...]:
     if isinstance(classes, (str, Path)):
         return read_classes(classes)
-    return names_in(labels) if classes is None else tuple(classes)
+    return names_in(labels, [photo.stem for photo in photos]) if classes is None else tuple(classes)
 
 
 def _labelled_photos(
-    photos: str | Path | Sequence[str | Path],
+    found: list[Path],
+    given: Labels | None,
     labels: Path,
     names: Sequence[str],
-    listing: str | Path | None,
     result: Report,
     report: Callback,
 ) -> dict[Path, tuple[int, ...]]:
     """The photos that can be read, with their labels; the others are named once, here, and not by every stage."""
-    found = find_images(photos, None if listing is None else Path(listing))
-    given = read_given_labels(labels, names, found, command=COMMAND, listed=listing is not None, report=report)
     labelled = {}
     for photo in leave_out_unreadable(found, result, COMMAND, report):
         try:

@@ -92,8 +92,9 @@ def propagate(
     )
 
     def load(path: Path) -> Sample:
-        file = None if folder is None else read_cams(find_cams(folder, path.stem))
-        return predictor.sample(path, labels_of(path, given, labels), file)
+        present = labels_of(path, given, labels)
+        file = None if folder is None or present == () else read_cams(find_cams(folder, path.stem))
+        return predictor.sample(path, present, file)
 
     def compute(batch: list[Sample], spread: Spread) -> list[Prediction]:
         return predictor.predict(batch, powers=powers, spread=spread)

@@ -20,7 +20,7 @@ from pixaff.published import posterior_folder
 from pixaff.recipe import Recipe, whole_recipe
 from pixaff.run_options import RunOptions, TrainingOptions
 from pixaff.stages.batch.executors import default_workers
-from pixaff.stages.batch.image_labels import labels_of, read_given_labels
+from pixaff.stages.batch.image_labels import ask_about, labels_of, read_given_labels
 from pixaff.stages.batch.inputs import find_images
 from pixaff.stages.training.augment import Normalisation
 from pixaff.stages.training.datasets import IGNORE, AffinityPhotos, CamPhotos
@@ -71,15 +71,15 @@ def train_cam(
         recipe: Hyper-parameters: a whole `Recipe`, or those that replace values of the network's own.
         run: How the run computes and whom it tells, as one object; single ``options`` take precedence.
         **options: Fields of `pixaff.run_options.TrainingOptions`: ``device``, ``workers``, ``save_every``, ``resume``,
-            ``overwrite``, ``report``, ``progress``.
+            ``overwrite``, ``yes``, ``report``, ``progress``.
 
     Returns:
         The path of the weights, the photos trained on and those left out with the reason. Finished weights in
         ``out`` are returned as they are.
 
     Raises:
-        UsageError: An option is unknown or out of range, or ``out`` holds an unfinished training and neither ``resume``
-            nor ``overwrite`` is given.
+        UsageError: An option is unknown or out of range, labels look misread (see `pixaff.io.labels.doubts`) and
+            ``yes`` is not given, or ``out`` holds an unfinished training and neither ``resume`` nor ``overwrite`` is.
         LabelsError: Labels or classes cannot be read, or no photo has a label.
         TrainingError: No photo is left, the loss is not finite, or the checkpoint belongs to another training.
         CheckpointError: ``init`` cannot be read or does not fit.
@@ -98,6 +98,7 @@ def train_cam(
     names = read_classes(classes) if isinstance(classes, (str, Path)) else tuple(classes)
     found = find_images(photos, None if listing is None else Path(listing))
     given = read_given_labels(labels, names, found, command=COMMAND, listed=listing is not None, report=report)
+    ask_about(given, names, listed=True, yes=how.yes, command=COMMAND, report=report)
     labelled: dict[Path, tuple[int, ...]] = {}
     for photo in found:
         try:

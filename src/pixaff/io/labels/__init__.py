@@ -1,30 +1,38 @@
-"""Image-level labels, class names and image lists, each in the formats that people have them in.
+"""Image-level labels, class lists and image lists, each in the formats that people have them in.
 
 A label format is a module with two functions: ``detect(path)`` says whether a path is of this format, and
-``read(path)`` gives its `Entry` objects. `FORMATS` lists them.
+``read(path, wanted)`` gives its `Entries`. `FORMATS` lists them.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from pixaff.errors import LabelsError
-from pixaff.io.labels import table, voc_xml
-from pixaff.io.labels.classes import MAX_CLASSES, VOC_CLASSES, near_name, read_classes
-from pixaff.io.labels.entry import Entry
-from pixaff.io.labels.image_list import image_stem, read_list
+from pixaff.errors import LabelsError, counted, quoted
+from pixaff.io.labels import cls_labels, table, voc_xml
+from pixaff.io.labels.classes import MAX_CLASSES, VOC_CLASSES, ClassList, read_class_list, read_classes
+from pixaff.io.labels.doubts import doubts
+from pixaff.io.labels.entry import Entries, Entry
+from pixaff.io.labels.given import Labels, class_indices, matched
+from pixaff.io.labels.image_list import image_stem, nfc, read_list
 from pixaff.io.labels.table import write_labels
 
 __all__ = [
     "MAX_CLASSES",
     "VOC_CLASSES",
+    "ClassList",
+    "Entries",
     "Entry",
+    "Labels",
     "class_indices",
+    "doubts",
     "image_stem",
     "names_in",
+    "nfc",
+    "read_class_list",
     "read_classes",
     "read_labels",
     "read_list",
@@ -37,73 +45,73 @@ class LabelFormat(Protocol):
 
     def detect(self, path: Path) -> bool: ...
 
-    def read(self, path: Path) -> dict[str, Entry]: ...
+    def read(self, path: Path, wanted: Collection[str] | None = None) -> Entries: ...
 
 
-FORMATS: tuple[LabelFormat, ...] = (voc_xml, table)
+FORMATS: tuple[LabelFormat, ...] = (voc_xml, cls_labels, table)
 """In the order in which they are asked; the table takes whatever the others leave."""
 
 
-def read_labels(path: str | os.PathLike[str], classes: Sequence[str]) -> dict[str, tuple[int, ...]]:
-    """Read image-level labels from a CSV file or a folder of PASCAL VOC XML files.
+def read_labels(path: str | os.PathLike[str], classes: Sequence[str], images: Iterable[str] | None = None) -> Labels:
+    """Read image-level labels from a table, a folder of PASCAL VOC XML files or PSA's `cls_labels.npy`.
 
-    CSV: `image,labels` with the class names joined by ";"; the header may be missing, the image may carry a folder and
-    a suffix. XML: the names of the objects; the image is the XML file's own name.
+    Table: `image,labels` with the class names joined by ";"; the header may be missing, the image may carry a folder
+    and a suffix. XML: the names of the objects; the image is the XML file's own name. An empty cell, an XML file
+    without objects and a vector of zeros say that an image shows no class.
+
+    An entry that cannot be used (an unknown class, a damaged XML file, an image twice with different labels) costs its
+    own image alone: see `Labels.problems`.
 
     Args:
-        path: `labels.csv`, or a folder such as VOC's `Annotations`.
+        path: `labels.csv`, a folder such as VOC's `Annotations`, or `cls_labels.npy`.
         classes: Class names in mask order.
+        images: Stems of the images that matter; None for all. Entries of other images are not looked at.
 
     Returns:
-        Sorted 0-based class indices, at least one, by image stem, in the order of the file.
+        The labels by image stem.
 
     Raises:
-        LabelsError: Names the line or file: an unknown class (with the nearest name), no label, an image twice.
+        LabelsError: The labels cannot be read as a whole, are none of the images', or not one entry can be used.
     """
-    numbers = {name: index for index, name in enumerate(classes)}
-    labels = {}
-    for stem, entry in _read(Path(path)).items():
-        if entry.problem:
-            raise entry.problem
-        if not entry.names:
-            raise LabelsError(
-                f'{entry.where}: found no label for image "{stem}"', "give it one or more, or leave the image out"
-            )
-        for name in entry.names:
-            if name not in numbers:
-                raise LabelsError(f'{entry.where}: found unknown class "{name}"', near_name(name, classes))
-        labels[stem] = tuple(sorted({numbers[name] for name in entry.names}))
+    path = Path(path)
+    wanted = None if images is None else {nfc(image): image for image in images}
+    entries = _read(path, wanted)
+    if wanted is not None and not entries.by_image:
+        first, photo = next(iter(entries.others), "missing"), next(iter(wanted.values()), "missing")
+        found, photos = counted(len(entries.others), "image"), counted(len(wanted), "photo")
+        raise LabelsError(
+            f"{path}: found {found}, none of them among {photos}",
+            f"its first is {quoted(first)}, the first photo {quoted(photo)}",
+        )
+    labels = matched(str(path), entries, classes)
+    if not labels.by_image and labels.problems:
+        first = next(iter(labels.problems.values()))
+        count = len(labels.problems)
+        raise LabelsError(first if count == 1 else f"{path}: none of {count} entries can be used, the first: {first}")
+    if not labels.by_image:
+        raise LabelsError(f"{path}: found no labels", *labels.strays[:1])
     return labels
 
 
-def names_in(path: str | os.PathLike[str]) -> tuple[str, ...]:
+def names_in(path: str | os.PathLike[str], images: Iterable[str] | None = None) -> tuple[str, ...]:
     """Every class name that the labels use, in alphabetical order.
 
-    Names are only gathered here; whether the labels are in order is for `read_labels` to say.
+    Names are only gathered here; whether the labels are in order is for `read_labels` and `doubts` to say.
+
+    Args:
+        path: As for `read_labels`.
+        images: Stems of the images whose labels count; None for all.
 
     Raises:
-        LabelsError: The labels cannot be read at all.
+        LabelsError: The labels cannot be read at all, or number the classes without naming them.
     """
-    return tuple(sorted({name for entry in _read(Path(path)).values() for name in entry.names}))
+    entries = _read(Path(path), None if images is None else {nfc(image) for image in images})
+    if entries.num_classes is not None:
+        raise LabelsError(
+            f"{path} numbers its {entries.num_classes} classes and does not name them", "give --classes FILE"
+        )
+    return tuple(sorted({str(name) for entry in entries.by_image.values() for name in entry.labels}))
 
 
-def _read(path: Path) -> dict[str, Entry]:
-    return next(kind for kind in FORMATS if kind.detect(path)).read(path)
-
-
-def class_indices(labels: Sequence[str | int], classes: Sequence[str]) -> tuple[int, ...]:
-    """0-based indices, ascending, of classes given by name or by index.
-
-    Raises:
-        LabelsError: A name or index is no class (with the nearest name).
-    """
-    numbers = {name: index for index, name in enumerate(classes)}
-    found = set()
-    for label in labels:
-        index = numbers.get(label) if isinstance(label, str) else int(label)
-        if index is None:
-            raise LabelsError(f'labels: found unknown class "{label}"', near_name(str(label), classes))
-        if not 0 <= index < len(classes):
-            raise LabelsError(f"labels: found the index {index}, expected 0..{len(classes) - 1}")
-        found.add(index)
-    return tuple(sorted(found))
+def _read(path: Path, wanted: Collection[str] | None) -> Entries:
+    return next(kind for kind in FORMATS if kind.detect(path)).read(path, wanted)

@@ -3,35 +3,45 @@
 from __future__ import annotations
 
 import os
+import unicodedata
 
-from pixaff.errors import LabelsError
+from pixaff.errors import LabelsError, quoted
 from pixaff.io.images import IMAGE_SUFFIXES
 from pixaff.io.labels.text import read_text
+
+MAX_NAME = 255
+"""Bytes of a file name on every common file system."""
 
 
 def read_list(path: str | os.PathLike[str]) -> list[str]:
     """Read image stems, one a line; folders and suffixes are dropped.
 
-    VOC lists with an image path and a mask path a line are understood too.
+    VOC lists with an image path and a mask path a line are understood too. Names are given as they are written: compare
+    them by `nfc`. One that is too long for any file is cut short, which is still the name of no file.
 
     Raises:
         LabelsError: Unreadable, empty, or an image twice.
     """
     first: dict[str, int] = {}
+    names: list[str] = []
     for number, line in enumerate(read_text(path).splitlines(), 1):
         if not line.strip():
             continue
-        fields = line.split()
+        fields = line.split() if len(line) < 4 * MAX_NAME else []
         pair = len(fields) == 2 and image_stem(fields[0]) == image_stem(fields[1])
-        stem = image_stem(fields[0] if pair else line.strip())
-        if stem in first:
+        name = image_stem(fields[0] if pair else line.strip())
+        if len(os.fsencode(name)) > MAX_NAME:
+            name = f"{name[:40]} (cut: line {number}, {len(name):,} characters)"
+        same = nfc(name)
+        if same in first:
             raise LabelsError(
-                f'{path}, line {number}: found "{stem}" again, first in line {first[stem]}', "remove one of them"
+                f"{path}, line {number}: found {quoted(name)} again, first in line {first[same]}", "remove one of them"
             )
-        first[stem] = number
-    if not first:
+        first[same] = number
+        names.append(name)
+    if not names:
         raise LabelsError(f"{path}: found no image name", "write one a line")
-    return list(first)
+    return names
 
 
 def image_stem(name: str) -> str:
@@ -39,3 +49,11 @@ def image_stem(name: str) -> str:
     name = name.strip().replace("\\", "/").rsplit("/", 1)[-1]
     stem, dot, suffix = name.rpartition(".")
     return stem if dot and stem and f".{suffix.lower()}" in IMAGE_SUFFIXES else name
+
+
+def nfc(name: str) -> str:
+    """A name in the form in which names are compared: Unicode's composed one, in which an accent is no letter.
+
+    macOS and archives made there write "é" as "e" and an accent, most other programs as one letter; both look the same.
+    """
+    return unicodedata.normalize("NFC", name)

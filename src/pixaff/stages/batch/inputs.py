@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pixaff.errors import LabelsError, UsageError
 from pixaff.io.images import IMAGE_SUFFIXES
-from pixaff.io.labels import read_list
+from pixaff.io.labels import nfc, read_list
 
 # What pixaff itself reads or writes beside photos: passed over in a folder. Any other file is tried, so that a
 # damaged or foreign one is named instead of being missed in silence.
@@ -89,15 +89,15 @@ def _folder(folder: Path) -> Iterable[Path]:
 def _select(found: Sequence[Path], listing: Path, inputs: Sequence[str | Path]) -> list[Path]:
     by_stem: dict[str, Path] = {}
     for path in sorted(found, key=_is_photo, reverse=True):
-        by_stem.setdefault(path.stem, path)
+        by_stem.setdefault(nfc(path.stem), path)
     stems = read_list(listing)
-    if not any(stem in by_stem for stem in stems):
+    if not any(nfc(stem) in by_stem for stem in stems):
         raise LabelsError(
             f"{listing} names {len(stems)} images and none of them is among the inputs",
             "is it the list of another data set?",
         )
     folder = next((Path(entry) for entry in inputs if Path(entry).is_dir()), Path())
-    return [by_stem.get(stem, folder / stem) for stem in dict.fromkeys(stems)]
+    return [by_stem.get(nfc(stem), folder / stem) for stem in stems]
 
 
 def _is_photo(path: Path) -> bool:
