@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -11,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from pixaff.errors import DeviceError, ImageError, UsageError
+from pixaff.errors import DeviceError, ImageError
 
 GAIN = 1.2
 """bfloat16 must be this many times faster on the CPU to be chosen."""
@@ -69,17 +68,6 @@ def choose_precision(requested: str, device: torch.device, seconds: Callable[[st
     fp32, bf16 = seconds("fp32"), seconds("bf16")
     chosen = "bf16" if bf16 * GAIN < fp32 else "fp32"
     return chosen, f"a trial took {fp32:.2g} s in fp32, {bf16:.2g} s in bf16"
-
-
-def check_engine(engine: str) -> str:
-    """The name of a CRF engine that is installed.
-
-    Raises:
-        UsageError: Its library is not installed.
-    """
-    if engine == "pydensecrf" and importlib.util.find_spec("pydensecrf") is None:
-        raise UsageError("pydensecrf is not installed", "pip install 'pixaff[pydensecrf]', or --engine torch")
-    return engine
 
 
 def check_memory(name: str, bytes_per_pixel: int | None, pixels: tuple[int, int], images: int = 1) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from pixaff.errors import UsageError
 from pixaff.options import check_options, option
 
 NETWORKS = ("cam", "propagate")
@@ -16,7 +18,7 @@ class ModelOptions:
     """What `pixaff.load` takes besides `pixaff.settings.Settings`; see there.
 
     Raises:
-        UsageError: A value is none of the choices.
+        UsageError: A value is none of the choices, or the CRF engine is not installed.
     """
 
     model: str | Path | None = option(
@@ -54,3 +56,5 @@ class ModelOptions:
 
     def __post_init__(self) -> None:
         check_options(self)
+        if self.engine == "pydensecrf" and importlib.util.find_spec("pydensecrf") is None:
+            raise UsageError("pydensecrf is not installed", "pip install 'pixaff[pydensecrf]', or --engine torch")

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from pixaff.device import autocast, check_engine, check_memory, choose_precision, pick_device
+from pixaff.device import autocast, check_memory, choose_precision, device_words, pick_device
 from pixaff.errors import CheckpointError, FormatError, ImageError, LabelsError, UsageError
 from pixaff.events import Callback, Event, silent
 from pixaff.io.cams import CamFile
@@ -119,7 +119,6 @@ def load_predictor(
 ) -> Predictor:
     """`load` for a command, whose name the events carry."""
     where = pick_device(device)
-    check_engine(options.engine)
     bundle = load_model(
         options.model,
         options.preset,
@@ -136,6 +135,7 @@ def load_predictor(
         bundle.settings.replace(**settings),
         engine=options.engine,
         sources=bundle.sources,
+        files=bundle.files,
     )
     predictor.precision, why = settle_precision(options.precision, predictor, where)
     if options.precision == "auto":
@@ -154,6 +154,7 @@ class Predictor:
         precision: "fp32", or "bf16" for autocast to bfloat16.
         engine: Of the dense CRF; see `pixaff.ops.crf.dense_crf`.
         sources: What the model was loaded from, for the record of a run.
+        files: The weights that were loaded, by part.
 
     Raises:
         UsageError: The CAM network sees images at one scale only, and ``settings.scales`` asks for others.
@@ -169,6 +170,7 @@ class Predictor:
         precision: str = "fp32",
         engine: str = "auto",
         sources: Mapping[str, str] | None = None,
+        files: Mapping[str, Path] | None = None,
     ) -> None:
         self.cam_network = cam_network
         self.affinity_network = affinity_network
@@ -177,6 +179,7 @@ class Predictor:
         self.precision = precision
         self.engine = engine
         self.sources = dict(sources or {})
+        self.files = dict(files or {})
         if cam_network is not None and cam_network.single_scale and settings.scales != (1.0,):
             words = ", ".join(f"{scale:g}" for scale in settings.scales)
             raise UsageError(f"found the scales {words}, but {settings.cam} works at one scale", "leave --scales out")
@@ -185,6 +188,11 @@ class Predictor:
     def device(self) -> torch.device:
         """Where the networks are."""
         return next(self._any_network().parameters()).device
+
+    @property
+    def device_words(self) -> str:
+        """The device as a person reads it."""
+        return device_words(self.device)
 
     def replace(self, **settings: Any) -> Predictor:
         """The same networks with other hyper-parameters, such as ``alpha=4``.
@@ -200,6 +208,7 @@ class Predictor:
             precision=self.precision,
             engine=self.engine,
             sources=self.sources,
+            files=self.files,
         )
 
     @overload

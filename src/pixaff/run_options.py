@@ -81,7 +81,9 @@ class TrainingOptions(RunOptions):
         commands=("train-cam", "train-affinity"),
     )
     yes: bool = option(
-        False, "Train on labels that look misread, such as two spellings of a class, without asking.", flags=("--yes",),
+        False,
+        "Train on labels that look misread, such as two spellings of a class, without asking.",
+        flags=("--yes",),
         commands=("train-cam", "fit"),
     )
 

@@ -9,18 +9,19 @@ from typing import TYPE_CHECKING, Any, Literal
 from pixaff.io.cams import SUFFIXES, CamFile, check_format, write_maps
 from pixaff.model_options import ModelOptions
 from pixaff.options import divide
-from pixaff.predictor import Sample, load_predictor
 from pixaff.run_options import BatchOptions, RunOptions
 from pixaff.settings import Settings
-from pixaff.stages.batch.executors import Spread, through_predictor
-from pixaff.stages.batch.image_labels import labels_of, read_given_labels
-from pixaff.stages.batch.inputs import find_images
-from pixaff.stages.batch.run import Report, run_into
+from pixaff.stages.batch.image_labels import PREDICT, given_entries, labels_of, names_of, read_given_labels
+from pixaff.stages.batch.inputs import find_images, given_path
+from pixaff.stages.batch.plan import Plan, weights_of
+from pixaff.stages.batch.run import Report, run_plan, skip_all
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
     from pixaff.keywords import CamKeywords
+    from pixaff.predictor import Sample
+    from pixaff.stages.batch.executors import Spread
 
 COMMAND = "cam"
 
@@ -62,11 +63,30 @@ def cam(
     """
     model, settings, how = divide(options, COMMAND, ModelOptions, Settings, BatchOptions)
     out, suffix, run = Path(out), SUFFIXES[check_format(format)], BatchOptions.of(run, how)
-    photos = find_images(inputs, None if listing is None else Path(listing))
-    chosen = ModelOptions(**model)
+    photos = find_images(inputs, given_path(listing), command=COMMAND, report=run.report)
+    chosen, tagged = ModelOptions(**model), given_entries(labels, photos)
+    plan = Plan(
+        out,
+        COMMAND,
+        photos,
+        lambda path: (out / f"{path.stem}{suffix}",),
+        run,
+        labels=names_of(tagged),
+        request={**model, **settings, "format": format},
+        weights=weights_of(model),
+        reads=[Path(path) for path in (labels, listing, chosen.classes) if path is not None and str(path) != PREDICT],
+    )
+    if plan.nothing_to_do:
+        return skip_all(plan)
+
+    from pixaff.predictor import load_predictor
+    from pixaff.stages.batch.executors import through_predictor
+
     predictor = load_predictor(chosen, settings, device=run.device, parts=("cam",), command=COMMAND, report=run.report)
     names = predictor.classes
-    given = read_given_labels(labels, names, photos, command=COMMAND, listed=listing is not None, report=run.report)
+    given = read_given_labels(
+        labels, names, photos, command=COMMAND, listed=listing is not None, report=run.report, entries=tagged
+    )
 
     def load(path: Path) -> Sample:
         return predictor.sample(path, labels_of(path, given, labels))
@@ -78,12 +98,9 @@ def cam(
     def compute(batch: list[Sample], spread: Spread) -> list[CamFile]:
         return spread(predictor.sample_cams, batch)
 
-    return run_into(
-        out,
-        photos,
+    return run_plan(
+        plan,
         lambda todo: through_predictor(todo, predictor, run, load=load, compute=compute, save=save),
-        command=COMMAND,
-        outputs=lambda path: (out / f"{path.stem}{suffix}",),
         settings={
             **predictor.sources,
             "labels": str(labels),
@@ -93,8 +110,8 @@ def cam(
             "format": format,
             "precision": predictor.precision,
         },
-        device=predictor.device,
-        options=run,
+        device=predictor.device_words,
+        weights=predictor.files,
         classes=names,
         listing=listing,
     )

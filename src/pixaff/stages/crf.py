@@ -7,22 +7,16 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import torch
-
-from pixaff.device import check_engine, pick_device
 from pixaff.io.cams import POSTERIOR_FORMATS, SUFFIXES, check_format, find_cams, read_cams, write_maps
 from pixaff.io.images import load_image
 from pixaff.model_options import ModelOptions
-from pixaff.models.registry import preset_settings
-from pixaff.ops.cam import with_background
-from pixaff.ops.crf import dense_crf
 from pixaff.options import divide
-from pixaff.predictor import Sample, fitted_cams
 from pixaff.run_options import RunOptions
 from pixaff.settings import Settings
 from pixaff.stages.batch.executors import default_workers, in_processes, in_threads
-from pixaff.stages.batch.inputs import existing_folder, find_images
-from pixaff.stages.batch.run import Outcome, Report, run_into
+from pixaff.stages.batch.inputs import existing_folder, find_images, given_path
+from pixaff.stages.batch.plan import Plan
+from pixaff.stages.batch.run import Outcome, Report, run_plan, skip_all
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -68,12 +62,28 @@ def crf(
         OutputError: The output folder cannot be written.
     """
     model, given, how = divide(options, COMMAND, ModelOptions, Settings, RunOptions)
-    engine, run = check_engine(ModelOptions(**model).engine), RunOptions.of(run, how)
+    engine, run = ModelOptions(**model).engine, RunOptions.of(run, how)
     out, folder = Path(out), existing_folder(cams, "make CAMs first: pixaff cam")
-    settings = preset_settings(preset).replace(**given)
-    photos = find_images(inputs, None if listing is None else Path(listing))
-    where, count = pick_device(run.device), run.workers or default_workers()
+    photos = find_images(inputs, given_path(listing), command=COMMAND, report=run.report)
     outputs = partial(_outputs, out, SUFFIXES[check_format(format, POSTERIOR_FORMATS)])
+    plan = Plan(
+        out,
+        COMMAND,
+        photos,
+        outputs,
+        run,
+        cams=lambda photo: find_cams(folder, photo.stem, must_exist=False),
+        request={**given, "preset": preset, "engine": engine, "format": format},
+        reads=[] if listing is None else [Path(listing)],
+    )
+    if plan.nothing_to_do:
+        return skip_all(plan)
+
+    from pixaff.device import device_words, pick_device
+    from pixaff.models.registry import preset_settings
+
+    settings = preset_settings(preset).replace(**given)
+    where, count = pick_device(run.device), run.workers or default_workers()
     work = partial(
         _posteriors,
         cams=folder,
@@ -90,12 +100,9 @@ def crf(
             return in_processes(todo, work, workers=count)
         return in_threads(todo, work, workers=1)
 
-    return run_into(
-        out,
-        photos,
+    return run_plan(
+        plan,
         spread,
-        command=COMMAND,
-        outputs=outputs,
         settings={
             "cams": str(cams),
             "preset": settings.preset,
@@ -103,8 +110,7 @@ def crf(
             "engine": engine,
             "format": format,
         },
-        device=where,
-        options=run,
+        device=device_words(where),
         listing=listing,
     )
 
@@ -124,6 +130,12 @@ def _posteriors(
     device: str,
 ) -> dict[str, Any]:
     """Read a photo and its CAMs, write both posteriors."""
+    import torch
+
+    from pixaff.ops.cam import with_background
+    from pixaff.ops.crf import dense_crf
+    from pixaff.predictor import Sample, fitted_cams
+
     file = read_cams(find_cams(cams, photo.stem))
     image, size = load_image(photo, settings.size)
     present, maps = fitted_cams(file, Sample(image, size), torch.device(device))

@@ -6,26 +6,25 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pixaff.io.atomic import atomic_path
 from pixaff.io.cams import find_cams, read_cams
 from pixaff.io.scores import check_saved, write_scores
 from pixaff.model_options import ModelOptions
-from pixaff.models.bundle import PARTS
 from pixaff.ops.powers import HIGHEST, LOWEST, background_powers
 from pixaff.options import divide
-from pixaff.predictor import Prediction, Sample, load_predictor
 from pixaff.run_options import BatchOptions, RunOptions
 from pixaff.settings import Settings
-from pixaff.stages.batch.executors import Spread, through_predictor
-from pixaff.stages.batch.image_labels import labels_of, read_given_labels
-from pixaff.stages.batch.inputs import default_out, existing_folder, find_images
-from pixaff.stages.batch.run import Report, run_into
+from pixaff.stages.batch.image_labels import PREDICT, given_entries, labels_of, names_of, read_given_labels
+from pixaff.stages.batch.inputs import default_out, existing_folder, find_images, given_path, single_file
+from pixaff.stages.batch.plan import Plan, weights_of
+from pixaff.stages.batch.run import Report, run_plan, skip_all
 from pixaff.stages.sweeps import FOLDER as SCORES
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
     from pixaff.keywords import PropagateKeywords
+    from pixaff.predictor import Prediction, Sample
+    from pixaff.stages.batch.executors import Spread
 
 COMMAND = "propagate"
 OVERLAYS = "overlays"
@@ -47,7 +46,7 @@ def propagate(
 
     Args:
         inputs: Photos: a folder, a file, "-" for paths on standard input, or several of these.
-        out: Folder for the masks; default ``photos-masks`` for ``photos``.
+        out: Folder for the masks, default ``photos-masks`` for ``photos``; for one photo it may be a file NAME.png.
         labels: "predict", a labels.csv, or a folder of VOC XML files.
         cams: Folder of CAMs to refine instead of the model's own, in any of the formats that
             `pixaff.io.cams.read_cams` reads.
@@ -74,8 +73,37 @@ def propagate(
     run, chosen = BatchOptions.of(run, how), ModelOptions(**model)
     entries = [inputs] if isinstance(inputs, (str, Path)) else list(inputs)
     out = Path(out) if out is not None else default_out(entries, "masks")
-    photos = find_images(entries, None if listing is None else Path(listing))
+    photos = find_images(entries, given_path(listing), command=COMMAND, report=run.report)
     folder = None if cams is None else existing_folder(cams)
+    single = single_file(out, photos)
+
+    def outputs(path: Path) -> tuple[Path, ...]:
+        if single:
+            return (out,)
+        further = [out / OVERLAYS / f"{path.stem}.jpg"] * overlay + [out / SCORES / f"{path.stem}.npz"] * save_scores
+        return (out / f"{path.stem}.png", *further)
+
+    tagged = given_entries(labels, photos)
+    plan = Plan(
+        out,
+        COMMAND,
+        photos,
+        outputs,
+        run,
+        recorded=not single,
+        labels=names_of(tagged),
+        cams=None if folder is None else lambda photo: find_cams(folder, photo.stem, must_exist=False),
+        request={**model, **settings, "given_cams": folder is not None, "overlay": overlay, "scores": save_scores},
+        weights=weights_of(model),
+        reads=[Path(path) for path in (labels, listing, chosen.classes) if path is not None and str(path) != PREDICT],
+    )
+    if plan.nothing_to_do:
+        return skip_all(plan)
+
+    from pixaff.models.bundle import PARTS
+    from pixaff.predictor import load_predictor
+    from pixaff.stages.batch.executors import through_predictor
+
     predictor = load_predictor(
         chosen,
         settings,
@@ -88,7 +116,13 @@ def propagate(
     if save_scores:
         check_saved([predictor.settings.alpha], LOWEST, HIGHEST)
     given = read_given_labels(
-        labels, predictor.classes, photos, command=COMMAND, listed=listing is not None, report=run.report
+        labels,
+        predictor.classes,
+        photos,
+        command=COMMAND,
+        listed=listing is not None,
+        report=run.report,
+        entries=tagged,
     )
 
     def load(path: Path) -> Sample:
@@ -99,25 +133,19 @@ def propagate(
     def compute(batch: list[Sample], spread: Spread) -> list[Prediction]:
         return predictor.predict(batch, powers=powers, spread=spread)
 
-    def outputs(path: Path) -> tuple[Path, ...]:
-        further = [out / OVERLAYS / f"{path.stem}.jpg"] * overlay + [out / SCORES / f"{path.stem}.npz"] * save_scores
-        return (out / f"{path.stem}.png", *further)
-
     def save(path: Path, result: Prediction) -> Mapping[str, Any]:
-        result.save(out / f"{path.stem}.png")
-        if overlay:
-            with atomic_path(out / OVERLAYS / f"{path.stem}.jpg") as temporary:
-                result.overlay().save(temporary, quality=90)
-        if save_scores:
-            write_scores(out / SCORES / f"{path.stem}.npz", result.scores_file())
+        mask, *further = outputs(path)
+        result.save(mask)
+        for file in further:
+            if file.suffix == ".jpg":
+                write_picture(file, result.overlay())
+            else:
+                write_scores(file, result.scores_file())
         return {"classes": list(result.classes)}
 
-    return run_into(
-        out,
-        photos,
+    return run_plan(
+        plan,
         lambda todo: through_predictor(todo, predictor, run, load=load, compute=compute, save=save),
-        command=COMMAND,
-        outputs=outputs,
         settings={
             **predictor.sources,
             "labels": str(labels),
@@ -129,8 +157,8 @@ def propagate(
             "engine": predictor.engine,
             "precision": predictor.precision,
         },
-        device=predictor.device,
-        options=run,
+        device=predictor.device_words,
+        weights=predictor.files,
         classes=predictor.classes,
         listing=listing,
     )

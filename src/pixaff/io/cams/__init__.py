@@ -17,7 +17,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from pickle import UnpicklingError
 from types import ModuleType
-from typing import Literal
+from typing import Literal, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -160,16 +160,26 @@ def check_format(name: str, known: Collection[str] = tuple(SUFFIXES)) -> str:
     return name
 
 
-def find_cams(folder: Path, stem: str) -> Path:
-    """The file of a photo's maps or posteriors; ours, where another program's lies beside it.
+@overload
+def find_cams(folder: Path, stem: str) -> Path: ...
+
+
+@overload
+def find_cams(folder: Path, stem: str, *, must_exist: bool) -> Path | None: ...
+
+
+def find_cams(folder: Path, stem: str, *, must_exist: bool = True) -> Path | None:
+    """The file of an image's CAMs or posteriors; ours, where another program's lies beside it.
 
     Raises:
-        FormatError: There is none.
+        FormatError: There is none; with ``must_exist`` false the answer is None then.
     """
     for suffix in CAM_SUFFIXES:
         path = folder / f"{stem}{suffix}"
         if path.is_file():
             return path
+    if not must_exist:
+        return None
     raise FormatError(f"{folder}: no CAM file of {stem}, neither {stem}.npz nor {stem}.npy")
 
 

@@ -30,10 +30,12 @@ __all__ = [
     "class_indices",
     "doubts",
     "image_stem",
+    "match_labels",
     "names_in",
     "nfc",
     "read_class_list",
     "read_classes",
+    "read_entries",
     "read_labels",
     "read_list",
     "write_labels",
@@ -73,16 +75,34 @@ def read_labels(path: str | os.PathLike[str], classes: Sequence[str], images: It
     Raises:
         LabelsError: The labels cannot be read as a whole, are none of the images', or not one entry can be used.
     """
+    return match_labels(path, read_entries(path, images), classes)
+
+
+def read_entries(path: str | os.PathLike[str], images: Iterable[str] | None = None) -> Entries:
+    """The first half of `read_labels`, which needs no classes: what the labels say of the images.
+
+    Raises:
+        LabelsError: The labels cannot be read as a whole, or are none of the images'.
+    """
     path = Path(path)
     wanted = None if images is None else {nfc(image): image for image in images}
     entries = _read(path, wanted)
-    if wanted is not None and not entries.by_image:
+    if wanted and not entries.by_image:
         first, photo = next(iter(entries.others), "missing"), next(iter(wanted.values()), "missing")
         found, photos = counted(len(entries.others), "image"), counted(len(wanted), "photo")
         raise LabelsError(
             f"{path}: found {found}, none of them among {photos}",
             f"its first is {quoted(first)}, the first photo {quoted(photo)}",
         )
+    return entries
+
+
+def match_labels(path: str | os.PathLike[str], entries: Entries, classes: Sequence[str]) -> Labels:
+    """The second half of `read_labels`: the entries' names as classes.
+
+    Raises:
+        LabelsError: Not one entry can be used.
+    """
     labels = matched(str(path), entries, classes)
     if not labels.by_image and labels.problems:
         first = next(iter(labels.problems.values()))

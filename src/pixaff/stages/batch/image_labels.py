@@ -7,43 +7,46 @@ from pathlib import Path
 
 from pixaff.errors import UsageError, counted, shortened
 from pixaff.events import Callback, Event
-from pixaff.io.labels import Labels, doubts, read_classes, read_labels
+from pixaff.io.labels import Entries, Labels, doubts, match_labels, read_entries
 
 PREDICT = "predict"
 
 
-def class_names(path: str | Path | None, known: Sequence[str]) -> tuple[str, ...]:
-    """The classes that a run speaks of: the model's, which a ``--classes`` file may confirm but not change.
+def given_entries(source: str | Path, photos: Sequence[Path]) -> Entries | None:
+    """What a label file says of the photos, before the classes are known, or None where ``source`` is "predict".
 
     Raises:
-        LabelsError: The file cannot be read.
-        UsageError: The file names other classes than the model knows.
+        LabelsError: The labels cannot be read, or not one photo has any.
     """
-    if path is None:
-        return tuple(known)
-    names = read_classes(path)
-    if names != tuple(known):
-        raise UsageError(
-            f"{path} names {len(names)} classes ({_some(names)}), the model knows {len(known)} ({_some(known)})",
-            "leave --classes out, or train a model for these classes: pixaff fit",
-        )
-    return names
+    return None if str(source) == PREDICT else read_entries(source, [photo.stem for photo in photos])
+
+
+def names_of(entries: Entries | None) -> dict[str, tuple[str | int, ...]] | None:
+    """The labels by image stem as a file has them; None where they are predicted."""
+    return None if entries is None else {stem: entry.labels for stem, entry in entries.by_image.items()}
 
 
 def read_given_labels(
-    source: str | Path, classes: Sequence[str], photos: Sequence[Path], *, command: str, listed: bool, report: Callback
+    source: str | Path,
+    classes: Sequence[str],
+    photos: Sequence[Path],
+    *,
+    command: str,
+    listed: bool,
+    report: Callback,
+    entries: Entries | None = None,
 ) -> Labels | None:
     """The labels of the photos, or None where ``source`` is "predict".
 
     A label without a photo is a warning in words, unless a list has chosen among the photos. So is what belongs to no
-    image.
+    image. ``entries`` are those of `given_entries`, where they have been read already.
 
     Raises:
         LabelsError: The labels cannot be read, not one photo has any, or none of them can be used.
     """
     if str(source) == PREDICT:
         return None
-    labels = read_labels(source, classes, [photo.stem for photo in photos])
+    labels = match_labels(source, entries or read_entries(source, [photo.stem for photo in photos]), classes)
     if labels.others and not listed:
         named = _some([shortened(image) for image in labels.others[:4]])
         text = f"{source}: no photo for {counted(len(labels.others), 'labelled image')}: {named}"

@@ -2,56 +2,86 @@
 
 from __future__ import annotations
 
+import os
+import re
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from pixaff.errors import LabelsError, UsageError
+from pixaff.errors import LabelsError, UsageError, counted, shortened
+from pixaff.events import Callback, Event, silent
+from pixaff.io.entries import sort_folder
 from pixaff.io.images import IMAGE_SUFFIXES
 from pixaff.io.labels import nfc, read_list
 
-# What pixaff itself reads or writes beside photos: passed over in a folder. Any other file is tried, so that a
-# damaged or foreign one is named instead of being missed in silence.
-OWN_SUFFIXES = frozenset({".csv", ".json", ".jsonl", ".npy", ".npz", ".safetensors", ".xml"})
-OWN_NAMES = frozenset({"classes.txt"})
+_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+_PICTURES = (b"\xff\xd8\xff", b"\x89PNG", b"II*\0", b"MM\0*", b"GIF8", b"RIFF")
+"""First bytes of pictures."""
 
 
-def find_images(inputs: str | Path | Sequence[str | Path], listing: Path | None = None) -> list[Path]:
+def find_images(
+    inputs: str | Path | Sequence[str | Path],
+    listing: Path | None = None,
+    *,
+    command: str = "",
+    report: Callback = silent,
+) -> list[Path]:
     """The photos behind a command's inputs.
 
     Args:
         inputs: Each a folder (its files in order of name, subfolders and hidden files left out), a file, or "-" for
-            paths on standard input, one a line. A file that does not exist is kept: it fails by name when it is read.
-        listing: A list of image names. Only those are taken, in the list's order; a listed name that is not among
-            the inputs becomes a path that does not exist, and so fails by name.
+            paths on standard input, one a line, or separated by NUL characters. A file among others that does not
+            exist is kept: it fails by name when it is read.
+        listing: Image list. Only its images are taken, in the list's order; a listed name that is not among the inputs
+            becomes a path that does not exist, and so fails by name.
+        command: Name of the command, for its events.
+        report: Told how many files were passed over because they are plainly no photos.
 
     Returns:
-        Paths whose stems, which name the outputs, are all different.
+        The paths; none where standard input was empty.
 
     Raises:
-        UsageError: No input, or two photos of one stem.
+        UsageError: There is no photo, or none of the inputs exists.
         LabelsError: The list cannot be read.
     """
     if isinstance(inputs, (str, Path)):
         inputs = [inputs]
+    _check_some_exist(inputs)
     found: list[Path] = []
+    passed: list[str] = []
     for entry in inputs:
         if str(entry) == "-":
-            found.extend(Path(line.strip()) for line in sys.stdin if line.strip())
+            found.extend(paths_on_stdin())
         elif Path(entry).is_dir():
-            found.extend(_folder(Path(entry)))
+            found.extend(_folder(Path(entry), passed))
         else:
             found.append(Path(entry))
     found = list(dict.fromkeys(found))
-    if listing is not None:
+    if listing is not None and found:
         found = _select(found, listing, inputs)
-    if not found:
+    if passed:
+        named = ", ".join(passed[:3]) + (", ..." if len(passed) > 3 else "")
+        report(Event("note", command, f"passed over {counted(len(passed), 'file')} that are no photos: {named}"))
+    if not found and "-" not in map(str, inputs):
         raise UsageError(
-            f"no photos in {', '.join(str(entry) for entry in inputs) or 'the inputs'}",
+            f"no photos in {', '.join(shortened(entry) for entry in inputs) or 'the inputs'}",
             f"give a folder, files or '-'; photos end in {', '.join(sorted(IMAGE_SUFFIXES))}",
         )
-    _refuse_one_stem_twice(found)
     return found
+
+
+def paths_on_stdin(null: bool = False) -> list[Path]:
+    """Paths on standard input: one a line, or separated by NUL, which is noticed without ``null`` too.
+
+    Raises:
+        UsageError: Standard input holds a picture, not paths.
+    """
+    stream = getattr(sys.stdin, "buffer", None)
+    data = stream.read() if stream is not None else sys.stdin.read().encode()
+    if data.startswith(_PICTURES):
+        raise UsageError("found a picture on standard input, expected paths, one a line", "give the file's name")
+    parts = data.split(b"\0") if null or b"\0" in data else [line.strip() for line in data.splitlines()]
+    return [Path(os.fsdecode(part)) for part in parts if part]
 
 
 def default_out(inputs: Sequence[str | Path], ending: str) -> Path:
@@ -68,6 +98,24 @@ def default_out(inputs: Sequence[str | Path], ending: str) -> Path:
     return path.parent / f"{path.name if path.is_dir() else path.stem}-{ending}"
 
 
+def given_path(path: str | Path | None) -> Path | None:
+    """A path that may not be given."""
+    return None if path is None else Path(path)
+
+
+def single_file(out: Path, photos: Sequence[Path]) -> bool:
+    """Whether an output is meant as a file: one photo, and a name that ends in .png.
+
+    Raises:
+        UsageError: Several photos would be written to one file.
+    """
+    if out.suffix.lower() != ".png" or out.is_dir():
+        return False
+    if len(photos) != 1:
+        raise UsageError(f"found {counted(len(photos), 'photo')} and one output file, {out}", "give a folder: -o DIR")
+    return True
+
+
 def existing_folder(path: str | Path, hint: str = "") -> Path:
     """A folder that a command reads.
 
@@ -79,11 +127,28 @@ def existing_folder(path: str | Path, hint: str = "") -> Path:
     return Path(path)
 
 
-def _folder(folder: Path) -> Iterable[Path]:
-    for path in sorted(folder.iterdir()):
-        foreign = path.suffix.lower() not in OWN_SUFFIXES and path.name not in OWN_NAMES
-        if foreign and not path.name.startswith(".") and path.is_file():
+def _check_some_exist(inputs: Sequence[str | Path]) -> None:
+    """Refuse a mistyped name before anything is made."""
+    named = [str(entry) for entry in inputs if str(entry) != "-"]
+    if named and len(named) == len(inputs) and not any(os.path.lexists(name) for name in named):
+        if any(_ADDRESS.match(name) for name in named):
+            raise UsageError(
+                f"found the address {shortened(named[0])}, expected a folder or files", "download it first"
+            )
+        more = f" (and {len(named) - 1} more)" if len(named) > 1 else ""
+        raise UsageError(f"{shortened(named[0])}: no such file or folder{more}", "check the path")
+
+
+def _folder(folder: Path, passed: list[str]) -> Iterable[Path]:
+    try:
+        entries = sort_folder(folder)
+    except OSError as error:
+        raise UsageError(f"{folder}: cannot be listed: {error.strerror}") from None
+    for path, kind in entries:
+        if kind.kind in ("photo", "failed"):  # the latter fails by name when it is opened
             yield path
+        elif kind.kind == "passed over":
+            passed.append(shortened(path.name))
 
 
 def _select(found: Sequence[Path], listing: Path, inputs: Sequence[str | Path]) -> list[Path]:
@@ -102,14 +167,3 @@ def _select(found: Sequence[Path], listing: Path, inputs: Sequence[str | Path]) 
 
 def _is_photo(path: Path) -> bool:
     return path.suffix.lower() in IMAGE_SUFFIXES
-
-
-def _refuse_one_stem_twice(paths: Sequence[Path]) -> None:
-    seen: dict[str, Path] = {}
-    for path in filter(_is_photo, paths):
-        other = seen.setdefault(path.stem, path)
-        if other is not path:
-            raise UsageError(
-                f"{other} and {path} would both write {path.stem}",
-                "rename one of them, or run them into different folders",
-            )

@@ -32,13 +32,13 @@ class Ledger:
     """The lines of `run.jsonl`.
 
     Attributes:
-        path: The file.
+        path: The file; None keeps the lines in memory alone.
         images: The last line about each image, by name.
         runs: The lines about runs, by the digest of what they made outputs with.
         requests: Digests of what runs made outputs with, by what was asked of them.
     """
 
-    path: Path
+    path: Path | None
     images: dict[str, dict[str, Any]] = field(default_factory=dict)
     runs: dict[str, dict[str, Any]] = field(default_factory=dict)
     requests: dict[str, str] = field(default_factory=dict)
@@ -49,6 +49,9 @@ class Ledger:
         Raises:
             OutputError: It cannot be written.
         """
+        self._take(dict(line))
+        if self.path is None:
+            return
         data = json.dumps(dict(line), default=str, ensure_ascii=True).encode() + b"\n"
         with output_errors(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -62,7 +65,6 @@ class Ledger:
                     os.write(file, data[written:])
             finally:
                 os.close(file)
-        self._take(dict(line))
 
     def _take(self, line: dict[str, Any]) -> None:
         if isinstance(line.get("image"), str):
@@ -74,11 +76,12 @@ class Ledger:
 
 def read_ledger(out: Path) -> Ledger:
     """The ledger of an output folder; lines that are no records are passed over, as half a line is."""
-    ledger = Ledger(out / NAME)
-    if not ledger.path.is_file():
+    path = out / NAME
+    ledger = Ledger(path)
+    if not path.is_file():
         return ledger
     try:
-        data = ledger.path.read_bytes()
+        data = path.read_bytes()
     except OSError:
         return ledger
     for raw in data.splitlines():

@@ -12,15 +12,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pixaff
 from pixaff._version import __version__
-from pixaff.errors import UsageError, quoted
+from pixaff.errors import UsageError, shortened
 from pixaff.events import Event
 from pixaff.io.labels import nfc
 from pixaff.io.whole import looks_whole
 from pixaff.run_options import RunOptions
 from pixaff.settings import value_words
-from pixaff.stages.batch.ledger import digest, quick_stamps, read_ledger, same_file, stamp
+from pixaff.stages.batch.ledger import Ledger, digest, quick_stamps, read_ledger, same_file, stamp
 
+EMBEDDED = Path(pixaff.__file__).parent / "weights" / "lite"
+"""Folder of the model inside the package."""
 NAMED = 3
 """Images that a warning names of each kind."""
 
@@ -40,6 +43,7 @@ class Plan:
         request: Everything that was asked for besides these, plain.
         weights: Files of weights that the request stands for, as far as they are known without loading them.
         reads: Further files that the run reads, none of which may be an output.
+        recorded: Whether the folder gets a ledger and a run record; a single output file has none.
 
     Attributes:
         todo: Images to do.
@@ -59,10 +63,11 @@ class Plan:
     request: Mapping[str, Any] = field(default_factory=dict)
     weights: Sequence[Path] = ()
     reads: Sequence[Path] = ()
+    recorded: bool = True
 
     def __post_init__(self) -> None:
         check_outputs(self.photos, self.outputs, [*self.reads, *self._cam_files()])
-        self.ledger = read_ledger(self.out)
+        self.ledger = read_ledger(self.out) if self.recorded else Ledger(None)
         asked = [self.command, __version__, dict(self.request), quick_stamps(self.weights), self.labels is None]
         self.request_id = digest(asked)
         self.todo: list[Path] = []
@@ -77,7 +82,7 @@ class Plan:
 
     @property
     def nothing_to_do(self) -> bool:
-        """Whether every output exists and was made with what is asked for now, as far as can be told without a model."""
+        """Whether every output exists and was made with what is asked for now, as told without a model."""
         made = self.ledger.requests.get(self.request_id)
         known = [self.ledger.images.get(photo.name) for photo in self.skipped]
         return not self.todo and all(line is None or line.get("made") == made for line in known)
@@ -110,7 +115,9 @@ class Plan:
             return
         reasons = "; ".join(f"{len(names)} with {reason} ({_some(names)})" for reason, names in self._stale.items())
         count = len({name for names in self._stale.values() for name in names})
-        words = f"{count} outputs in {self.out} no longer fit" if count > 1 else f"1 output in {self.out} no longer fits"
+        words = (
+            f"{count} outputs in {self.out} no longer fit" if count > 1 else f"1 output in {self.out} no longer fits"
+        )
         text = f"{words} and stay: {reasons}: --overwrite makes them again, --keep accepts them"
         self.run.report(Event("warning", self.command, text))
 
@@ -174,8 +181,24 @@ class Plan:
         return f"other settings: {', '.join(changed)}" if changed else "other settings"
 
 
+_WEIGHTS = frozenset((".safetensors", ".pth", ".pt", ".bin", ".ckpt"))
 _PLACES = ("model", "cam_weights", "affinity_weights")
 """Settings that say where weights are; their content decides."""
+
+
+def weights_of(options: Mapping[str, Any]) -> list[Path]:
+    """The files of weights that model options stand for, as far as they are known without loading them."""
+    named = [Path(options[name]) for name in ("cam_weights", "affinity_weights") if options.get(name) is not None]
+    model = options.get("model")
+    if model is None and options.get("preset") is None:
+        model = EMBEDDED.name
+    folders = [EMBEDDED if str(model) == EMBEDDED.name else Path(model)] if model is not None else []
+    if options.get("weights_dir") is not None:
+        folders.append(Path(options["weights_dir"]))
+    for folder in folders:
+        if folder.is_dir():
+            named += sorted(path for path in folder.iterdir() if path.suffix in _WEIGHTS or path.name == "model.json")
+    return named
 
 
 def check_outputs(
@@ -199,12 +222,13 @@ def check_outputs(
             key = places.of(path)
             if key in inputs:
                 raise UsageError(
-                    f"the output {quoted(path)} is the input {quoted(inputs[key])}", "choose another output folder: -o DIR"
+                    f"the output {shortened(path)} is the input {shortened(inputs[key])}",
+                    "choose another -o DIR",
                 )
             other = written.setdefault(key, photo)
             if other is not photo:
                 raise UsageError(
-                    f"{quoted(other)} and {quoted(photo)} would both write {quoted(path)}",
+                    f"{shortened(other)} and {shortened(photo)} would both write {shortened(path)}",
                     "rename one of them, or run them into different folders",
                 )
 
@@ -252,4 +276,4 @@ def _plain(value: Any) -> Any:
 
 
 def _some(names: Sequence[str]) -> str:
-    return ", ".join(quoted(name) for name in names[:NAMED]) + (", ..." if len(names) > NAMED else "")
+    return ", ".join(shortened(name) for name in names[:NAMED]) + (", ..." if len(names) > NAMED else "")

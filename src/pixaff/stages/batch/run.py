@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from pixaff.errors import OutputError, PixaffError
-from pixaff.events import Callback, Event
+from pixaff.events import Event
+from pixaff.stages.batch.ledger import content_digest
 from pixaff.stages.batch.plan import Plan
 from pixaff.stages.batch.record import write_run_record
 
@@ -54,7 +55,7 @@ def run_plan(
     *,
     settings: Mapping[str, Any],
     device: str,
-    weights: Mapping[str, str] | None = None,
+    weights: Mapping[str, Path] | None = None,
     classes: Sequence[str] | None = None,
     listing: str | Path | None = None,
 ) -> Report:
@@ -65,7 +66,7 @@ def run_plan(
         work: Takes those; yields an outcome for each.
         settings: Effective settings, told and recorded.
         device: In words.
-        weights: Digests of the weights' content, by part.
+        weights: Files of the weights, by part; their content tells whether earlier outputs are of the same model.
         classes: Names of the mask values.
         listing: Image list, for the record.
 
@@ -74,7 +75,8 @@ def run_plan(
     """
     started, report = time.monotonic(), plan.run.report
     report(Event("settings", plan.command, data={**settings, "device": device}))
-    made = plan.settle(settings, weights or {}, {"device": device})
+    digests = {part: content_digest(path) for part, path in (weights or {}).items()}
+    made = plan.settle(settings, digests, {"device": device})
     plan.warn()
     result = Report()
     _begin(plan, result)
@@ -94,7 +96,7 @@ def run_plan(
         raise
     finally:
         result.seconds = time.monotonic() - started
-        if plan.photos:
+        if plan.photos and plan.recorded:
             write_run_record(plan, made, settings, result, device=device, classes=classes, listing=listing)
     report(Event("end", plan.command, data=result.counts()))
     return result
