@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pixaff.io.atomic import atomic_path
 from pixaff.io.cams import find_cams, read_cams
+from pixaff.io.images import write_picture
 from pixaff.io.scores import check_saved, write_scores
 from pixaff.model_options import ModelOptions
 from pixaff.models.bundle import PARTS
@@ -106,8 +106,7 @@ def propagate(
     def save(path: Path, result: Prediction) -> Mapping[str, Any]:
         result.save(out / f"{path.stem}.png")
         if overlay:
-            with atomic_path(out / OVERLAYS / f"{path.stem}.jpg") as temporary:
-                result.overlay().save(temporary, quality=90)
+            write_picture(out / OVERLAYS / f"{path.stem}.jpg", result.overlay(), quality=90)
         if save_scores:
             write_scores(out / SCORES / f"{path.stem}.npz", result.scores_file())
         return {"classes": list(result.classes)}
