@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from pixaff.errors import OutputError
-from pixaff.io.atomic import atomic_path, write_text
+from pixaff.io import atomic
+from pixaff.io.atomic import atomic_path, atomic_stream, write_bytes, write_text
 
 posix = pytest.mark.skipif(os.name == "nt", reason="needs POSIX signals and permissions")
 
@@ -157,3 +158,157 @@ def test_the_longest_legal_name_works(tmp_path: Path) -> None:
 def test_text_is_utf8_with_its_own_line_ends(tmp_path: Path) -> None:
     write_text(tmp_path / "a.txt", "ä\nb\r\n")
     assert (tmp_path / "a.txt").read_bytes() == b"\xc3\xa4\nb\r\n"
+
+
+def test_case_outputs_that_no_longer_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A power cut after the rename finds the bytes on the disk: they are flushed before the file gets its name."""
+    seen: list[tuple[str, int]] = []
+    fsync, replace = os.fsync, os.replace
+
+    def flushed(file: int) -> None:
+        seen.append(("fsync", os.fstat(file).st_ino))
+        fsync(file)
+
+    def renamed(old: Path, new: Path) -> None:
+        seen.append(("replace", os.stat(old).st_ino))
+        replace(old, new)
+
+    monkeypatch.setattr(os, "fsync", flushed)
+    monkeypatch.setattr(os, "replace", renamed)
+    write_text(tmp_path / "a.txt", "text")
+    file, folder = (tmp_path / "a.txt").stat().st_ino, tmp_path.stat().st_ino
+    assert seen[:2] == [("fsync", file), ("replace", file)]
+    assert seen[2:] in ([("fsync", folder)], [])  # Windows opens no folders
+
+
+def test_file_systems_that_do_not_flush_are_written_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def cannot(_: int) -> None:
+        raise OSError(errno.EINVAL, "Invalid argument")
+
+    monkeypatch.setattr(os, "fsync", cannot)
+    write_text(tmp_path / "a.txt", "text")
+    assert (tmp_path / "a.txt").read_text() == "text"
+
+
+def test_a_disk_that_is_found_full_when_it_is_flushed_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OutputError, match="No space left on device"):
+        write_bytes(tmp_path / "a.txt", b"text")
+    assert names(tmp_path) == []
+
+
+@posix
+@pytest.mark.parametrize("what", ["picture", "torch", "arrays"])
+def test_case_half_an_overlay_on_a_full_disk(tmp_path: Path, what: str) -> None:
+    """Pillow takes a short write for a whole one, and torch hides the reason: no half file gets its name."""
+    code = """
+        import resource, sys
+        import numpy as np
+        from pixaff.errors import OutputError
+        what, path = sys.argv[1:]
+        noise = np.random.default_rng(0).integers(0, 255, (200, 200, 3)).astype(np.uint8)
+        if what == "torch":
+            import torch
+            from pixaff.io.atomic import atomic_stream
+        elif what == "picture":
+            from PIL import Image
+            from pixaff.io.images import write_picture
+        else:
+            from pixaff.io.cams import write_cams
+        resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000))
+        try:
+            if what == "torch":
+                with atomic_stream(path) as stream:
+                    torch.save({"weights": torch.rand(100_000)}, stream)
+            elif what == "picture":
+                write_picture(path, Image.fromarray(noise), quality=90)
+            else:
+                write_cams(path, [1], np.random.default_rng(0).random((1, 200, 200)), (200, 200))
+        except OutputError as error:
+            print(error)
+    """
+    path = tmp_path / {"picture": "a.jpg", "torch": "a.pt", "arrays": "a.npz"}[what]
+    run = subprocess.run([sys.executable, "-c", textwrap.dedent(code), what, path], capture_output=True, text=True)
+    assert f"{path}: cannot be written: File too large" in run.stdout, run.stderr
+    assert names(tmp_path) == []
+
+
+def test_a_stream_is_written_whole(tmp_path: Path) -> None:
+    with atomic_stream(tmp_path / "a.bin") as stream:
+        stream.write(b"whole")
+        assert not (tmp_path / "a.bin").exists()
+    assert (tmp_path / "a.bin").read_bytes() == b"whole"
+
+    def interrupted() -> None:
+        with atomic_stream(tmp_path / "a.bin") as stream:
+            stream.write(b"half")
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        interrupted()
+    assert (tmp_path / "a.bin").read_bytes() == b"whole"
+    assert names(tmp_path) == ["a.bin"]
+
+
+@posix
+def test_a_link_in_the_place_of_an_output_is_replaced_and_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "precious.txt").write_text("precious")
+    (tmp_path / "a.txt").symlink_to("precious.txt")
+    write_text(tmp_path / "a.txt", "new")
+    assert (tmp_path / "precious.txt").read_text() == "precious"
+    assert (tmp_path / "a.txt").read_text() == "new"
+    assert not (tmp_path / "a.txt").is_symlink()
+
+
+@posix
+@pytest.mark.parametrize(
+    ("mode", "owner", "refused"),
+    [(0o777, 1, True), (0o1777, 1, True), (0o770, 1, True), (0o755, 1, False), (0o777, 0, False), (0o777, None, False)],
+)
+def test_a_planted_link_is_not_followed_out_of_a_shared_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: int, owner: int | None, refused: bool
+) -> None:
+    """`overlays` leads elsewhere: who made that link, in a folder to which others may write?"""
+    shared, elsewhere = tmp_path / "shared", tmp_path / "elsewhere"
+    shared.mkdir()
+    shared.chmod(mode)
+    elsewhere.mkdir()
+    (shared / "overlays").symlink_to(elsewhere)
+    lstat = os.lstat
+
+    def owned(path: Path) -> os.stat_result:
+        found = lstat(path)
+        another = found.st_uid + 4321 if owner else owner
+        if Path(path).name != "overlays" or owner is None:
+            return found
+        return os.stat_result((*found[:4], another, *found[5:]))
+
+    monkeypatch.setattr(atomic.os, "lstat", owned)
+    if not refused:
+        write_text(shared / "overlays" / "a.txt", "a")
+        assert names(elsewhere) == ["a.txt"]
+        return
+    for _ in range(2):
+        with pytest.raises(OutputError, match=r"overlays: found a link to .*elsewhere that another user made"):
+            write_text(shared / "overlays" / "a.txt", "a")
+    assert names(elsewhere) == []
+
+
+def test_a_long_suffix_is_legal(tmp_path: Path) -> None:
+    target = tmp_path / ("a." + "b" * 250)
+    write_text(target, "a")
+    assert names(tmp_path) == [target.name]
+
+
+@posix
+def test_case_file_name_that_is_no_utf8(tmp_path: Path) -> None:
+    """A name of Latin-1 goes out as the bytes that it came in as."""
+    name = os.fsdecode(b"caf\xe9")
+    write_text(tmp_path / f"{name}.txt", f"{name}\n")
+    assert os.listdir(os.fsencode(tmp_path)) == [b"caf\xe9.txt"]
+    assert (tmp_path / f"{name}.txt").read_bytes() == b"caf\xe9\n"

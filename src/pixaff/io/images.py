@@ -7,6 +7,7 @@ fraction of it.
 
 from __future__ import annotations
 
+import io
 import os
 import struct
 from collections.abc import Callable, Iterator
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pixaff.errors import ImageError
+from pixaff.io.atomic import write_bytes
 from pixaff.io.picture_files import opened, quiet_pillow
 
 # fmt: off
@@ -90,6 +92,22 @@ def load_image(path: str | os.PathLike[str], max_side: int = 0) -> tuple[NDArray
         raise ValueError(f"max_side: found {max_side}, expected 0 (full size) or more")
     with opened(path) as picture:
         return image_array(picture, max_side, str(path))
+
+
+def write_picture(path: str | os.PathLike[str], picture: Image.Image, **options: Any) -> None:
+    """Write a picture, say an overlay, atomically, in the format of its suffix.
+
+    Args:
+        path: The file; parent folders are made.
+        picture: What to write.
+        **options: Of Pillow's writer, such as ``quality``.
+
+    Raises:
+        OutputError: The file cannot be written.
+    """
+    data = io.BytesIO()  # Pillow takes a short write to a full disk for a whole one
+    picture.save(data, format=Image.registered_extensions()[os.path.splitext(path)[1].lower()], **options)
+    write_bytes(path, data.getvalue())
 
 
 def image_array(

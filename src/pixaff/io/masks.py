@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pixaff.errors import FormatError
-from pixaff.io.atomic import atomic_path
+from pixaff.io.atomic import write_bytes
 from pixaff.io.picture_files import opened
 
 VOID = 255
@@ -50,8 +50,7 @@ def write_mask(path: str | os.PathLike[str], mask: NDArray[np.uint8]) -> None:
     picture.putpalette(_palette().tobytes())
     png = io.BytesIO()  # Pillow hides the reason when it writes to a full disk itself
     picture.save(png, format="PNG")
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(png.getvalue())
+    write_bytes(path, png.getvalue())
 
 
 def read_mask(path: str | os.PathLike[str], num_classes: int | None = None) -> NDArray[np.uint8]:

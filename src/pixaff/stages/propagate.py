@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pixaff.io.cams import find_cams, read_cams
+from pixaff.io.images import write_picture
 from pixaff.io.scores import check_saved, write_scores
 from pixaff.model_options import ModelOptions
 from pixaff.ops.powers import HIGHEST, LOWEST, background_powers
@@ -138,7 +139,7 @@ def propagate(
         result.save(mask)
         for file in further:
             if file.suffix == ".jpg":
-                write_picture(file, result.overlay())
+                write_picture(file, result.overlay(), quality=90)
             else:
                 write_scores(file, result.scores_file())
         return {"classes": list(result.classes)}

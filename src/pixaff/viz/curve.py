@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from pixaff.io.atomic import atomic_path
+from pixaff.io.atomic import write_bytes
 
 
 def loss_curve(path: str | os.PathLike[str], records: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> None:
@@ -60,5 +60,4 @@ def loss_curve(path: str | os.PathLike[str], records: Sequence[Mapping[str, Any]
     axes.legend()
     png = io.BytesIO()
     FigureCanvasAgg(figure).print_png(png)
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(png.getvalue())
+    write_bytes(path, png.getvalue())

@@ -170,7 +170,8 @@ class Plan:
 
     def _difference(self, before: str, settings: Mapping[str, Any], weights: Mapping[str, str]) -> str:
         line = self.ledger.runs.get(before, {})
-        then = line.get("settings") if isinstance(line.get("settings"), dict) else {}
+        recorded = line.get("settings")
+        then: dict[str, Any] = recorded if isinstance(recorded, dict) else {}
         changed = [
             f"{name} {value_words(then.get(name))} -> {value_words(settings.get(name))}"
             for name in dict.fromkeys((*settings, *then))
