@@ -142,7 +142,7 @@ def test_labels_are_checked_in_words(odd_photos, tmp_path):
     code, words = call()
     assert code == 1
     assert "failed: " in words
-    assert "palette.png: no label in" in words
+    assert 'no entry for "palette"' in words
     labels.write_text("image,labels\nplain,red\npalette,red\nelsewhere,blue\n")
     code, words = call()
     assert code == 0

@@ -19,7 +19,7 @@ from pixaff.recipe import Recipe
 from pixaff.settings import Settings
 from pixaff.stages import train_cam
 from pixaff.stages.batch.run import Event
-from pixaff.stages.fit import fit, names_in
+from pixaff.stages.fit import fit
 from pixaff.stages.propagate import propagate
 from pixaff.stages.training import loop
 from pixaff.stages.training.metrics import read_records
@@ -197,22 +197,9 @@ def test_ctrl_c_while_training_leaves_a_checkpoint(tmp_path: Path) -> None:
     assert (tmp_path / "run" / "train-cam" / "training.pt").is_file()
 
 
-def test_class_names_are_gathered_from_csv_and_xml(tmp_path: Path) -> None:
-    (tmp_path / "labels.csv").write_text('\ufeffimage,labels\na.jpg,"zebra; cat"\nb,cat\n', encoding="utf-8")
-    assert names_in(tmp_path / "labels.csv") == ("cat", "zebra")
-    (tmp_path / "bare.csv").write_text("a,dog\n")
-    assert names_in(tmp_path / "bare.csv") == ("dog",)
-    xml = "<annotation><object><name>cow</name><part><name>head</name></part></object></annotation>"
-    (tmp_path / "xml").mkdir()
-    (tmp_path / "xml" / "a.xml").write_text(xml)
-    (tmp_path / "xml" / "b.xml").write_text("<annotation><object>")
-    assert names_in(tmp_path / "xml") == ("cow",)
-    assert names_in(tmp_path / "none.csv") == ()
-
-
 def test_wrong_labels_are_said_before_anything_is_written(tmp_path: Path) -> None:
     photos, labels, _ = write_set(tmp_path, 3)
-    with pytest.raises(LabelsError, match=r"line 2: found unknown class \"square\""):
+    with pytest.raises(UsageError, match=r"2 of 3 entries cannot be used.* line 2: found unknown class \"square\""):
         fit(photos, labels, tmp_path / "run", classes=(CLASSES[1],), **FAST)
     with pytest.raises(LabelsError, match=r"none\.csv: no such file"):
         fit(photos, tmp_path / "none.csv", tmp_path / "run", **FAST)

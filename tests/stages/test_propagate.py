@@ -66,7 +66,7 @@ def test_labels_that_do_not_fit_the_photos_are_told_in_words(photos):
     events = []
     report = propagate(photos, labels=labels, report=events.append)
     assert [name for name, _ in report.failed] == ["blue.png"]
-    assert "no label in" in report.failed[0][1]
+    assert 'no entry for "blue"' in report.failed[0][1]
     assert sorted(report.done) == ["both.jpg", "red.png"]
     warning = next(event.text for event in events if event.kind == "warning")
     assert warning == f"{labels}: no photo for 1 labelled image: elsewhere"

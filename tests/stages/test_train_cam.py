@@ -12,7 +12,7 @@ import pytest
 import torch
 from toy_set import CLASSES, TinyCam, use_tiny, write_set
 
-from pixaff.errors import CheckpointError, LabelsError, TrainingError, UsageError
+from pixaff.errors import CheckpointError, TrainingError, UsageError
 from pixaff.io.checkpoints import read_metadata, read_state_dict, write_state_dict
 from pixaff.recipe import Recipe
 from pixaff.stages.batch.run import Event
@@ -105,7 +105,7 @@ def test_bad_photos_and_labels_are_named_and_left_out(tmp_path: Path) -> None:
     result = train_cam(photos, labels, tmp_path / "classes.txt", tmp_path / "run", **FAST, report=events.append)
     failed = dict(result.failed)
     assert set(failed) == {"notes.txt", "empty.jpg", "extra.png"}
-    assert "no label" in failed["extra.png"]
+    assert 'no entry for "extra"' in failed["extra.png"]
     assert len(result.done) == 6
     warnings = [event.text for event in events if event.kind == "warning"]
     assert any("gone" in text for text in warnings)
@@ -128,7 +128,7 @@ def test_nothing_to_train_on_is_said_before_anything_is_written(tmp_path: Path) 
         path.write_bytes(b"no image")
     with pytest.raises(TrainingError, match="no photo is left to train on"):
         train_cam(photos, labels, CLASSES, tmp_path / "run", **FAST)
-    with pytest.raises(LabelsError, match=r'unknown class "disc".*did you mean "disk"'):
+    with pytest.raises(UsageError, match=r'2 of 3 entries cannot be used.*unknown class "disc".*did you mean "disk"'):
         train_cam(photos, labels, ("square", "disk"), tmp_path / "run", **FAST)
     assert not (tmp_path / "run").exists()
 

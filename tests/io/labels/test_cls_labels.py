@@ -51,9 +51,10 @@ def test_images_by_number(tmp_path: Path) -> None:
     [
         ({"a": vector(1, 0)}, r"found vectors of 2 numbers, expected 3, one a class \(give the class list"),
         ({}, "found an empty dict"),
-        ([1, 2], "found an array of numbers"),
-        (np.zeros(3), "found an array of numbers"),
-        ({"a": np.zeros((2, 2), np.float32)}, "a: found an array of numbers"),
+        ([1, 2], r"found an array of int64 \(2,\), expected a dict"),
+        (np.zeros(3), "found an array of float64"),
+        (np.array(None), "found a NoneType, expected a dict"),
+        ({"a": np.zeros((2, 2), np.float32)}, "a: found an array of more dimensions"),
         ({"a": "cat"}, "a: found a str"),
         ({"a": ["cat"]}, "a: found a list"),
         ({("a", "b"): vector(1, 0, 0)}, "has a tuple as a key; nothing in it was run"),

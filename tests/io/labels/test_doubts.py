@@ -69,5 +69,16 @@ def test_case_photos_without_class_fit(tmp_path: Path) -> None:
     assert question.endswith("their labels left empty?")
 
 
+def test_many_entries_of_no_use_are_questioned_and_a_few_are_not(tmp_path: Path) -> None:
+    path = tmp_path / "labels.csv"
+    rows = [f"{number},{'cat' if number % 2 else 'dog'}\n" for number in range(18)]
+    path.write_text("".join(rows) + "x,cow\ny,cow\n")
+    assert doubts(read_labels(path, ("cat", "dog")), ("cat", "dog")) == []
+    path.write_text("".join(rows) + "x,cow\ny,cow\nz,cow\n")
+    (question,) = doubts(read_labels(path, ("cat", "dog")), ("cat", "dog"))
+    assert question.startswith("3 of 21 entries cannot be used: is it the right class list? The first: ")
+    assert 'line 19: found unknown class "cow"' in question
+
+
 def test_labels_without_images() -> None:
     assert doubts(Labels("memory", {}), ("cat",)) == []

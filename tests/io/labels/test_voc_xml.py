@@ -126,8 +126,8 @@ def test_a_pipe_among_the_files_is_not_waited_for(tmp_path: Path) -> None:
     (tmp_path / "c.xml").symlink_to(tmp_path / "absent.xml")
     labels = read_labels(tmp_path, CLASSES)
     assert labels == {"a": (1,)}
-    assert "b.xml: found no regular file" in labels.problems["b"]
-    assert "c.xml: no such file" in labels.problems["c"]
+    assert "b.xml: found a named pipe (FIFO), expected a file" in labels.problems["b"]
+    assert "c.xml: found a link to a file that is not there" in labels.problems["c"]
 
 
 def test_files_of_other_images_are_not_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

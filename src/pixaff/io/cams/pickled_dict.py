@@ -23,11 +23,12 @@ from pixaff.io.unpickle import Budget
 MAGIC = b"\x93NUMPY"
 
 
-def read_dict(data: bytes) -> dict[Any, Any]:
+def read_dict(data: bytes, budget: Budget | None = None) -> dict[Any, Any]:
     """Take the dict out of an .npy file.
 
     Args:
         data: The whole file.
+        budget: What reading it may take; None for that of the maps of one photo.
 
     Returns:
         Plain keys and values; arrays and tensors as `Array`.
@@ -46,7 +47,7 @@ def read_dict(data: bytes) -> dict[Any, Any]:
     if dtype.kind != "O" or shape != ():
         raise ValueError(f"found an array of {str(dtype)[:40]} {shape}, expected a dict")
     try:
-        saved = read_arrays(stream, Budget(len(data)))
+        saved = read_arrays(stream, budget or Budget(len(data)))
     except ValueError as error:  # of a pickle cut short; those below are about whole ones
         raise EOFError(f"{error}") from None
     content = saved.content if isinstance(saved, Array) else None

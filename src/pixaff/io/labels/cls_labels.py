@@ -6,30 +6,29 @@ Keys are names ("2007_000032", with or without a suffix), or numbers, as IRN (20
 
 from __future__ import annotations
 
-import io
 import re
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any
-
-import numpy as np
 
 from pixaff.errors import LabelsError, shortened
+from pixaff.io.cams.pickled_dict import MAGIC, read_dict
 from pixaff.io.labels.entry import Entries
 from pixaff.io.labels.text import read_bytes
-from pixaff.io.pickled_arrays import Array, read_arrays
+from pixaff.io.pickled_arrays import Array
+from pixaff.io.unpickle import Budget
 
-_MAGIC = b"\x93NUMPY"
 _EXPECTED = "expected a dict from image names to vectors of 0 and 1, as PSA's cls_labels.npy has"
-_INSTRUCTIONS = 5_000_000  # the 123,000 images of COCO take 3.7 million
+_IMAGES, _INSTRUCTIONS = 200_000, 5_000_000  # the 123,000 images of COCO take 2.8 million
 
 
 def detect(path: Path) -> bool:
     """A file that numpy wrote, whatever its name."""
+    if not path.is_file():  # a pipe can be read once only
+        return False
     try:
         with open(path, "rb") as stream:
-            return path.is_file() and stream.read(len(_MAGIC)) == _MAGIC
+            return stream.read(len(MAGIC)) == MAGIC
     except OSError:
         return False
 
@@ -40,16 +39,19 @@ def read(path: Path, wanted: Collection[str] | None = None) -> Entries:
     Raises:
         LabelsError: It holds, or asks for, something else, or is damaged.
     """
+    data = read_bytes(path)
     try:
-        content = _content(read_bytes(path))
+        content = read_dict(data, Budget(len(data), instructions=_INSTRUCTIONS, keys=_IMAGES))
     except UnpicklingError as error:
         raise LabelsError(f"{path}: {error}; nothing in it was run", _EXPECTED) from None
-    except LabelsError:
-        raise
+    except UnicodeError as error:  # a ValueError that says nothing about labels
+        raise LabelsError(f"{path}: damaged: {error}", _EXPECTED) from None
+    except ValueError as error:
+        raise LabelsError(f"{path}: {error}", _EXPECTED) from None
     except Exception as error:  # damaged pickles raise nearly anything
         raise LabelsError(f"{path}: damaged: {error or type(error).__name__}", _EXPECTED) from None
-    if type(content) is not dict or not content:
-        raise LabelsError(f"{path}: found {_words(content)}", _EXPECTED)
+    if not content:
+        raise LabelsError(f"{path}: found an empty dict", _EXPECTED)
     entries = Entries(wanted)
     named = {_number(stem): stem for stem in wanted or ()}
     for key, value in content.items():
@@ -57,7 +59,8 @@ def read(path: Path, wanted: Collection[str] | None = None) -> Entries:
         where = f"{path}, {shortened(image)}"
         vector = value.values.tolist() if isinstance(value, Array) and value.values is not None else value
         if type(vector) is not list or not all(type(shown) in (int, float, bool) for shown in vector):
-            raise LabelsError(f"{where}: found {_words(value)}", _EXPECTED)
+            found = "an array of more dimensions" if isinstance(value, Array) else f"a {type(value).__name__}"
+            raise LabelsError(f"{where}: found {found}", _EXPECTED)
         entries.num_classes = entries.num_classes or len(vector)
         if entries.wants(image):
             problem = _problem(vector, entries.num_classes)
@@ -68,17 +71,6 @@ def read(path: Path, wanted: Collection[str] | None = None) -> Entries:
                 f"{where}: {problem}" if problem else "",
             )
     return entries
-
-
-def _content(data: bytes) -> Any:
-    stream = io.BytesIO(data)
-    version = np.lib.format.read_magic(stream)
-    read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, _, dtype = read_header(stream)
-    if dtype.kind != "O" or shape != ():
-        return Array(np.empty(0))
-    saved = read_arrays(stream, _INSTRUCTIONS)
-    return saved.content if isinstance(saved, Array) else saved
 
 
 def _problem(vector: Sequence[float], num_classes: int) -> str:
@@ -98,9 +90,3 @@ def _number(stem: str) -> int | None:
     """The number that an image's name stands for: "2007_000032", "000000000139", "COCO_train2014_000000000139"."""
     match = re.fullmatch(r"(?:COCO_\w+_)?(\d{12})", stem) or re.fullmatch(r"(20\d\d)_(\d{6})", stem)
     return int("".join(match.groups())) if match else None
-
-
-def _words(value: Any) -> str:
-    if isinstance(value, Array):
-        return "an array of numbers"
-    return f"a {type(value).__name__}" if value or type(value) is not dict else "an empty dict"

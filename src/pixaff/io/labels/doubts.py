@@ -13,6 +13,8 @@ from pixaff.io.labels.table import LABEL_WORDS
 
 _NO_CLASS = {"", "0", "-", "none", "no", "nothing", "null", "nan", "na", "n/a", "empty", "background", "_background_",
              "unlabeled", "unlabelled", "negative", "normal", "good", "ok", "false"}  # fmt: skip
+_MOST_PROBLEMS = 0.1
+"""Share of the entries that may be of no use without a question: a few photos are left out, a tenth is a mistake."""
 _JOINED = re.compile(r"[,|/&+]|\s{2,}|\t")
 
 
@@ -27,7 +29,7 @@ def doubts(labels: Labels, classes: Sequence[str], *, listed: bool = False) -> l
 
     Returns:
         Questions about names that differ only in case, spaces or a plural; names that look like several joined, like
-        "none", a header, a number or a photo; and classes that every photo shows.
+        "none", a header, a number or a photo; classes that every photo shows; and entries of no use, if they are many.
     """
     found = [_spelling(names, labels, classes) for names in _alike(classes)]
     if not listed:
@@ -38,6 +40,12 @@ def doubts(labels: Labels, classes: Sequence[str], *, listed: bool = False) -> l
         found.append(
             f"all of {counted(len(labels), 'photo')} show {', '.join(everywhere)}, so that nothing tells it from the "
             "background: are there photos without it to add, their labels left empty?"
+        )
+    count = len(labels.problems)
+    if count > _MOST_PROBLEMS * (count + len(labels)):
+        share = f"{count:,} of {counted(count + len(labels), 'entry', 'entries')}"
+        found.append(
+            f"{share} cannot be used: is it the right class list? The first: {next(iter(labels.problems.values()))}"
         )
     return found
 

@@ -15,6 +15,7 @@ from xml.parsers import expat
 from pixaff.errors import LabelsError, quoted
 from pixaff.io.labels.entry import Entries
 from pixaff.io.labels.text import files_in, read_bytes
+from pixaff.io.regular import check_regular
 
 _EXPECTED = "expected a PASCAL VOC annotation: <annotation><object><name>cat</name></object></annotation>"
 _DECLARED = re.compile(rb"""\s*<\?xml[^>]*?\sencoding\s*=\s*["']([A-Za-z][A-Za-z0-9._-]{0,39})["']""")
@@ -44,10 +45,9 @@ def read(path: Path, wanted: Collection[str] | None = None) -> Entries:
     entries = Entries(wanted)
     for file in filter(lambda file: entries.wants(file.stem), files):
         try:
-            if file.exists() and not file.is_file():
-                raise ValueError("found no regular file")
+            check_regular(file, LabelsError)
             entries.add(file.stem, object_names(read_bytes(file)), str(file))
-        except LabelsError as error:  # it cannot be opened
+        except LabelsError as error:  # it cannot be opened, or would be waited for
             entries.add(file.stem, (), str(file), str(error))
         except (ValueError, LookupError) as error:
             entries.add(file.stem, (), str(file), f"{file}: {error} ({_EXPECTED})")
