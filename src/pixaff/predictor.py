@@ -635,8 +635,6 @@ def fitted_cams(file: CamFile, sample: Sample, device: torch.device) -> tuple[tu
             f"{sample.size[1]}: they lie on their side",
             "the program that made them did not turn the photo upright by its EXIF orientation",
         )
-    if not len(file.classes):  # a network's CAMs of an image that shows none of its classes
-        return (), torch.zeros(0, *sample.image.shape[:2], device=device)
     wanted = None if sample.labels is None else {index + 1 for index in sample.labels}
     rows = [i for i in np.argsort(file.classes) if wanted is None or file.classes[i] in wanted]
     if not rows:
