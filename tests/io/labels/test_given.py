@@ -50,6 +50,7 @@ def test_entries_of_images_that_were_not_asked_for_cost_nothing(tmp_path: Path) 
     labels = read_labels(path, CLASSES, ["a"])
     assert (dict(labels), labels.problems, labels.others) == ({"a": (0,)}, {}, ("b", "c", "d"))
     assert names_in(path, ["a"]) == ("cat",)
+    assert len(read_labels(path, CLASSES, [])) == 0, "a run without images is no mistake of the labels"
 
 
 def test_labels_of_none_of_the_images(tmp_path: Path) -> None:

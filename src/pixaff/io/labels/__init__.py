@@ -70,7 +70,7 @@ def read_labels(path: str | os.PathLike[str], classes: Sequence[str], images: It
         images: Stems of the images that matter; None for all. Entries of other images are not looked at.
 
     Returns:
-        The labels by image stem.
+        The labels by image stem; none where no image was asked for.
 
     Raises:
         LabelsError: The labels cannot be read as a whole, are none of the images', or not one entry can be used.
@@ -108,7 +108,7 @@ def match_labels(path: str | os.PathLike[str], entries: Entries, classes: Sequen
         first = next(iter(labels.problems.values()))
         count = len(labels.problems)
         raise LabelsError(first if count == 1 else f"{path}: none of {count} entries can be used, the first: {first}")
-    if not labels.by_image:
+    if not labels.by_image and (entries.wanted is None or len(entries.wanted)):
         raise LabelsError(f"{path}: found no labels", *labels.strays[:1])
     return labels
 
