@@ -19,9 +19,11 @@ from pixaff.errors import LabelsError, shortened
 from pixaff.io.labels.entry import Entries
 from pixaff.io.labels.text import read_bytes
 from pixaff.io.pickled_arrays import Array, read_arrays
+from pixaff.io.unpickle import Budget
 
 _MAGIC = b"\x93NUMPY"
 _EXPECTED = "expected a dict from image names to vectors of 0 and 1, as PSA's cls_labels.npy has"
+_IMAGES = 1_000_000
 _INSTRUCTIONS = 5_000_000  # the 123,000 images of COCO take 3.7 million
 
 
@@ -77,7 +79,7 @@ def _content(data: bytes) -> Any:
     shape, _, dtype = read_header(stream)
     if dtype.kind != "O" or shape != ():
         return Array(np.empty(0))
-    saved = read_arrays(stream, _INSTRUCTIONS)
+    saved = read_arrays(stream, Budget(len(data), instructions=_INSTRUCTIONS, keys=_IMAGES))
     return saved.content if isinstance(saved, Array) else saved
 
 
