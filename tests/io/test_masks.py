@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from pixaff.errors import FormatError
-from pixaff.io.masks import read_mask, voc_palette, write_mask
+from pixaff.io.masks import read_mask, voc_colours, voc_palette, write_mask
 
 
 def test_palette_is_that_of_pascal_voc() -> None:
@@ -139,3 +139,87 @@ def test_truncated_and_missing_masks_are_a_format_error(tmp_path: Path) -> None:
         read_mask(tmp_path / "a.png")
     with pytest.raises(FormatError, match=r"b\.png: no such file"):
         read_mask(tmp_path / "b.png")
+
+
+VALUES = np.array([[0, 0, 13], [255, 15, 13]], np.uint8)
+CREAM, BLACK, HORSE, PERSON = (224, 224, 192), (0, 0, 0), (192, 0, 128), (192, 128, 128)
+VOC = voc_colours(20)
+
+
+def resaved(path: Path, values: np.ndarray, order: list[int], palette: list[tuple[int, int, int]]) -> None:
+    """The mask after an editor stored it again: `order[i]` is the class at number i, `palette[i]` its colour."""
+    numbers = np.zeros(256, np.uint8)
+    numbers[order] = range(len(order))
+    picture = Image.fromarray(numbers[values])
+    picture.putpalette([channel for colour in palette for channel in colour])
+    picture.save(path)
+
+
+def test_case_palette_in_another_order(tmp_path: Path) -> None:
+    """The same colours at every pixel, but the palette has only those that occur, in another order."""
+    resaved(tmp_path / "a.png", VALUES, [255, 15, 13, 0], [CREAM, PERSON, HORSE, BLACK])
+    with Image.open(tmp_path / "a.png") as picture:
+        assert np.asarray(picture).max() == 3
+        write_mask(tmp_path / "b.png", VALUES)
+        with Image.open(tmp_path / "b.png") as before:
+            assert (np.asarray(picture.convert("RGB")) == np.asarray(before.convert("RGB"))).all()
+    assert (read_mask(tmp_path / "a.png", 20, VOC) == VALUES).all()
+    assert (read_mask(tmp_path / "a.png", 20) == VALUES).all()  # void's cream is VOC's alone
+    # Nothing but classes and background: with the colours known by colour, without them refused.
+    inside = np.where(VALUES == 255, 0, VALUES).astype(np.uint8)
+    resaved(tmp_path / "a.png", inside, [0, 13, 15], [BLACK, HORSE, PERSON])
+    assert (read_mask(tmp_path / "a.png", 20, VOC) == inside).all()
+    with pytest.raises(FormatError, match=r"a\.png: number 1 of its palette has the colour of class 13 in"):
+        read_mask(tmp_path / "a.png", 20)
+
+
+def test_a_reordered_palette_with_other_colours_is_refused(tmp_path: Path) -> None:
+    """Void was painted white, so the colours do not say the classes of all numbers."""
+    resaved(tmp_path / "a.png", VALUES, [255, 15, 13, 0], [(255, 255, 255), PERSON, HORSE, BLACK])
+    with pytest.raises(FormatError, match=r"number 1 of its palette has the colour of class 15 .*--classes"):
+        read_mask(tmp_path / "a.png", 20, VOC)
+
+
+@pytest.mark.parametrize(
+    ("palette", "void"),
+    [
+        ([BLACK, (255, 0, 0), (0, 255, 0)], (0, 0, 0)),  # somebody's own, with void unpainted
+        ([BLACK, (255, 0, 0)], (255, 255, 255)),  # two of them unpainted
+        ([BLACK, (128, 0, 0), (0, 128, 0)], (224, 224, 192)),
+        ([(i, i, i) for i in range(256)], (255, 255, 255)),  # grey, numbers as they are
+        ([(255, 255, 255), (230, 25, 75), (60, 180, 75)], (7, 7, 7)),
+        ([BLACK, (230, 25, 75), (128, 0, 0)], (7, 7, 7)),  # shares a colour with VOC's by chance
+        ([BLACK, (128, 128, 128), (255, 255, 255)], (1, 2, 3)),  # VOC's class 7, which is not among the two
+    ],
+)
+def test_palettes_of_other_programs_keep_their_numbers(
+    tmp_path: Path, palette: list[tuple[int, int, int]], void: tuple[int, int, int]
+) -> None:
+    values = np.array([[0, 1, 2], [255, 2, 1]], np.uint8)
+    full = [*palette, *[BLACK] * 256][:255] + [void]
+    resaved(tmp_path / "a.png", values, list(range(256)), full)
+    assert (read_mask(tmp_path / "a.png", 2) == values).all()
+
+
+def test_a_palette_of_ones_own_that_reads_like_another_order_is_asked_about(tmp_path: Path) -> None:
+    """Green and maroon are VOC's classes 2 and 1: the colours of a class list settle it."""
+    values = np.array([[0, 1, 2]], np.uint8)
+    palette = [BLACK, (0, 128, 0), (128, 0, 0)]
+    resaved(tmp_path / "a.png", values, [0, 1, 2], palette)
+    with pytest.raises(FormatError, match="number 1 of its palette has the colour of class 2"):
+        read_mask(tmp_path / "a.png", 2)
+    assert (read_mask(tmp_path / "a.png", 2, {BLACK: 0, palette[1]: 1, palette[2]: 2}) == values).all()
+
+
+def test_a_class_list_with_colours_is_followed(tmp_path: Path) -> None:
+    colours = {BLACK: 0, (255, 0, 0): 1, (0, 0, 255): 2, CREAM: 255}
+    values = np.array([[0, 1, 2, 255]], np.uint8)
+    resaved(tmp_path / "a.png", values, [2, 0, 255, 1], [(0, 0, 255), BLACK, CREAM, (255, 0, 0)])
+    assert (read_mask(tmp_path / "a.png", 2, colours) == values).all()
+    with Image.open(tmp_path / "a.png") as picture:
+        picture.convert("RGB").save(tmp_path / "b.png")
+    assert (read_mask(tmp_path / "b.png", 2, colours) == values).all()
+    with pytest.raises(FormatError, match="a colour image"):
+        read_mask(tmp_path / "b.png", 2)
+    with pytest.raises(FormatError, match=r"b\.png: found a colour image with the colour \(0, 0, 255\), which is no"):
+        read_mask(tmp_path / "b.png", 20, VOC)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from pixaff.io.atomic import write_bytes
 from pixaff.io.picture_files import opened
 
 VOID = 255
+Colour = tuple[int, int, int]
 _NUMBERS = "pixel values must be class numbers: 0 background, 1..K classes, 255 void"
 
 
@@ -53,25 +55,46 @@ def write_mask(path: str | os.PathLike[str], mask: NDArray[np.uint8]) -> None:
     write_bytes(path, png.getvalue())
 
 
-def read_mask(path: str | os.PathLike[str], num_classes: int | None = None) -> NDArray[np.uint8]:
-    """Read a palette or grey mask.
+def voc_colours(num_classes: int) -> dict[Colour, int]:
+    """Mask value by colour of PASCAL VOC's palette: of 0..num_classes, and 255 for its void, cream."""
+    palette = _palette()
+    return {_colour(palette[value]): value for value in (*range(num_classes + 1), VOID)}
+
+
+def read_mask(
+    path: str | os.PathLike[str], num_classes: int | None = None, colours: Mapping[Colour, int] | None = None
+) -> NDArray[np.uint8]:
+    """Read a palette or grey mask, or, where the colours of the classes are known, one in colour.
+
+    The values are class numbers. But editors and optimisers store a palette anew, with the colours that occur alone
+    and in an order of their own; the numbers are then nobody's, and the classes are taken from the colours.
 
     Args:
         path: PNG, BMP or TIFF.
         num_classes: Number of classes K without background; values other than 0..K and 255 are then an error.
+        colours: Mask value by colour (r, g, b), of a class list that has colours or of `voc_colours`. Without it, the
+            order of a palette is questioned all the same: VOC's colours at other numbers are read by colour if its
+            void, which nobody else paints cream, is among them, and refused otherwise.
 
     Returns:
         uint8 (H, W), writable.
 
     Raises:
-        FormatError: Missing, damaged, in colour, lossy, 16-bit, or with class numbers out of range.
+        FormatError: Missing, damaged, in colour, lossy, 16-bit, with class numbers out of range, or with a palette that
+            contradicts its numbers.
     """
     with opened(path, FormatError) as picture:
         if picture.format not in ("PNG", "BMP", "TIFF"):
             raise FormatError(f"{path}: found a {picture.format} file, expected a PNG mask", _NUMBERS)
-        if picture.mode not in ("P", "L", "1"):
+        if picture.mode == "RGB" and colours:
+            values = _by_colour(path, np.array(picture), colours)
+        elif picture.mode not in ("P", "L", "1"):
             raise FormatError(f"{path}: found {_kind(picture.mode)}, expected palette or grey 8-bit values", _NUMBERS)
-        values = np.array(picture, dtype=np.uint8)
+        else:
+            values = np.array(picture, dtype=np.uint8)
+        if picture.mode == "P":
+            table = _palette_values(path, picture, values, num_classes, colours)
+            values = values if table is None else table[values]
         if picture.format == "PNG" and picture.mode == "L":
             # Pillow stretches 2 and 4-bit grey (as PNG optimisers write it) to 0..255; undo it.
             values //= _grey_step(Path(path))
@@ -83,6 +106,69 @@ def read_mask(path: str | os.PathLike[str], num_classes: int | None = None) -> N
             expected = f"expected 0..{num_classes} and 255 (void)"
             raise FormatError(f"{path}: found class numbers {numbers}; {expected}", "check the classes file")
     return values
+
+
+def _palette_values(
+    path: str | os.PathLike[str],
+    picture: Image.Image,
+    values: NDArray[np.uint8],
+    num_classes: int | None,
+    colours: Mapping[Colour, int] | None,
+) -> NDArray[np.uint8] | None:
+    """The mask value of each number of a palette, uint8 (256,), where its colours say otherwise; None where not.
+
+    Raises:
+        FormatError: The colours contradict the numbers, and do not say the classes of all of them.
+    """
+    known = voc_colours(VOID - 1 if num_classes is None else num_classes) if colours is None else colours
+    palette = np.array(picture.getpalette("RGB"), np.uint8).reshape(-1, 3)
+    first_is_black = len(palette) > 0 and not palette[0].any()
+    meant: dict[int, int | None] = {}
+    for number in np.flatnonzero(np.bincount(values.ravel(), minlength=256)).tolist():
+        if number == VOID:  # of whatever colour
+            continue
+        colour = _colour(palette[number]) if number < len(palette) else None
+        # What nobody painted is black; and a grey that is the number itself says nothing about a class.
+        plain = colour in ((0, 0, 0), (number, number, number)) and first_is_black and number > 0
+        meant[number] = None if colour is None or plain else known.get(colour)
+    wrong = [(number, value) for number, value in meant.items() if value not in (None, number)]
+    if not wrong:
+        return None
+    all_known = None not in meant.values()
+    if colours is None and not all_known:
+        return None  # a palette of somebody's own, which shares a colour with VOC's
+    if not all_known or (colours is None and VOID not in meant.values()):
+        number, value = wrong[0]
+        named = {0: "background", VOID: "void"}.get(value or 0, f"class {value}")
+        whose = "in Pascal VOC's palette" if colours is None else "in the list of classes"
+        raise FormatError(
+            f"{path}: number {number} of its palette has the colour of {named} {whose}: was the palette reordered?",
+            "store the class numbers themselves, or give --classes with the colour of each class (name:r,g,b)",
+        )
+    table = np.arange(256, dtype=np.uint8)
+    for number, found in meant.items():
+        table[number] = number if found is None else found
+    return table
+
+
+def _by_colour(
+    path: str | os.PathLike[str], pixels: NDArray[np.uint8], colours: Mapping[Colour, int]
+) -> NDArray[np.uint8]:
+    """The mask values (H, W) of colours (H, W, 3)."""
+    packed = pixels.astype(np.uint32) @ np.array([1 << 16, 1 << 8, 1], np.uint32)
+    present, places = np.unique(packed, return_inverse=True)
+    table = np.zeros(len(present), np.uint8)
+    for place, code in enumerate(present.tolist()):
+        colour = (code >> 16, code >> 8 & 255, code & 255)
+        if colour not in colours:
+            raise FormatError(f"{path}: found a colour image with the colour {colour}, which is no class's", _NUMBERS)
+        table[place] = colours[colour]
+    return table[places].reshape(packed.shape)
+
+
+def _colour(row: NDArray[np.uint8]) -> Colour:
+    red, green, blue = row.tolist()
+    return red, green, blue
 
 
 def _kind(mode: str) -> str:
