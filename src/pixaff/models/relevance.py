@@ -232,8 +232,8 @@ def _split(a: Tensor, b: Tensor, reciprocal: Tensor, relevance: Tensor) -> tuple
 def _linear_relevance(layer: nn.Linear, x: Tensor, out: Tensor, relevance: Tensor, rules: Rules) -> Tensor:
     """Relevance through a linear layer by its positive products alone (x+ W+ and x- W-); the bias takes none.
 
-    x+ W+ + x- W- is half of x W + |x| |W|, of which the forward pass has done the first; in the backward pass the halves
-    of both cancel out.
+    x+ W+ + x- W- is half of x W + |x| |W|, of which the forward pass has done the first; in the backward pass the
+    halves of both cancel out.
     """
     weight, size, magnitude = layer.weight, layer.weight.abs(), x.abs()
     positive = (out if layer.bias is None else out - layer.bias) + rules.product(magnitude, size.mT)
