@@ -15,17 +15,19 @@ import pytest
 import torch
 from filled import filled_state
 from numpy.typing import NDArray
-from pixaff.stages.refine import image_affinity, mask_at_size, probabilities, scores_to_walk
-from torch import Tensor, nn
+from torch import Tensor
 from typer.testing import CliRunner
 
 from pixaff.cli.app import app
 from pixaff.io.cams import read_cams, write_cams
 from pixaff.io.images import read_image
+from pixaff.io.labels import VOC_CLASSES
 from pixaff.io.masks import read_mask
-from pixaff.models import create_model
+from pixaff.models import create_affinity_network, create_cam_network, create_model
+from pixaff.models.base import AffinityNetwork, CamNetwork
+from pixaff.models.registry import preset_settings
 from pixaff.ops.cam import normalized_cams
-from pixaff.ops.walk import random_walk
+from pixaff.predictor import Predictor
 
 DATA = Path(__file__).parents[1] / "data"
 NETWORKS = ("vgg16", "resnet38")
@@ -36,14 +38,14 @@ PRESENT = (7, 14)
 @dataclass
 class Networks:
     name: str
-    cam: nn.Module
-    affinity: nn.Module
+    cam: CamNetwork
+    affinity: AffinityNetwork
 
 
 @pytest.fixture(scope="module", params=NETWORKS)
 def networks(request: pytest.FixtureRequest) -> Networks:
     """Both networks of one name; the AffinityNet shares the tensors that are the same."""
-    cam, affinity = (create_model(f"{request.param}_{kind}") for kind in ("cam", "affinity"))
+    cam, affinity = create_cam_network(f"{request.param}_cam"), create_affinity_network(f"{request.param}_affinity")
     for network in (cam, affinity):
         shapes = {name: tensor.shape for name, tensor in network.state_dict().items()}
         known = None if network is cam else cam.state_dict()
@@ -93,15 +95,17 @@ def test_multi_scale_maps(networks: Networks, golden: dict, image: NDArray[np.ui
 
 @torch.inference_mode()
 def test_affinities_walks_and_masks(networks: Networks, golden: dict, image: NDArray[np.uint8]) -> None:
-    affinity = image_affinity(networks.affinity, image, radius=5)
+    predictor = Predictor(None, networks.affinity, VOC_CLASSES, preset_settings(f"psa-{networks.name}"))
+    affinity = predictor.affinity(image)
     assert close(affinity[None], golden[f"{networks.name}.affinity"])
-    maps = torch.from_numpy(golden["cam"])
+    cams = dict(zip(PRESENT, golden["cam"], strict=True))
     for alpha in (4, 16, 24, 32):
-        walked = random_walk(scores_to_walk(maps, alpha), affinity, beta=8.0, steps=256, radius=5)
+        walker = predictor.replace(alpha=alpha)
+        walked = walker.walk(golden["cam"], affinity)
         assert np.abs(walked.numpy() - golden[f"{networks.name}.rw_alpha{alpha}"]).max() <= 1e-4
-        scores = probabilities(walked, image.shape[:2])
-        mask = mask_at_size(scores, [0, *(index + 1 for index in PRESENT)], image.shape[:2])
-        np.testing.assert_array_equal(mask, golden[f"{networks.name}.rw_mask_alpha{alpha}"])
+        found = walker(image, cams=cams)
+        assert np.abs(found.walked - walked.numpy()).max() <= 1e-6
+        np.testing.assert_array_equal(found.mask, golden[f"{networks.name}.rw_mask_alpha{alpha}"])
 
 
 @pytest.mark.parametrize("networks", ["vgg16"], indirect=True)

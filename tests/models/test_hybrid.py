@@ -24,12 +24,12 @@ from pixaff.io.labels import VOC_CLASSES
 from pixaff.io.masks import read_mask
 from pixaff.models import create_model, hybrid, load_checkpoint
 from pixaff.models.bundle import Weights, load_model
-from pixaff.models.hybrid import HybridCam, cue
+from pixaff.models.hybrid import HybridCam, as_cams
 from pixaff.models.recognise import recognised
 from pixaff.models.registry import PRESETS
 from pixaff.ops.affinity import pair_affinity
 from pixaff.ops.cam import normalized_cams
-from pixaff.predictor import Predictor, _settle_precision
+from pixaff.predictor import Predictor, settle_precision
 from pixaff.stages.cam import cam
 from pixaff.stages.propagate import propagate
 from pixaff.stages.train_affinity import train_affinity
@@ -99,10 +99,10 @@ def test_classifier_gives_the_published_figures(golden: dict[str, NDArray], fill
         assert far(model.resnet_backbone(x)[0].mean(0), golden["backbone"]) < 1e-6
         assert far(model(x), golden["logits"]) < 1e-6
         maps = model.cam(x, PRESENT, steady=0)
-    cues = cue(maps, (96, 96))
+    cams = as_cams(maps, (96, 96))
     for row, index in enumerate(PRESENT):
         assert far(maps[0, row], golden[f"relevance_{index}"]) < 1e-3
-        assert far(cues[0, row], golden[f"cue_{index}"]) < 1e-3
+        assert far(cams[0, row], golden[f"cue_{index}"]) < 1e-3
 
 
 def test_affinity_net_gives_the_published_figures(golden: dict[str, NDArray], filled: dict[str, Tensor]) -> None:
@@ -218,7 +218,7 @@ def test_positions_fit_the_image_size(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("small")
-def test_cues_are_at_the_photo_s_size_and_know_no_left_or_right() -> None:
+def test_cams_are_at_the_photo_s_size_and_know_no_left_or_right() -> None:
     model = busy().float()
     image = np.random.default_rng(0).integers(0, 255, (50, 90, 3)).astype(np.uint8)
     found = normalized_cams(model, image, [2, 5])
@@ -230,9 +230,9 @@ def test_cues_are_at_the_photo_s_size_and_know_no_left_or_right() -> None:
     single = normalized_cams(model, image, [2, 5], flip=False)
     assert not torch.allclose(single, found, atol=0.05)
     x = model.preprocess(Image.fromarray(image).resize((64, 64), Image.Resampling.BICUBIC))[None]
-    wide = torch.nn.functional.interpolate(cue(model.cam(x, [2, 5]), (64, 64)), (50, 90), mode="bilinear")
+    wide = torch.nn.functional.interpolate(as_cams(model.cam(x, [2, 5]), (64, 64)), (50, 90), mode="bilinear")
     assert torch.allclose(single, wide[0])
-    assert torch.equal(cue(torch.full((1, 1, 3, 3), 0.2), (6, 6)), torch.zeros(1, 1, 6, 6))
+    assert torch.equal(as_cams(torch.full((1, 1, 3, 3), 0.2), (6, 6)), torch.zeros(1, 1, 6, 6))
 
 
 def test_published_files_are_known_by_their_tensors() -> None:
@@ -323,7 +323,7 @@ def test_the_trial_of_a_precision_takes_one_class(monkeypatch: pytest.MonkeyPatc
     cam = model.cam
     monkeypatch.setattr(model, "cam", lambda x, classes: taken.append(tuple(classes)) or cam(x, classes))
     predictor = Predictor(model, None, VOC_CLASSES, PRESETS["hybrid"])
-    assert _settle_precision("auto", predictor, torch.device("cpu"))[0] in ("fp32", "bf16")
+    assert settle_precision("auto", predictor, torch.device("cpu"))[0] in ("fp32", "bf16")
     assert taken == [(0,)] * len(taken) != []
 
 

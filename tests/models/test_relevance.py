@@ -1,4 +1,4 @@
-"""The closed form of relevance maps against the rules one by one, with autograd for every product on the way back."""
+"""The closed form of relevance maps against the rules one by one, with autograd for every backward pass."""
 
 from __future__ import annotations
 

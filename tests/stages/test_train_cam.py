@@ -204,7 +204,7 @@ def test_weights_start_where_they_are_told(tmp_path: Path) -> None:
     assert torch.allclose(weights["backbone.0.weight"], start.backbone[0].weight, atol=1e-3)
     assert weights["head.weight"].shape == (2, 16, 1, 1)
     assert weights["head.weight"].dtype == torch.float32
-    assert any("start.safetensors, anew: head.weight, head.bias" in note for note in notes)
+    assert any("start.safetensors, re-initialised: head.weight, head.bias" in note for note in notes)
 
     random = read_state_dict(train_cam(photos, labels, CLASSES, tmp_path / "random", init="random", **options).path)
     assert not torch.allclose(random["backbone.0.weight"], start.backbone[0].weight, atol=1e-3)

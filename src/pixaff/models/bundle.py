@@ -17,7 +17,6 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-import pixaff.weights
 from pixaff.errors import CheckpointError, PixaffError, UsageError
 from pixaff.io.atomic import write_text
 from pixaff.io.checkpoints import read_metadata, read_state_dict, write_state_dict
@@ -212,7 +211,7 @@ def write_bundle(
 
 def embedded_folder() -> Path:
     """Folder of the model inside the package."""
-    return Path(pixaff.weights.__file__).parent / EMBEDDED
+    return Path(__file__).parent / "embedded"
 
 
 def shipped_weights(network: str) -> Path | None:
@@ -300,16 +299,17 @@ def _of_preset(
 def _published(settings: Settings, parts: Sequence[str], fetch: Callable[[str], Path] | None) -> dict[str, Path]:
     """Files of weights for the parts of a preset for which no option names any: the published ones, from the cache."""
     networks = {part: network_of(settings, part) for part in parts}
-    published = {part: published_weights(network) for part, network in networks.items()}
+    known = {part: name for part, network in networks.items() if (name := published_weights(network)) is not None}
+    lacking = [part for part in parts if fetch is None or part not in known]
+    if fetch is None or lacking:
+        options = " and ".join(f"--{part}-weights FILE" for part in lacking)
+        raise UsageError(
+            f"preset {settings.preset} needs weights of {' and '.join(networks[part] for part in lacking)}",
+            f"give {options}, or --weights-dir DIR; with --model lite the preset lends its hyper-parameters to the "
+            "embedded model",
+        )
     files: dict[str, Path] = {}
-    for part, name in published.items():
-        if fetch is None or name is None or None in published.values():
-            options = " and ".join(f"--{part}-weights FILE" for part in parts)
-            raise UsageError(
-                f"preset {settings.preset} needs weights of {' and '.join(networks.values())}",
-                f"give {options}, or --weights-dir DIR; with --model lite the preset lends its hyper-parameters to "
-                "the embedded model",
-            )
+    for part, name in known.items():
         path = fetch(name)
         files[part] = path if path.is_file() else weights_in_folder(settings, path, [part])[part]
     return files

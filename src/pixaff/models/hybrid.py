@@ -32,7 +32,7 @@ FEATURES = 512
 IMAGE_SIZE = 448
 METHODS = ("relevance", "gradient-rollout")
 CLASSES_AT_ONCE = 8
-"""Classes that go back together; each takes some 170 MB with a mirror image at 448 x 448."""
+"""Classes of one backward pass; each takes some 170 MB with a mirror image at 448 x 448."""
 
 
 def _resnet() -> nn.Module:
@@ -116,8 +116,8 @@ class HybridCam(_Hybrid, CamNetwork):
     ) -> Tensor:
         """Normalised images (B,3,H,W) -> relevance maps (B,C,h,w) >= 0, h = ceil(H / 16).
 
-        All classes of all images share one forward pass. Under autocast the matrix products of the way back have its
-        dtype too.
+        All classes of all images share one forward pass. Under autocast the matrix products of the backward pass have
+        its dtype too.
 
         Args:
             x: The images.
@@ -159,8 +159,8 @@ class HybridCam(_Hybrid, CamNetwork):
         square = picture.resize((self.image_size, self.image_size), Image.Resampling.BICUBIC)
         x = self.preprocess(square)[None].to(self.head.weight)
         maps = self.cam(torch.cat([x, x.flip(3)]) if flip else x, classes)
-        cues = cue(maps, (self.image_size, self.image_size)).float()
-        both = (cues[:1] + cues[1:].flip(3)) / 2 if flip else cues
+        cams = as_cams(maps, (self.image_size, self.image_size)).float()
+        both = (cams[:1] + cams[1:].flip(3)) / 2 if flip else cams
         return F.interpolate(both, picture.size[::-1], mode="bilinear", align_corners=False)[0]
 
     def adapted_state(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -222,7 +222,7 @@ class HybridAffinity(_Hybrid, AffinityNetwork):
         return F.elu(self.affinity_conv(F.elu(self.gn(self.feat_conv(cells)))))
 
 
-def cue(maps: Tensor, size: tuple[int, int]) -> Tensor:
+def as_cams(maps: Tensor, size: tuple[int, int]) -> Tensor:
     """Relevance maps (B,C,h,w) -> (B,C,H,W) in 0..1: enlarged (bilinear), cube root, min-max of each."""
     wide = F.interpolate(maps, size, mode="bilinear", align_corners=False).pow(1 / 3)
     low, high = wide.amin((2, 3), keepdim=True), wide.amax((2, 3), keepdim=True)

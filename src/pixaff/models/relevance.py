@@ -35,7 +35,7 @@ class Rules:
     """How relevance is carried back.
 
     Attributes:
-        propagate: Whether relevance goes back at all; else the gradient is multiplied by the attention itself.
+        propagate: Whether relevance is propagated at all; else the gradient is multiplied by the attention itself.
         steady: Share of its root mean square that a divisor is held away from zero; `PUBLISHED` means 1e-9.
         dtype: Of the matrix products; everything else has the dtype of the activations.
     """
@@ -232,8 +232,8 @@ def _split(a: Tensor, b: Tensor, reciprocal: Tensor, relevance: Tensor) -> tuple
 def _linear_relevance(layer: nn.Linear, x: Tensor, out: Tensor, relevance: Tensor, rules: Rules) -> Tensor:
     """Relevance through a linear layer by its positive products alone (x+ W+ and x- W-); the bias takes none.
 
-    x+ W+ + x- W- is half of x W + |x| |W|, of which the forward pass has done the first; on the way back the halves
-    of both cancel out.
+    x+ W+ + x- W- is half of x W + |x| |W|, of which the forward pass has done the first; in the backward pass the
+    halves of both cancel out.
     """
     weight, size, magnitude = layer.weight, layer.weight.abs(), x.abs()
     positive = (out if layer.bias is None else out - layer.bias) + rules.product(magnitude, size.mT)

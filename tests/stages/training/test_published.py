@@ -118,7 +118,7 @@ def test_vgg16_trains_from_a_file_by_the_stages(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"head for 20 classes \(fc8\.weight\), expected 2 .*--reset-head"):
         train_cam(photos, labels, CLASSES, tmp_path / "cam", **sizes, **options)
     cam = train_cam(photos, labels, CLASSES, tmp_path / "cam", reset_head=True, **sizes, **options)
-    assert any(event.text.endswith("anew: fc8.weight") for event in said)
+    assert any(event.text.endswith("re-initialised: fc8.weight") for event in said)
     before, after = read_state_dict(start), read_state_dict(cam.path)
     moved = {name for name in after if name != "fc8.weight" and not torch.equal(before[name].float(), after[name])}
     assert moved == {name for name in after if name != "fc8.weight" and not name.startswith(FROZEN["vgg16"])}
@@ -136,7 +136,7 @@ def test_vgg16_trains_from_a_file_by_the_stages(tmp_path: Path) -> None:
     sizes = {"network": "vgg16_affinity", "recipe": recipe.replace(crop=96)}
     affinity = train_affinity(photos, tmp_path / "low", tmp_path / "high", tmp_path / "aff", **sizes, **options)
     notes = [event.text for event in said if event.command == "train-affinity" and event.kind == "note"]
-    assert any("anew: f8_3.weight, f8_4.weight" in text and "unused: fc8.weight" in text for text in notes)
+    assert any("re-initialised: f8_3.weight, f8_4.weight" in text and "unused: fc8.weight" in text for text in notes)
     after = read_state_dict(affinity.path)
     assert not torch.equal(before["conv3_1.weight"].float(), after["conv3_1.weight"])
     assert torch.equal(before["conv2_2.weight"].float(), after["conv2_2.weight"])

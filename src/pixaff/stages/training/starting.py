@@ -27,7 +27,7 @@ def seeded(seed: int) -> Iterator[None]:
 
 
 def load_fitting(model: Network, path: Path, reset_head: bool) -> tuple[list[str], list[str]]:
-    """Copy the tensors of a weights file that the model has; others start anew, or are passed over.
+    """Copy the tensors of a weights file that the model has; others are re-initialised, or passed over.
 
     Returns:
         Names of the model's parameters that the file does not set, and of the file's tensors without use.
@@ -67,8 +67,8 @@ def start_weights(
         name: Its registry name.
         init: A weights file, "random", or None for the weights that pixaff ships for the network, if any.
         command, report: Whom to tell.
-        reset_head: Whether the class rows may start anew where ``init`` has those of another number of classes. Those
-            of pixaff's own weights always may: they are a start for any classes.
+        reset_head: Whether the classifier may be re-initialised where ``init`` has one for another number of classes.
+            That of pixaff's own weights always may: they serve any classes.
 
     Returns:
         The name of the file, or "random": what a checkpoint remembers.
@@ -87,7 +87,7 @@ def start_weights(
         return RANDOM
     path = Path(init)
     new, unused = load_fitting(model, path, reset_head)
-    words = "".join(f", {kind}: {_some(names)}" for kind, names in (("anew", new), ("unused", unused)) if names)
+    words = "".join(f", {kind}: {_some(names)}" for kind, names in (("re-initialised", new), ("unused", unused)) if names)
     report(Event("note", command, f"{name} starts from {path}{words}"))
     return path.name
 
