@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from numpy.typing import NDArray
 from PIL import Image
@@ -12,7 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pixaff.models.base import AffinityNetwork, CamNetwork, Network
-from pixaff.models.bundle import Bundle
+from pixaff.models.bundle import PARTS, Bundle
+from pixaff.predictor import Predictor
 from pixaff.settings import Settings
 
 CLASSES = ("red", "blue")
@@ -51,6 +55,22 @@ def toy_bundle(**settings: object) -> Bundle:
     walk = {"alpha": 3.0, "beta": 8.0, "steps": 16, "borders": "published", "final_crf": False}
     values = {"scales": (1.0, 0.5), "size": 128, "label_threshold": 0.5, **walk, **settings}
     return Bundle(ToyCam(), ToyAffinity(), CLASSES, Settings().replace(**values), Path("toy"))
+
+
+def toy_predictor(**settings: object) -> Predictor:
+    bundle = toy_bundle(**settings)
+    return Predictor(bundle.cam, bundle.affinity, bundle.classes, bundle.settings)
+
+
+def use_toy(monkeypatch: pytest.MonkeyPatch, bundle: Bundle | None = None) -> Bundle:
+    """Let every model's name lead to the toy, of which a command gets the networks that it asks for."""
+    made = toy_bundle() if bundle is None else bundle
+
+    def load_model(*names: object, parts: Sequence[str] = PARTS, **options: object) -> Bundle:
+        return replace(made, **{part: None for part in PARTS if part not in parts})
+
+    monkeypatch.setattr("pixaff.predictor.load_model", load_model)
+    return made
 
 
 def draw(

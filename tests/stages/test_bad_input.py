@@ -9,12 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from toy_bundle import RED, toy_bundle
+from toy_bundle import RED, use_toy
 from typer.testing import CliRunner
 
 from pixaff.cli.app import app
 from pixaff.io.masks import read_mask
-from pixaff.stages import propagate as stage
 
 SIDE = 48
 """Of the odd pictures: the left half red, the right half grey."""
@@ -22,8 +21,7 @@ SIDE = 48
 
 @pytest.fixture(autouse=True)
 def bundle(monkeypatch):
-    made = toy_bundle()
-    monkeypatch.setattr(stage, "load_model", lambda *args, **kwargs: made)
+    use_toy(monkeypatch)
 
 
 def halves(height: int = SIDE, width: int = 2 * SIDE) -> Image.Image:

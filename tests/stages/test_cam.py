@@ -2,21 +2,17 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from pixaff.stages.maps import Photo, predict
-from toy_bundle import BLUE, RED, draw, toy_bundle
+from toy_bundle import BLUE, RED, draw, use_toy
 
 from pixaff.io.cams import read_cams
 from pixaff.io.images import read_image
 from pixaff.ops.cam import normalized_cams
-from pixaff.stages import cam as stage
 from pixaff.stages.cam import cam
 
 
 @pytest.fixture(autouse=True)
 def bundle(monkeypatch):
-    made = toy_bundle()
-    monkeypatch.setattr(stage, "load_model", lambda *args, **kwargs: made)
-    return made
+    return use_toy(monkeypatch)
 
 
 @pytest.fixture
@@ -63,14 +59,3 @@ def test_given_labels_need_no_prediction(photos, tmp_path):
     assert [name for name, _ in report.failed] == ["none.png"]
     assert read_cams(tmp_path / "cams" / "both.npz").classes.tolist() == [2]
     assert read_cams(tmp_path / "cams" / "red.npz").classes.tolist() == [1, 2]
-
-
-def test_classes_from_the_threshold_on_are_predicted_and_one_at_least(bundle):
-    image = np.full((32, 32, 3), 100, np.uint8)
-    image[:16, :16] = RED
-    image[16:, 16:] = BLUE
-    photo = Photo(image, (32, 32), None)
-    assert predict(bundle.cam, photo.image, 0.5) == (0, 1)
-    image[16:, 16:] = 100
-    assert predict(bundle.cam, image, 0.5) == (0,)
-    assert len(predict(bundle.cam, np.full((32, 32, 3), 100, np.uint8), 0.5)) == 1

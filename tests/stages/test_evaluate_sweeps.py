@@ -7,8 +7,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from pixaff.stages.walked import walked_masks
-from toy_bundle import BLUE, RED, draw, toy_bundle
+from toy_bundle import BLUE, RED, draw, use_toy
 from typer.testing import CliRunner
 
 from pixaff.cli.app import app
@@ -16,7 +15,7 @@ from pixaff.errors import UsageError
 from pixaff.io.cams import write_cams
 from pixaff.io.masks import read_mask, write_mask
 from pixaff.io.scores import read_scores
-from pixaff.stages import propagate as stage
+from pixaff.predictor import masks_at
 from pixaff.stages.evaluate import evaluate
 from pixaff.stages.propagate import propagate
 
@@ -25,8 +24,7 @@ ALPHAS = (0.25, 0.7, 3.0, 10.0, 40.0, 64.0)
 
 @pytest.fixture(autouse=True)
 def toy(monkeypatch):
-    made = toy_bundle()
-    monkeypatch.setattr(stage, "load_model", lambda *args, **kwargs: made)
+    use_toy(monkeypatch)
 
 
 @pytest.fixture
@@ -63,7 +61,7 @@ def test_saved_scores_give_the_mask_of_every_alpha(photos):
     found = {}
     for name in ("red", "both", "large"):
         file = read_scores(saved / "scores" / f"{name}.npz")
-        found[name] = dict(zip(ALPHAS, walked_masks(file, ALPHAS), strict=True))
+        found[name] = dict(zip(ALPHAS, masks_at(file, ALPHAS), strict=True))
     for alpha in ALPHAS:
         alone = refine(photos, f"alpha-{alpha:g}", alpha=alpha)
         for name, masks in found.items():

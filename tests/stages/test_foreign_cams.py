@@ -12,7 +12,7 @@ import torch
 from foreign_cams import box, save, write_npy
 from PIL import Image
 from torch.nn import functional as F
-from toy_bundle import BLUE, CLASSES, RED, draw, toy_bundle
+from toy_bundle import BLUE, CLASSES, RED, draw, use_toy
 from toy_set import use_tiny, write_set
 from typer.testing import CliRunner
 
@@ -21,8 +21,6 @@ from pixaff.errors import UsageError
 from pixaff.io.cams import read_cams, write_cams
 from pixaff.io.masks import read_mask, write_mask
 from pixaff.recipe import Recipe
-from pixaff.stages import cam as cam_stage
-from pixaff.stages import propagate as propagate_stage
 from pixaff.stages.cam import cam
 from pixaff.stages.crf import crf
 from pixaff.stages.evaluate import evaluate
@@ -47,10 +45,7 @@ WRITERS = {
 
 @pytest.fixture(autouse=True)
 def bundle(monkeypatch):
-    made = toy_bundle()
-    for module in (propagate_stage, cam_stage):
-        monkeypatch.setattr(module, "load_model", lambda *args, **kwargs: made)
-    return made
+    return use_toy(monkeypatch)
 
 
 @pytest.fixture

@@ -5,27 +5,24 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
-from pixaff.stages.refine import mask_at_size, probabilities, scores_to_walk
-from torch.nn import functional as F
-from toy_bundle import BLUE, CLASSES, RED, draw, toy_bundle
+from toy_bundle import BLUE, CLASSES, RED, draw, toy_bundle, use_toy
 
+from pixaff import predictor
 from pixaff.errors import CheckpointError, LabelsError, UsageError
 from pixaff.io.cams import read_cams, write_cams
 from pixaff.io.masks import read_mask, voc_palette
-from pixaff.stages import cam as cam_stage
-from pixaff.stages import propagate as stage
+from pixaff.options import options_of
+from pixaff.predictor import Predictor
+from pixaff.settings import Settings
+from pixaff.stages.cam import cam
 from pixaff.stages.propagate import propagate
 
 
 @pytest.fixture(autouse=True)
 def bundle(monkeypatch):
     """Every model name leads to the toy."""
-    made = toy_bundle()
-    for module in (stage, cam_stage):
-        monkeypatch.setattr(module, "load_model", lambda *args, **kwargs: made)
-    return made
+    return use_toy(monkeypatch)
 
 
 @pytest.fixture
@@ -86,7 +83,7 @@ def test_a_list_takes_some_and_names_those_that_are_absent(photos):
     assert [name for name, _ in report.failed] == ["absent"]
 
 
-def test_activation_maps_of_another_method_are_refined(photos, tmp_path):
+def test_cams_of_another_method_are_refined(photos, tmp_path):
     """The mask follows the given maps, half the photo's size, and not what the model sees."""
     maps = np.zeros((2, 32, 48), np.float32)
     maps[1, 4:16, 4:16] = 1
@@ -141,7 +138,7 @@ def test_the_record_stays_with_the_masks_that_a_run_skipped(photos):
 
 
 def test_options_that_are_given_or_left_out_are_other_settings(photos, tmp_path):
-    cam_stage.cam(photos, tmp_path / "cams")
+    cam(photos, tmp_path / "cams")
     propagate(photos)
     assert f"cams none -> {tmp_path / 'cams'}" in warnings_of(photos, cams=tmp_path / "cams")[0]
     propagate(photos, cams=tmp_path / "cams", overwrite=True)
@@ -153,7 +150,7 @@ def test_a_killed_run_is_known_by_its_settings(photos, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(stage, "write_mask", killed)
+        patch.setattr("pixaff.predictor.write_mask", killed)
         with pytest.raises(KeyboardInterrupt):
             propagate(photos)
     assert "alpha 3 -> 9" in warnings_of(photos, alpha=9)[0]
@@ -187,33 +184,44 @@ OVERRIDES = {
 
 @pytest.mark.parametrize("name", OVERRIDES)
 def test_every_setting_that_decides_masks_can_be_replaced(photos, monkeypatch, name):
-    """What the maps, the affinities and the walk get is what was asked for, and so is what is recorded."""
-    got = []
+    """What the CAMs, the affinities and the walk get is what was asked for, and so is what is recorded."""
+    got = {}
 
-    def spy(function):
-        def called(*arguments, **options):
-            got.extend([*arguments, *options.values()])
+    def spy(called):
+        function = getattr(predictor, called)
+
+        def spied(*arguments, **options):
+            got[called] = (arguments, options)
             return function(*arguments, **options)
 
-        return called
+        monkeypatch.setattr(predictor, called, spied)
 
-    for called in ("activation_maps", "image_affinity", "random_walk", "sharpened"):
-        monkeypatch.setattr(stage, called, spy(getattr(stage, called)))
-    assert set(OVERRIDES) == set(stage.SETTINGS) - {"preset", "cam", "affinity"}
+    for called in ("load_image", "normalized_cams", "_scores_to_walk", "pair_affinity", "random_walk", "refine_labels"):
+        spy(called)
+    predicted = Predictor._predicted
+    monkeypatch.setattr(
+        Predictor, "_predicted", lambda self, *given: got.update(labels=self.settings) or predicted(self, *given)
+    )
+    assert set(OVERRIDES) == set(options_of(Settings, "propagate"))
     assert propagate(photos / "both.jpg", photos.parent / "out", **{name: OVERRIDES[name]}).ok
-    settings = got[2]
-    assert getattr(settings, name) == OVERRIDES[name]
+    own = toy_bundle().settings
+    settings = own.replace(**{name: OVERRIDES[name]})
+    assert getattr(settings, name) != getattr(own, name)
+    assert got["load_image"][0][1] == settings.size
+    assert max(got["normalized_cams"][0][1].shape) == min(settings.size, 96)
+    assert got["normalized_cams"][1] == {"scales": settings.scales, "flip": settings.flip}
+    assert got["labels"].label_threshold == settings.label_threshold
+    assert got["_scores_to_walk"][0][1] == settings.alpha
+    assert got["pair_affinity"][0][1:] == (settings.radius, settings.borders)
+    assert got["random_walk"][0][2:] == (settings.beta, settings.steps, settings.radius)
+    assert got["random_walk"][1]["borders"] == settings.borders
+    assert ("refine_labels" in got) == settings.final_crf
     record = json.loads((photos.parent / "out" / "run.json").read_text())["settings"]
-    assert record == record | settings.pick(stage.SETTINGS)
-    photo, rest = got[1], got[4:]
-    assert max(photo.image.shape) == min(settings.size, 96)
-    plain = [value for value in rest if isinstance(value, (int, float, str))]
-    walked = [settings.radius, settings.borders, "fp32", settings.beta, settings.steps, settings.radius]
-    assert plain == [*walked, settings.borders, *(["auto"] if settings.final_crf else [])]
+    assert record == record | settings.of("propagate")
 
 
 def test_of_given_maps_the_labelled_classes_are_taken(photos, tmp_path):
-    cam_stage.cam(photos / "both.jpg", tmp_path / "cams")
+    cam(photos / "both.jpg", tmp_path / "cams")
     (tmp_path / "labels.csv").write_text("both,blue\n")
     options = {"cams": tmp_path / "cams", "labels": tmp_path / "labels.csv"}
     assert propagate(photos / "both.jpg", tmp_path / "out", **options).ok
@@ -251,51 +259,42 @@ def test_batches_and_workers_change_nothing(photos, tmp_path):
         np.testing.assert_array_equal(read_mask(mask), read_mask(tmp_path / "three" / mask.name))
 
 
-def test_calls_that_cannot_work_say_so(photos, bundle, monkeypatch):
-    for wrong in ({"alpha": 0}, {"preset": "psa"}, {"engine": "best"}, {"cams": "nowhere"}):
+def test_calls_that_cannot_work_say_so(photos):
+    for wrong in ({"alpha": 0}, {"engine": "best"}, {"precision": "fp16"}, {"workers": 0}, {"cams": "nowhere"}):
         with pytest.raises(UsageError):
             propagate(photos, **wrong)
-    classes = photos.parent / "classes.txt"
-    classes.write_text("cat\ndog\n")
-    with pytest.raises(UsageError, match=r"cat, dog.*red, blue"):
-        propagate(photos, classes=classes)
-    monkeypatch.setattr(stage, "load_model", lambda *args, **kwargs: replace(bundle, affinity=None))
+    with pytest.raises(UsageError, match=r"propagate has no option called 'alhpa' \(did you mean 'alpha'\?\)"):
+        propagate(photos, alhpa=3)
+
+
+def test_a_model_without_affinity_net_is_named_before_the_run(photos, monkeypatch, bundle):
+    use_toy(monkeypatch, replace(bundle, affinity=None))
     with pytest.raises(CheckpointError, match="AffinityNet"):
         propagate(photos)
+    assert not (photos.parent / "photos-masks").exists()
 
 
-def test_a_preset_lends_its_numbers(photos):
+def test_presets_and_classes_are_checked_where_a_model_is_loaded(photos, monkeypatch):
+    monkeypatch.undo()
+    with pytest.raises(UsageError, match="no preset is called 'psa'"):
+        propagate(photos, preset="psa")
+    classes = photos.parent / "classes.txt"
+    classes.write_text("cat\ndog\n")
+    with pytest.raises(UsageError, match=r"cat, dog.*aeroplane, bicycle"):
+        propagate(photos, classes=classes)
+
+
+def test_a_preset_lends_its_hyper_parameters(photos, monkeypatch):
+    monkeypatch.undo()
     events = []
     propagate(photos, model="lite", preset="psa-vgg16", steps=3, report=events.append)
     shown = next(event.data for event in events if event.kind == "settings")
     assert (shown["preset"], shown["alpha"], shown["beta"], shown["steps"]) == ("psa-vgg16", 16.0, 8.0, 3)
-
-
-def test_a_mask_in_bands_is_the_argmax_of_the_enlarged_scores(monkeypatch):
-    scores = torch.rand(3, 13, 17, generator=torch.Generator().manual_seed(0))
-    large = F.interpolate(scores[None], (101, 57), mode="bilinear", align_corners=False)[0]
-    expected = np.array([0, 4, 9], np.uint8)[large.argmax(0).numpy()]
-    monkeypatch.setattr("pixaff.stages.refine.BAND", 3 * 57 * 10)
-    mask = mask_at_size(scores, [0, 4, 9], (101, 57))
-    # Rounding may tip a tie.
-    assert (mask != expected).mean() < 1e-3
-    same = mask_at_size(scores, [0, 4, 9], (13, 17))
-    np.testing.assert_array_equal(same, np.array([0, 4, 9], np.uint8)[scores.argmax(0).numpy()])
-
-
-def test_a_walk_of_no_steps_gives_back_the_scores_as_probabilities():
-    maps = torch.rand(2, 45, 92, generator=torch.Generator().manual_seed(0))
-    cells = scores_to_walk(maps, 3.0)
-    assert cells.shape == (3, 6, 12)
-    found = probabilities(cells, (45, 92))
-    assert found.shape == (3, 45, 92)
-    torch.testing.assert_close(found.sum(0), torch.ones(45, 92))
-    flat = probabilities(scores_to_walk(torch.full((1, 16, 16), 0.5), 3.0), (16, 16))
-    torch.testing.assert_close(flat[1], torch.full((16, 16), 0.5 / (0.5 + 0.5**3)))
+    assert shown["cam"] == "lite_cam"
 
 
 def test_cam_and_propagate_chained_give_what_propagate_gives(photos, tmp_path):
-    assert cam_stage.cam(photos, tmp_path / "cams").failed == []
+    assert cam(photos, tmp_path / "cams").failed == []
     assert propagate(photos, tmp_path / "chained", cams=tmp_path / "cams").failed == []
     assert propagate(photos, tmp_path / "direct").failed == []
     for mask in (tmp_path / "direct").glob("*.png"):
