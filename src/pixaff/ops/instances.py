@@ -19,6 +19,9 @@ from pixaff.ops.walk import upsample_scores
 FRAGMENT = 0.01
 """Part of the photo's pixels below which a detection's score is 0."""
 
+# Every so many moves, cells that have come to rest are put aside: they would stay for good.
+_REST = 10
+
 
 @torch.no_grad()
 def displacement_centroids(displacement: Tensor, iterations: int = 300) -> Tensor:
@@ -42,28 +45,32 @@ def displacement_centroids(displacement: Tensor, iterations: int = 300) -> Tenso
     field = displacement if displacement.dtype == torch.float64 else displacement.float()
     h, w = field.shape[1:]
     at_row, at_column = field[0].flatten(), field[1].flatten()
-    rows, columns = torch.meshgrid(
-        torch.arange(h, dtype=field.dtype, device=field.device),
-        torch.arange(w, dtype=field.dtype, device=field.device),
-        indexing="ij",
-    )
-    y, x = rows.flatten(), columns.flatten()
-    for _ in range(iterations):
+    cells = torch.arange(h * w, device=field.device)
+    ends = torch.stack([cells // w, cells % w]).to(field.dtype)
+    (y, x), moving = ends.clone(), cells
+    for iteration in range(1, iterations + 1):
         top, left = y.floor(), x.floor()
         down, right = y - top, x - left
-        up, back = 1 - down, 1 - right
-        # Beyond the last row and column only with weight 0, where the upper and left ones do.
-        above, below = top.long() * w, y.ceil().long() * w
+        above, below = top.long().mul_(w), y.ceil().long().mul_(w)
         before, behind = left.long(), x.ceil().long()
         corners = (
-            (below + before, down * back),
-            (above + behind, up * right),
+            (below + before, down * (1 - right)),
+            (above + behind, (1 - down) * right),
             (below + behind, down * right),
-            (above + before, up * back),
+            (above + before, (1 - down) * (1 - right)),
         )
-        dy, dx = (sum(values[place] * weight for place, weight in corners) for values in (at_row, at_column))
-        y, x = (y + dy).clamp(0, h - 1), (x + dx).clamp(0, w - 1)
-    return torch.stack([y, x]).round().long().view(2, h, w)
+        dy, dx = (
+            sum(values.index_select(0, place) * weight for place, weight in corners) for values in (at_row, at_column)
+        )
+        last_y, last_x = y, x
+        y, x = (y + dy).clamp_(0, h - 1), (x + dx).clamp_(0, w - 1)
+        if iteration % _REST == 0 or iteration == iterations:
+            ends[:, moving] = torch.stack([y, x])
+            kept = ((y != last_y) | (x != last_x)).nonzero().squeeze(1)
+            if not len(kept):
+                break
+            y, x, moving = y[kept], x[kept], moving[kept]
+    return ends.round().long().view(2, h, w)
 
 
 @torch.no_grad()
