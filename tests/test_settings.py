@@ -5,20 +5,8 @@ import json
 import pytest
 
 from pixaff.errors import UsageError
-from pixaff.models.registry import PRESETS, preset_settings, settings_of_network
-from pixaff.settings import NUMBERS, Settings
-
-
-def test_presets_carry_their_own_names_and_the_published_numbers():
-    assert all(name == settings.preset for name, settings in PRESETS.items())
-    published = {
-        name: (s.crf_low, s.alpha, s.crf_high, s.beta, s.steps) for name, s in PRESETS.items() if name.startswith("psa")
-    }
-    assert published == {
-        "psa-vgg16": (4, 16, 32, 8, 256),
-        "psa-resnet38": (4, 16, 32, 8, 256),
-        "psa-resnet38-cvpr": (4, 16, 24, 8, 256),
-    }
+from pixaff.models.registry import PRESETS
+from pixaff.settings import HYPER_PARAMETERS, Settings
 
 
 def test_replace_keeps_what_is_not_given():
@@ -28,18 +16,10 @@ def test_replace_keeps_what_is_not_given():
 
 def test_a_preset_lends_its_numbers_and_not_its_networks():
     settings = Settings(size=300).with_hyper_parameters_of(PRESETS["psa-vgg16"])
-    assert {name: getattr(settings, name) for name in NUMBERS} == {
-        name: getattr(PRESETS["psa-vgg16"], name) for name in NUMBERS
+    assert {name: getattr(settings, name) for name in HYPER_PARAMETERS} == {
+        name: getattr(PRESETS["psa-vgg16"], name) for name in HYPER_PARAMETERS
     }
     assert (settings.preset, settings.cam, settings.size) == ("psa-vgg16", "lite_cam", 300)
-
-
-def test_a_preset_gives_all_and_a_network_finds_its_preset():
-    assert preset_settings("psa-resnet38-cvpr") is PRESETS["psa-resnet38-cvpr"]
-    assert settings_of_network("resnet38_cam") is PRESETS["psa-resnet38"]
-    assert settings_of_network("other_cam") == Settings(cam="other_cam")
-    with pytest.raises(UsageError, match="psa-vgg16"):
-        preset_settings("vgg")
 
 
 def test_settings_survive_json():

@@ -46,11 +46,6 @@ class Network(nn.Module):
     frozen: ClassVar[tuple[str, ...]] = ()
     new: ClassVar[tuple[str, ...]] = ()
 
-    @property
-    def device(self) -> torch.device:
-        """Where the network's weights are."""
-        return next(self.parameters()).device
-
     def preprocess(self, image: Picture) -> Tensor:
         """PIL image or uint8 (H,W,3) RGB -> normalised float32 (3,H,W).
 
@@ -122,10 +117,6 @@ class CamNetwork(Network):
     def cam(self, x: Tensor) -> Tensor:
         """Normalised images (B,3,H,W) -> class activation maps (B,K,h,w) >= 0."""
         raise NotImplementedError
-
-    def class_cams(self, x: Tensor, classes: Sequence[int]) -> Tensor:
-        """`cam` of some classes (0-based) alone: (B,C,h,w); less work where each class costs some."""
-        return self.cam(x)[:, list(classes)]
 
     def normalized_cams(
         self,

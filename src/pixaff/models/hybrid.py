@@ -147,9 +147,6 @@ class HybridCam(_Hybrid, CamNetwork):
             rows = [class_rows(blocks, self.norm, self.head, traces, group, rules) for group in groups]
         return torch.cat(rows, 1).unflatten(2, (-(-x.shape[2] // STRIDE), -(-x.shape[3] // STRIDE)))
 
-    def class_cams(self, x: Tensor, classes: Sequence[int]) -> Tensor:
-        return self.cam(x, classes)
-
     def normalized_cams(
         self, image: Picture, classes: Sequence[int], scales: Sequence[float] = (1.0,), flip: bool = True
     ) -> Tensor:

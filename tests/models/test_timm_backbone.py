@@ -14,13 +14,13 @@ from torch.nn import functional as F
 from toy_set import CLASSES, write_set
 
 from pixaff.errors import UsageError
+from pixaff.events import Event
 from pixaff.io.cams import write_cams
 from pixaff.io.masks import read_mask
 from pixaff.models import create_model
 from pixaff.models.bundle import load_model
 from pixaff.recipe import Recipe
 from pixaff.stages.propagate import propagate
-from pixaff.stages.runner import Event
 from pixaff.stages.train_affinity import train_affinity
 from pixaff.stages.train_cam import train_cam
 from pixaff.stages.training.starting import load_fitting
@@ -28,8 +28,8 @@ from pixaff.stages.training.starting import load_fitting
 DILATED = ("test_resnet", "test_efficientnet", "test_convnext")
 # Strides 2 to 32; 4 to 32 with the channels last; 16 with a position for each cell of 160 x 160 pixels.
 COARSE = ("repghostnet_050", "test_mambaout", "test_vit")
-RECIPE = Recipe(epochs=2, batch_size=3, lr=1e-3, optimizer="adamw", backbone_lr_scale=1, precision="fp32")
-FAST = {"recipe": RECIPE, "crop": 96, "device": "cpu", "workers": 0}
+RECIPE = Recipe(epochs=2, batch_size=3, lr=1e-3, optimizer="adamw", backbone_lr_scale=1, crop=96, precision="fp32")
+FAST = {"recipe": RECIPE, "device": "cpu", "workers": 1}
 
 
 def pair(name: str) -> tuple[torch.nn.Module, torch.nn.Module]:
@@ -109,9 +109,9 @@ def posteriors(folder: Path, masks: dict[str, np.ndarray]) -> tuple[Path, Path]:
 def test_a_trained_pair_makes_masks(name: str, tmp_path: Path) -> None:
     photos, labels, masks = write_set(tmp_path, 3)
     run = tmp_path / "run"
-    cam = train_cam(photos, labels, CLASSES, run, model=f"timm:{name}", **FAST)
+    cam = train_cam(photos, labels, CLASSES, run, network=f"timm:{name}", **FAST)
     low, high = posteriors(tmp_path, masks)
-    trained = train_affinity(photos, low, high, tmp_path / "affinity", model=f"timm:{name}:affinity", **FAST)
+    trained = train_affinity(photos, low, high, tmp_path / "affinity", network=f"timm:{name}:affinity", **FAST)
     assert len(cam.done) == len(trained.done) == 3
     before = dict(pair(name)[0].named_parameters())
     bundle = load_model(run)
@@ -192,15 +192,15 @@ def test_a_network_without_maps_of_cells_is_refused(monkeypatch: pytest.MonkeyPa
 def test_the_wrong_kind_of_network_is_named_before_training(tmp_path: Path) -> None:
     photos, labels, masks = write_set(tmp_path, 2)
     with pytest.raises(UsageError, match="timm:test_resnet:affinity makes no CAMs"):
-        train_cam(photos, labels, CLASSES, tmp_path / "run", model="timm:test_resnet:affinity", **FAST)
+        train_cam(photos, labels, CLASSES, tmp_path / "run", network="timm:test_resnet:affinity", **FAST)
     low, high = posteriors(tmp_path, masks)
     with pytest.raises(UsageError, match=r"no AffinityNet \(choose one, such as timm:test_resnet:affin"):
-        train_affinity(photos, low, high, tmp_path / "run", model="timm:test_resnet", **FAST)
+        train_affinity(photos, low, high, tmp_path / "run", network="timm:test_resnet", **FAST)
 
 
 def test_a_random_backbone_that_stays_so_is_warned_of(tmp_path: Path) -> None:
     photos, labels, _ = write_set(tmp_path, 2)
     events: list[Event] = []
     frozen = {**FAST, "recipe": Recipe(**{**RECIPE.to_dict(), "epochs": 1, "backbone_lr_scale": 0})}
-    train_cam(photos, labels, CLASSES, tmp_path / "a", model="timm:test_resnet", **frozen, report=events.append)
-    assert any("is random and stays so" in event.text for event in events if event.kind == "warning")
+    train_cam(photos, labels, CLASSES, tmp_path / "a", network="timm:test_resnet", **frozen, report=events.append)
+    assert any("is random and frozen" in event.text for event in events if event.kind == "warning")

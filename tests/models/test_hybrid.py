@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -24,21 +23,20 @@ from pixaff.io.checkpoints import read_state_dict, write_state_dict
 from pixaff.io.labels import VOC_CLASSES
 from pixaff.io.masks import read_mask
 from pixaff.models import create_model, hybrid, load_checkpoint
-from pixaff.models.base import AFFINITY_RECIPE, CAM_RECIPE
 from pixaff.models.bundle import Weights, load_model
 from pixaff.models.hybrid import HybridCam, cue
 from pixaff.models.recognise import recognised
 from pixaff.models.registry import PRESETS
 from pixaff.ops.affinity import pair_affinity
 from pixaff.ops.cam import normalized_cams
+from pixaff.predictor import Predictor, _settle_precision
 from pixaff.stages.cam import cam
-from pixaff.stages.precision import settle_precision
 from pixaff.stages.propagate import propagate
 from pixaff.stages.train_affinity import train_affinity
 from pixaff.stages.train_cam import train_cam
 from pixaff.stages.training.starting import load_fitting
 
-DATA = Path(__file__).parent / "data"
+DATA = Path(__file__).parents[1] / "data"
 PRESENT = (7, 14)
 NETWORKS = ("hybrid_cam", "hybrid_affinity")
 
@@ -284,7 +282,7 @@ def test_photos_become_masks(folder: Path, tmp_path: Path) -> None:
     assert maps.cams.shape[1:] == maps.size
     assert propagate(photos, tmp_path / "refined", cams=tmp_path / "cams", **options, final_crf=True).ok
     for command in (cam, propagate):
-        with pytest.raises(UsageError, match=r"scales 1, 0\.5, but hybrid_cam sees one size"):
+        with pytest.raises(UsageError, match=r"scales 1, 0\.5, but hybrid_cam works at one scale"):
             command(photos, tmp_path / "none", **options, scales=[1, 0.5])
     assert not (tmp_path / "none").exists()
 
@@ -322,9 +320,11 @@ def test_wrong_files_are_named(folder: Path) -> None:
 def test_the_trial_of_a_precision_takes_one_class(monkeypatch: pytest.MonkeyPatch) -> None:
     taken = []
     model = busy().float()
-    monkeypatch.setattr(model, "cam", lambda x, classes=None: taken.append(classes))
-    assert settle_precision("auto", model, None, torch.device("cpu"), "cam", lambda event: None) in ("fp32", "bf16")
-    assert taken == [[0]] * len(taken) != []
+    cam = model.cam
+    monkeypatch.setattr(model, "cam", lambda x, classes: taken.append(tuple(classes)) or cam(x, classes))
+    predictor = Predictor(model, None, VOC_CLASSES, PRESETS["hybrid"])
+    assert _settle_precision("auto", predictor, torch.device("cpu"))[0] in ("fp32", "bf16")
+    assert taken == [(0,)] * len(taken) != []
 
 
 @pytest.mark.usefixtures("small")
@@ -332,10 +332,11 @@ def test_both_networks_train(tmp_path: Path) -> None:
     photos, labels, masks = write_set(tmp_path, 4)
     start = busy(1000, image_size=96).float()
     write_state_dict(tmp_path / "start.safetensors", start.state_dict())
-    options = {"device": "cpu", "workers": 0, "init": tmp_path / "start.safetensors"}
-    recipe = replace(CAM_RECIPE, epochs=1, batch_size=2, backbone_lr_scale=1.0)
-    sizes = {"model": "hybrid_cam", "size": (64, 90), "crop": 64, "recipe": recipe}
-    trained = train_cam(photos, labels, CLASSES, tmp_path / "cam", reset_head=True, **sizes, **options)
+    options = {"device": "cpu", "workers": 1, "init": tmp_path / "start.safetensors"}
+    short = {"epochs": 1, "batch_size": 2}
+    recipe = {**short, "backbone_lr_scale": 1.0, "resize": (64, 90), "crop": 64}
+    how = {"network": "hybrid_cam", "recipe": recipe, "reset_head": True}
+    trained = train_cam(photos, labels, CLASSES, tmp_path / "cam", **how, **options)
     after = read_state_dict(trained.path)
     assert after["head.weight"].shape == (2, 48)
     assert after["pos_embed"].shape == start.pos_embed.shape
@@ -347,9 +348,8 @@ def test_both_networks_train(tmp_path: Path) -> None:
         scores = np.where(mask == classes[:, None, None], 0.9, 0.05).astype(np.float32)
         for side in ("low", "high"):
             write_cams(tmp_path / side / f"{stem}.npz", classes, scores / scores.sum(0), mask.shape)
-    recipe = replace(AFFINITY_RECIPE, epochs=1, batch_size=2, precision="fp32")
-    sizes = {"model": "hybrid_affinity", "crop": 96, "recipe": recipe}
-    trained = train_affinity(photos, tmp_path / "low", tmp_path / "high", tmp_path / "affinity", **sizes, **options)
+    how = {"network": "hybrid_affinity", "recipe": {**short, "crop": 96, "precision": "fp32"}}
+    trained = train_affinity(photos, tmp_path / "low", tmp_path / "high", tmp_path / "affinity", **how, **options)
     after = read_state_dict(trained.path)
     name = "resnet_backbone.stages.2.blocks.8.conv3.weight"
     assert not torch.equal(after[name], start.state_dict()[name])

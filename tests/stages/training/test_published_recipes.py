@@ -13,12 +13,12 @@ from filled import filled_state
 from toy_set import CLASSES, write_set
 
 from pixaff.errors import CheckpointError
+from pixaff.events import Event
 from pixaff.io.cams import write_cams
 from pixaff.io.checkpoints import read_metadata, read_state_dict, write_state_dict
 from pixaff.models import create_model
-from pixaff.models.base import AFFINITY_RECIPE, CAM_RECIPE
+from pixaff.models.base import AFFINITY_RECIPE, CAM_RECIPE, Network
 from pixaff.models.registry import affinity_recipe, cam_recipe
-from pixaff.stages.runner import Event
 from pixaff.stages.train_affinity import pair_loss, train_affinity
 from pixaff.stages.train_cam import train_cam
 from pixaff.stages.training.optimizer import build_optimizer, parameter_groups, set_lr
@@ -26,6 +26,17 @@ from pixaff.stages.training.optimizer import build_optimizer, parameter_groups, 
 RECIPE = affinity_recipe("resnet38_affinity").replace(lr=1e-3)
 NETWORKS = ("vgg16", "resnet38")
 FROZEN = {"vgg16": ("conv1_", "conv2_"), "resnet38": ("conv1a.", "b2.", "b2_1.", "b2_2.")}
+
+
+class Pair(Network):
+    """Two layers with biases, one of them new."""
+
+    new = ("fc8",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.fc7, self.fc8 = torch.nn.Linear(3, 4), torch.nn.Linear(4, 2)
 
 
 def test_recipes_are_the_paper_s() -> None:
@@ -64,6 +75,31 @@ def test_every_parameter_has_its_rate(network: str, kind: str) -> None:
     assert any(module.training for module in model.modules() if isinstance(module, torch.nn.Dropout2d))
 
 
+@pytest.mark.parametrize("network", NETWORKS)
+def test_steps_are_those_of_the_published_optimizer_written_out(network: str) -> None:
+    """SGD with momentum 5e-4: weights decay and biases do not, new layers learn ten times as fast."""
+    recipe, steps = cam_recipe(f"{network}_cam"), 6
+    noise = torch.Generator().manual_seed(1)
+    faster = {"fc7": 1.0, "fc8": 10.0}
+    model = Pair()
+    expected = {name: parameter.detach().double().clone() for name, parameter in model.named_parameters()}
+    velocity = {name: torch.zeros_like(value) for name, value in expected.items()}
+    optimizer = build_optimizer(recipe, parameter_groups(model, recipe))
+    for step in range(steps):
+        rate = 0.1 * (1 - step / steps) ** 0.9
+        set_lr(optimizer, recipe.lr, step, steps)
+        for name, parameter in model.named_parameters():
+            layer, _, part = name.partition(".")
+            parameter.grad = torch.randn(parameter.shape, generator=noise)
+            slope = parameter.grad.double() + (0.0 if part == "bias" else 5e-4) * expected[name]
+            velocity[name] = slope if step == 0 else 5e-4 * velocity[name] + slope
+            expected[name] = expected[name] - rate * faster[layer] * (2 if part == "bias" else 1) * velocity[name]
+        optimizer.step()
+        for name, parameter in model.named_parameters():
+            assert torch.allclose(parameter.double(), expected[name], rtol=1e-5, atol=1e-6), (step, name)
+    assert cam_recipe("lite_cam").momentum == affinity_recipe("timm:resnet50:affinity").momentum == 0.9
+
+
 def start_file(path: Path) -> Path:
     """Weights of a VGG-16 classifier of 20 classes."""
     shapes = {name: tensor.shape for name, tensor in create_model("vgg16_cam").state_dict().items()}
@@ -75,10 +111,10 @@ def test_vgg16_trains_from_a_file_by_the_stages(tmp_path: Path) -> None:
     photos, labels, masks = write_set(tmp_path, 2)
     start = start_file(tmp_path / "start.safetensors")
     said: list[Event] = []
-    options = {"init": start, "device": "cpu", "workers": 0, "report": said.append}
+    options = {"init": start, "device": "cpu", "workers": 1, "report": said.append}
     # At 0.1 noise for weights would not survive the first step.
     recipe = replace(cam_recipe("vgg16_cam"), epochs=2, batch_size=2, lr=1e-4)
-    sizes = {"model": "vgg16_cam", "size": (48, 64), "crop": 32, "recipe": recipe}
+    sizes = {"network": "vgg16_cam", "recipe": recipe.replace(resize=(48, 64), crop=32)}
     with pytest.raises(CheckpointError, match=r"head for 20 classes \(fc8\.weight\), expected 2 .*--reset-head"):
         train_cam(photos, labels, CLASSES, tmp_path / "cam", **sizes, **options)
     cam = train_cam(photos, labels, CLASSES, tmp_path / "cam", reset_head=True, **sizes, **options)
@@ -97,7 +133,7 @@ def test_vgg16_trains_from_a_file_by_the_stages(tmp_path: Path) -> None:
         scores = np.where(mask == classes[:, None, None], 0.9, 0.05).astype(np.float32)
         for side in ("low", "high"):
             write_cams(tmp_path / side / f"{stem}.npz", classes, scores / scores.sum(0), mask.shape)
-    sizes = {"model": "vgg16_affinity", "crop": 96, "recipe": recipe}
+    sizes = {"network": "vgg16_affinity", "recipe": recipe.replace(crop=96)}
     affinity = train_affinity(photos, tmp_path / "low", tmp_path / "high", tmp_path / "aff", **sizes, **options)
     notes = [event.text for event in said if event.command == "train-affinity" and event.kind == "note"]
     assert any("anew: f8_3.weight, f8_4.weight" in text and "unused: fc8.weight" in text for text in notes)

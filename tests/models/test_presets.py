@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 
 from pixaff.cli.app import app
 from pixaff.errors import CheckpointError, UsageError
+from pixaff.events import Event
 from pixaff.io.checkpoints import write_state_dict
 from pixaff.io.labels import VOC_CLASSES
 from pixaff.models.bundle import Bundle, Weights, load_model, write_bundle
@@ -23,7 +24,6 @@ from pixaff.models.recognise import recognised
 from pixaff.models.registry import PRESETS, create_model
 from pixaff.stages.cam import cam
 from pixaff.stages.propagate import propagate
-from pixaff.stages.runner import Event
 
 VGG = PRESETS["psa-vgg16"]
 PUBLISHED = ("vgg16_cam", "vgg16_affinity", "resnet38_cam", "resnet38_affinity")
@@ -107,7 +107,7 @@ def test_the_embedded_model_takes_a_preset_s_hyper_parameters_and_the_parts_that
 
 
 def test_the_page_about_presets_has_their_numbers() -> None:
-    page = (Path(__file__).parents[1] / "docs" / "presets.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[2] / "docs" / "presets.md").read_text(encoding="utf-8")
     rows = dict(re.findall(r"^\| `([\w-]+)` \| (.+) \|$", page, re.MULTILINE))
     assert list(rows) == list(PRESETS)
     for name, settings in PRESETS.items():

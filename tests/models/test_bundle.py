@@ -1,0 +1,75 @@
+"""Models in folders: written, read back, and named where they are damaged."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from toy_set import TinyCam, use_tiny
+
+from pixaff.errors import CheckpointError
+from pixaff.io.checkpoints import write_state_dict
+from pixaff.models import create_affinity_network, create_cam_network
+from pixaff.models.base import AffinityNetwork, CamNetwork
+from pixaff.models.bundle import load_model, write_bundle
+from pixaff.models.registry import PRESETS
+from pixaff.settings import Settings
+
+
+@pytest.fixture(scope="module")
+def cam() -> CamNetwork:
+    torch.manual_seed(0)
+    return create_cam_network("lite_cam", 3)
+
+
+@pytest.fixture(scope="module")
+def affinity() -> AffinityNetwork:
+    torch.manual_seed(0)
+    return create_affinity_network("lite_affinity")
+
+
+def test_a_model_folder_comes_back_as_it_was(cam: CamNetwork, affinity: AffinityNetwork, tmp_path: Path) -> None:
+    settings = Settings(alpha=2.5, scales=(1.0, 0.5))
+    write_bundle(tmp_path, "lite_cam", "lite_affinity", cam, affinity, ["a", "b", "c"], settings)
+    bundle = load_model(tmp_path)
+    assert bundle.classes == ("a", "b", "c")
+    assert bundle.settings == settings
+    for network, loaded in ((cam, bundle.cam), (affinity, bundle.affinity)):
+        assert loaded is not None
+        assert not loaded.training
+        expected = network.state_dict()
+        assert all(torch.equal(tensor, expected[name]) for name, tensor in loaded.state_dict().items())
+
+
+def test_a_folder_without_a_model_and_a_damaged_one(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"holds neither model\.json nor cam\.safetensors"):
+        load_model(tmp_path)
+    (tmp_path / "model.json").write_text("{")
+    with pytest.raises(CheckpointError, match="cannot be understood"):
+        load_model(tmp_path)
+    (tmp_path / "model.json").write_text(json.dumps({"format": 1, "classes": ["a"], "settings": {"alhpa": 1}}))
+    with pytest.raises(CheckpointError, match="alhpa"):
+        load_model(tmp_path)
+
+
+def test_the_folder_of_a_training_is_a_model_without_affinities(cam: CamNetwork, tmp_path: Path) -> None:
+    names = ["a", "b", "c"]
+    weights = tmp_path / "cam.safetensors"
+    write_state_dict(weights, cam.state_dict(), metadata={"network": "lite_cam", "classes": json.dumps(names)})
+    bundle = load_model(tmp_path)
+    assert bundle.classes == tuple(names)
+    assert bundle.affinity is None
+    write_state_dict(weights, cam.state_dict())
+    with pytest.raises(CheckpointError, match="does not say which network"):
+        load_model(tmp_path)
+
+
+def test_a_training_of_a_published_network_takes_its_preset_s_numbers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use_tiny(monkeypatch)
+    names = {"network": "resnet38_cam", "classes": json.dumps(["a", "b"])}
+    write_state_dict(tmp_path / "cam.safetensors", TinyCam(2).state_dict(), metadata=names)
+    assert load_model(tmp_path).settings == PRESETS["psa-resnet38"]

@@ -1,0 +1,95 @@
+"""The embedded networks: shapes, the two ways of making CAMs, and what of them is trained."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from pixaff.models import create_affinity_network, create_cam_network
+from pixaff.models.base import AffinityNetwork, CamNetwork
+
+
+@pytest.fixture(scope="module")
+def cam() -> CamNetwork:
+    torch.manual_seed(0)
+    return create_cam_network("lite_cam", 3)
+
+
+@pytest.fixture(scope="module")
+def affinity() -> AffinityNetwork:
+    torch.manual_seed(0)
+    return create_affinity_network("lite_affinity")
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("size", [(33, 50), (64, 96), (1, 1)])
+def test_shapes(cam: CamNetwork, affinity: AffinityNetwork, size: tuple[int, int]) -> None:
+    height, width = size
+    x = cam.preprocess(np.zeros((height, width, 3), np.uint8))[None]
+    assert x.shape == (1, 3, height, width)
+    assert x.min() == x.max() == -1
+    assert cam(x).shape == (1, 3)
+    maps = cam.cam(x)
+    assert maps.shape == (1, 3, -(-height // 16), -(-width // 16))
+    assert maps.min() >= 0
+    assert affinity.features(x).shape == (1, 448, -(-height // 8), -(-width // 8))
+
+
+@torch.inference_mode()
+def test_logits_are_the_average_of_the_maps_before_relu(cam: CamNetwork) -> None:
+    x = torch.randn(2, 3, 48, 64)
+    rows = cam.classifier(cam.top(cam.backbone(x)[2]))
+    assert torch.allclose(cam(x), rows.mean((2, 3)), atol=1e-5)
+    assert torch.equal(cam.cam(x), rows.relu())
+
+
+@torch.inference_mode()
+def test_seeded_maps_are_each_class_s_probability_against_the_background(cam: CamNetwork) -> None:
+    x = torch.randn(1, 3, 48, 64)
+    odds = cam.segmentation_logits(x).softmax(1)
+    assert odds.shape == (1, 4, 3, 4)
+    cam.seeded.fill_(True)
+    maps = cam.cam(x)
+    cam.seeded.fill_(False)
+    assert torch.allclose(maps, odds[:, 1:] / (odds[:, 1:] + odds[:, :1]), atol=1e-5)
+
+
+@torch.inference_mode()
+def test_cells_look_at_their_own_pixels(cam: CamNetwork) -> None:
+    """The network is blind to left and right up to its convolutions: a spot in the middle stays in the middle."""
+    x = torch.zeros(1, 3, 176, 176)
+    plain = [level.abs().sum(1) for level in cam.backbone(x)]
+    x[:, :, 86:90, 86:90] = 1.0
+    spot = [level.abs().sum(1) for level in cam.backbone(x)]
+    for before, after, stride in zip(plain, spot, (8, 16, 16), strict=True):
+        change = (after - before).abs()[0]
+        places = torch.arange(change.shape[0], dtype=torch.float32)
+        middle = (change.shape[0] - 1) / 2
+        for axis in (0, 1):
+            weight = change.sum(axis)
+            # Without the padding at the left and top this is 7.5 pixels at stride 16.
+            assert stride * abs(float((weight * places).sum() / weight.sum()) - middle) < 5
+
+
+def test_training_leaves_batch_norm_and_the_first_stages_alone(cam: CamNetwork) -> None:
+    cam.train()
+    training = [name for name, m in cam.named_modules() if isinstance(m, torch.nn.BatchNorm2d) and m.training]
+    assert training == ["pixel.norm"]
+    groups = cam.parameter_groups()
+    head = {id(p) for p in groups["head"]}
+    assert {name.split(".")[0] for name, p in cam.named_parameters() if id(p) in head} == {"classifier", "pixel"}
+    trained = {id(p) for p in groups["backbone"]}
+    frozen = [name for name, p in cam.named_parameters() if id(p) not in trained | head]
+    assert frozen
+    assert all(
+        name.startswith(("backbone.net.conv_stem", "backbone.net.bn1", "backbone.net.blocks")) for name in frozen
+    )
+    cam.eval()
+
+
+def test_preprocess_refuses_other_images(cam: CamNetwork) -> None:
+    with pytest.raises(ValueError, match=r"\(4, 4\) and uint8, expected uint8 \(H,W,3\)"):
+        cam.preprocess(np.zeros((4, 4), np.uint8))
+    with pytest.raises(ValueError, match="float32, expected"):
+        cam.preprocess(np.zeros((4, 4, 3), np.float32))
