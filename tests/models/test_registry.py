@@ -7,7 +7,7 @@ import torch
 
 from pixaff.errors import UsageError
 from pixaff.models import create_affinity_network, create_cam_network, create_model, list_models
-from pixaff.models.base import AffinityNetwork, CamNetwork
+from pixaff.models.base import AffinityNetwork, BoundaryNetwork, CamNetwork
 from pixaff.models.registry import (
     FAMILIES,
     PRESETS,
@@ -22,6 +22,9 @@ from pixaff.models.registry import (
 )
 from pixaff.settings import Settings
 
+KINDS = {"cam": CamNetwork, "affinity": AffinityNetwork, "irn": BoundaryNetwork}
+PROMISES = {CamNetwork: "cam", AffinityNetwork: "features", BoundaryNetwork: "forward"}
+
 
 def test_names() -> None:
     assert {"lite_cam", "vgg16_cam", "resnet38_cam", "lite_affinity", "vgg16_affinity"} <= set(list_models())
@@ -35,10 +38,10 @@ def test_every_name_is_one_network_of_the_kind_that_it_says() -> None:
     assert len(set(list_models())) == len(list_models()) == sum(len(family.names) for family in FAMILIES)
     with torch.device("meta"):
         for name in list_models():
-            network, kind = create_model(name, 3), CamNetwork if part_of(name) == "cam" else AffinityNetwork
+            network, kind = create_model(name, 3), KINDS[part_of(name)]
             assert isinstance(network, kind), name
             assert not network.training
-            assert network.cam is not CamNetwork.cam if kind is CamNetwork else network.features
+            assert getattr(network, PROMISES[kind]) is not getattr(kind, PROMISES[kind])
             # What a network promises without saying so itself: some side, and initial weights under their own names.
             assert network.seen_size((30, 50)) in ((30, 50), (network.image_size, network.image_size))
             assert network.own_names({"a": torch.zeros(1)}).keys() == {"a"}

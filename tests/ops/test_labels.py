@@ -5,8 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from irn_figures import IMAGE, irn_figures
+from PIL import Image
 
-from pixaff.ops.labels import affinity_label_map, pair_labels
+from pixaff.ops.crf import dense_crf
+from pixaff.ops.labels import affinity_label_map, confident_label_map, pair_labels, reduced_label_map
 from pixaff.ops.neighbours import offsets
 
 GOLDEN = Path(__file__).parents[1] / "data" / "reference_golden.npz"
@@ -78,3 +81,76 @@ def test_bad_input():
         affinity_label_map(good.long(), good.long())
     with pytest.raises(ValueError, match=r"label_map: found torch.float32 \(2, 16, 16\)"):
         pair_labels(good)
+
+
+@pytest.fixture(scope="module")
+def photo() -> np.ndarray:
+    return np.asarray(Image.open(IMAGE).convert("RGB"))
+
+
+@pytest.fixture(scope="module")
+def maps() -> torch.Tensor:
+    with np.load(GOLDEN) as data:
+        return torch.from_numpy(data["cam"])
+
+
+def test_irn_labels(photo, maps):
+    labels = confident_label_map(photo, maps)
+    values = torch.zeros(256, dtype=torch.uint8)
+    values[[1, 2, 255]] = torch.tensor([8, 15, 255], dtype=torch.uint8)
+    assert torch.equal(values[labels.long()], irn_figures()["ir_label"])
+
+
+@pytest.mark.parametrize(("name", "threshold"), [("conf_fg", 0.30), ("conf_bg", 0.05)])
+def test_irn_labels_of_one_threshold(name, threshold, photo, maps):
+    """Both thresholds the same: no doubt is left."""
+    labels = confident_label_map(photo, maps, threshold, threshold)
+    assert torch.equal(torch.tensor([0, 8, 15])[labels.long()], irn_figures()[name].long())
+
+
+def test_irn_labels_against_the_steps_one_by_one(photo, maps):
+    crop, cams = photo[:40, :50], maps[:1, :40, :50]
+    found = []
+    for threshold in (0.4, 0.1):
+        hard = cams[0] > threshold
+        probs = torch.stack([torch.where(hard, 0.2, 0.8), torch.where(hard, 0.8, 0.2)])
+        found.append(dense_crf(crop, probs, sxy_bilateral=50, srgb=5).argmax(0))
+    expected = found[0].clone()
+    expected[(found[0] == 0) & (found[1] == 1)] = 255
+    assert torch.equal(confident_label_map(crop, cams, 0.4, 0.1, certainty=0.8).long(), expected)
+    assert {0, 1} <= set(expected.unique().tolist())
+
+
+def test_irn_labels_without_a_class_are_background(photo):
+    labels = confident_label_map(photo, torch.zeros(0, 98, 131))
+    assert labels.shape == (98, 131)
+    assert labels.max() == 0
+
+
+def test_irn_reduced_labels():
+    figures = irn_figures()
+    assert torch.equal(reduced_label_map(figures["loss.label"]), figures["loss.reduced_label"])
+
+
+@pytest.mark.parametrize(("h", "w"), [(8, 12), (10, 13), (1, 30), (97, 4)])
+def test_reduced_labels_are_those_of_a_resized_picture(h, w):
+    labels = torch.randint(0, 256, (h, w), generator=torch.Generator().manual_seed(h), dtype=torch.uint8)
+    found = reduced_label_map(torch.stack([labels, labels.flip(0)]))
+    size = (max(1, round(w / 4)), max(1, round(h / 4)))
+    expected = np.asarray(Image.fromarray(labels.numpy()).resize(size, Image.Resampling.NEAREST))
+    np.testing.assert_array_equal(found[0].numpy(), expected)
+    assert found.shape == (2, *expected.shape)
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"cams": torch.zeros(98, 131)}, "cams: found torch.float32"),
+        ({"cams": torch.zeros(1, 98, 131, dtype=torch.uint8)}, "cams: found torch.uint8"),
+        ({"foreground": 0.05, "background": 0.3}, "foreground and background: found 0.05 and 0.3"),
+        ({"certainty": 1.0}, "certainty: found 1.0"),
+    ],
+)
+def test_bad_settings_of_irn_labels(given, words, photo, maps):
+    with pytest.raises(ValueError, match=words):
+        confident_label_map(**{"image": photo, "cams": maps, **given})

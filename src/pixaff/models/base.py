@@ -1,17 +1,18 @@
 """What every network promises, and what is known of a family of networks.
 
-A new network is one file that subclasses `CamNetwork`, `AffinityNetwork` or both and ends with its `FAMILY`, and one
-line in `pixaff.models.registry`.
+A new network is one file that subclasses `CamNetwork`, `AffinityNetwork`, `BoundaryNetwork` or several of them and ends
+with its `FAMILY`, and one line in `pixaff.models.registry`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -161,6 +162,56 @@ class AffinityNetwork(Network):
         return self.features(x)
 
 
+class Boundaries(NamedTuple):
+    """What a `BoundaryNetwork` says of one image, at stride 4: h = ceil(H / 4)."""
+
+    edge: Tensor
+    """float32 (h,w), the probability that a class boundary runs through a cell."""
+    displacement: Tensor
+    """float32 (2,h,w), dy and dx in cells from each cell to the centroid of its instance."""
+
+
+class BoundaryNetwork(Network):
+    """A network that sees class boundaries, and where the centroid of each instance is (IRN).
+
+    Attributes:
+        boundary_stride: Side in pixels of a cell of its maps.
+    """
+
+    boundary_stride: ClassVar[int] = 4
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Normalised images (B,3,H,W) -> boundary logits (B,h,w) and displacements (B,2,h,w), h = ceil(H / 4)."""
+        raise NotImplementedError
+
+    def padded_size(self, size: tuple[int, int]) -> tuple[int, int]:
+        """The size (H,W) to which `boundaries` pads an image of some size, at the right and bottom with zeros."""
+        height, width = (-(-side // self.size_divisor) * self.size_divisor for side in size)
+        return height, width
+
+    @torch.inference_mode()
+    def boundaries(self, image: Picture) -> Boundaries:
+        """Class boundaries and displacements of one image.
+
+        The boundaries are the mean of the image's and its mirror image's logits as probabilities; the displacements
+        are the image's alone.
+
+        Args:
+            image: uint8 (H,W,3) RGB or a PIL image.
+
+        Raises:
+            ValueError: Another shape or dtype.
+        """
+        x = self.preprocess(image)[None].to(next(self.parameters()).device)
+        height, width = x.shape[2:]
+        padded = self.padded_size((height, width))
+        both = F.pad(torch.cat([x, x.flip(3)]), (0, padded[1] - width, 0, padded[0] - height))
+        logits, displacement = self(both.contiguous(memory_format=torch.channels_last))
+        h, w = (-(-side // self.boundary_stride) for side in (height, width))
+        seen, mirrored = logits.float()[:, :h, :w]
+        return Boundaries(torch.sigmoid((seen + mirrored.flip(1)) / 2), displacement[0].float()[:, :h, :w].contiguous())
+
+
 # The paper's SGD at 0.1 suits its own networks; it ruins an EfficientNet's features within an epoch. The
 # backbone stays frozen as it was for the shipped model; whether training it helps the maps is open (docs/lite.md).
 # The new weights need 1e-2 and some hundred steps: stopped at 3 epochs of 3e-3 they had learned the frequent classes
@@ -169,6 +220,9 @@ CAM_RECIPE = Recipe(
     epochs=8, batch_size=16, lr=1e-3, optimizer="adamw", weight_decay=1e-4, backbone_lr_scale=0.0, precision="fp32"
 )
 AFFINITY_RECIPE = Recipe(epochs=8, batch_size=8, lr=2e-4, optimizer="adamw")
+# Section 5.1 of IRN and its release. The momentum is what that release trained with: its optimizer, PSA's, hands the
+# weight decay to SGD in the place of the momentum.
+IRN_RECIPE = Recipe(epochs=3, batch_size=32, lr=0.1, momentum=1e-4, weight_decay=1e-4, crop=512, precision="fp32")
 
 
 @dataclass(frozen=True)
@@ -176,33 +230,34 @@ class Family:
     """All that is known of networks on one backbone.
 
     Attributes:
-        name: Its networks are called NAME_cam and NAME_affinity.
+        name: Its networks are called NAME_cam, NAME_affinity and NAME_irn.
         cam: CAM network, made with the number of classes.
         affinity: AffinityNet, made without arguments.
-        cam_recipe, affinity_recipe: How they are trained where nothing else is asked for.
+        irn: Boundary network, made without arguments.
+        cam_recipe, affinity_recipe, irn_recipe: How they are trained where nothing else is asked for.
         head_recipe: How the CAM network's segmentation head is trained; None where it has none.
         presets: Settings by name; those of the first preset fit these networks best.
-        weights: Published weights by part, "cam" or "affinity": entries of the catalogue.
+        weights: Published weights by part, "cam", "affinity" or "irn": entries of the catalogue.
         shipped: Whether the weights are in the package.
-        affinity_word: Ends the name of the second network, where there are two of them on one backbone.
     """
 
     name: str
     cam: type[CamNetwork] | None = None
     affinity: type[AffinityNetwork] | None = None
+    irn: type[BoundaryNetwork] | None = None
     cam_recipe: Recipe = CAM_RECIPE
     affinity_recipe: Recipe = AFFINITY_RECIPE
+    irn_recipe: Recipe = IRN_RECIPE
     head_recipe: Recipe | None = None
     presets: Mapping[str, Settings] = field(default_factory=dict)
     weights: Mapping[str, Entry] = field(default_factory=dict)
     shipped: bool = False
-    affinity_word: str = "affinity"
 
     @property
     def names(self) -> dict[str, str]:
         """Registry names of its networks by part."""
-        both = {"cam": (f"{self.name}_cam", self.cam), "affinity": (f"{self.name}_{self.affinity_word}", self.affinity)}
-        return {part: name for part, (name, network) in both.items() if network is not None}
+        networks = {"cam": self.cam, "affinity": self.affinity, "irn": self.irn}
+        return {part: f"{self.name}_{part}" for part, network in networks.items() if network is not None}
 
 
 def _normalized(image: Picture, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:

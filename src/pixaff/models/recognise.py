@@ -91,8 +91,12 @@ def weights_in_folder(settings: Settings, folder: str | Path, parts: Sequence[st
 
 def count_classes(network: str, state: Mapping[str, Tensor]) -> int:
     """Classes of the CAM network's head in a file: rows beyond those of a network for one class."""
-    rows = other_classes(_shape_of(network), state)
-    return min((len(state[name]) for name in rows), default=1)
+    model = _shape_of(network)
+    try:
+        state = adapted(model, state, network)
+    except CheckpointError:
+        return 1
+    return min((len(state[name]) for name in other_classes(model, state)), default=1)
 
 
 def start_error(path: Path, network: str) -> CheckpointError:

@@ -6,8 +6,8 @@ import difflib
 from dataclasses import dataclass
 
 from pixaff.errors import UsageError
-from pixaff.models import hybrid, lite, resnet38, timm_backbone, vgg16
-from pixaff.models.base import AffinityNetwork, CamNetwork, Family, Network
+from pixaff.models import hybrid, lite, resnet38, resnet50, timm_backbone, vgg16
+from pixaff.models.base import AffinityNetwork, BoundaryNetwork, CamNetwork, Family, Network
 from pixaff.recipe import Recipe
 from pixaff.settings import Settings
 from pixaff.weights.catalogue import Entry
@@ -17,6 +17,7 @@ FAMILIES: tuple[Family, ...] = (
     vgg16.FAMILY,
     resnet38.FAMILY,
     hybrid.FAMILY,
+    resnet50.FAMILY,
 )
 """Every network that has a name of its own; a new one is one line here."""
 
@@ -24,7 +25,7 @@ TIMM = "timm:"
 """Begins the names of networks on a backbone of timm, of which there are too many to list."""
 
 PRESETS: dict[str, Settings] = {
-    name: settings.replace(preset=name, **family.names)
+    name: settings.replace(preset=name, **{part: own for part, own in family.names.items() if part != "irn"})
     for family in FAMILIES
     for name, settings in family.presets.items()
 }
@@ -44,8 +45,8 @@ _ENTRIES = {name: _Entry(family, part) for family in FAMILIES for part, name in 
 
 
 def list_models() -> list[str]:
-    """Names that `create_model` knows, besides those on a backbone of timm: CAM networks, then AffinityNets."""
-    return [name for part in ("cam", "affinity") for name, entry in _ENTRIES.items() if entry.part == part]
+    """Names that `create_model` knows, besides those on a backbone of timm: CAM networks, AffinityNets, then IRNs."""
+    return [name for part in ("cam", "affinity", "irn") for name, entry in _ENTRIES.items() if entry.part == part]
 
 
 def create_model(name: str, num_classes: int = 20, image_size: int | None = None) -> Network:
@@ -55,18 +56,20 @@ def create_model(name: str, num_classes: int = 20, image_size: int | None = None
         name: One of `list_models()`; or "timm:NAME", a CAM network on timm's backbone NAME, or
             "timm:NAME:affinity", an AffinityNet on it. A name says all about a network, as it is also what weights
             and model folders carry.
-        num_classes: Foreground classes of a CAM network; an AffinityNet knows none.
+        num_classes: Foreground classes of a CAM network; the others know none.
         image_size: Side in pixels of the images of "hybrid_cam"; None means 448, or what weights that are loaded are
             made for. The other networks take images of any size.
 
     Returns:
-        A `CamNetwork` or an `AffinityNetwork`; `create_cam_network` and `create_affinity_network` say which.
+        A `CamNetwork`, an `AffinityNetwork` or a `BoundaryNetwork`; `create_cam_network`, `create_affinity_network` and
+        `create_boundary_network` say which.
 
     Raises:
         UsageError: No network has that name, there is no class, or the backbone cannot serve (see `TimmBackbone`).
     """
-    if _find(name).part == "affinity" and image_size is None and num_classes >= 1:
-        return create_affinity_network(name)
+    part = _find(name).part
+    if part != "cam" and image_size is None and num_classes >= 1:
+        return create_affinity_network(name) if part == "affinity" else create_boundary_network(name)
     return create_cam_network(name, num_classes, image_size)
 
 
@@ -101,6 +104,19 @@ def create_affinity_network(name: str) -> AffinityNetwork:
     return network(*entry.arguments).eval()
 
 
+def create_boundary_network(name: str) -> BoundaryNetwork:
+    """`create_model` for a network of class boundaries and displacements.
+
+    Raises:
+        UsageError: As `create_model`, or the network is none of these.
+    """
+    entry = _find(name)
+    network = entry.family.irn
+    if network is None or entry.part != "irn":
+        raise UsageError(f"{name} sees no boundaries", f"choose a network that does, such as {_other(name, 'irn')}")
+    return network(*entry.arguments).eval()
+
+
 def cam_recipe(network: str) -> Recipe:
     """How a CAM network is trained where nothing else is asked for."""
     return _find(network).family.cam_recipe
@@ -109,6 +125,11 @@ def cam_recipe(network: str) -> Recipe:
 def affinity_recipe(network: str) -> Recipe:
     """How an AffinityNet is trained where nothing else is asked for."""
     return _find(network).family.affinity_recipe
+
+
+def irn_recipe(network: str) -> Recipe:
+    """How a boundary network is trained where nothing else is asked for."""
+    return _find(network).family.irn_recipe
 
 
 def head_recipe(network: str) -> Recipe | None:
@@ -145,7 +166,7 @@ def published_entries() -> tuple[Entry, ...]:
 
 
 def part_of(network: str) -> str:
-    """Which part of a model a network is: "cam" or "affinity".
+    """Which part of a model a network is: "cam", "affinity" or "irn".
 
     Raises:
         UsageError: No network has that name.
@@ -179,7 +200,8 @@ def _find(name: str) -> _Entry:
 
 
 def _other(name: str, part: str) -> str:
-    """A network of the other kind: that of the same family, or lite's."""
-    if name.startswith(TIMM):
+    """A network of another kind: that of the same family, or else the first one."""
+    if name.startswith(TIMM) and part != "irn":
         return name.removesuffix(":affinity") if part == "cam" else f"{name}:affinity"
-    return _find(name).family.names.get(part, lite.FAMILY.names[part])
+    own = {} if name.startswith(TIMM) else _find(name).family.names
+    return own.get(part) or next(found for found, entry in _ENTRIES.items() if entry.part == part)

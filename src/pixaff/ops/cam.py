@@ -90,12 +90,28 @@ def summed_cams(
     divisor: int = 1,
 ) -> Tensor:
     """`normalized_cams` by a sum over scales and mirror images, of sizes that are multiples of ``divisor``."""
+    height, width = image.size[::-1] if isinstance(image, Image.Image) else image.shape[:2]
+    total: Tensor | None = None
+    for maps in scale_maps(model, image, classes, scales, flip, divisor):
+        summed = F.interpolate(maps, (height, width), mode="bilinear", align_corners=False)[0]
+        total = summed if total is None else total + summed
+    assert total is not None
+    return divided_by_maximum(total)
+
+
+def scale_maps(
+    model: Mapper, image: Picture, classes: Sequence[int], scales: Sequence[float], flip: bool, divisor: int = 1
+) -> Iterator[Tensor]:
+    """Yield the maps of each scale as the network makes them, the mirror image's added: (1,C,h,w).
+
+    Args, Raises:
+        See `normalized_cams` and `summed_cams`.
+    """
     if not classes or not scales:
         raise _nothing_to_sum(classes, scales)
     picture = image if isinstance(image, Image.Image) else Image.fromarray(image)
     width, height = picture.size
     device = next(model.parameters()).device
-    total: Tensor | None = None
     for scale in scales:
         columns, rows = (max(1, round(side * scale / divisor)) for side in (width, height))
         size = (columns * divisor, rows * divisor)
@@ -108,11 +124,12 @@ def summed_cams(
             raise ValueError(f"found classes {list(classes)}, expected 0..{maps.shape[1] - 1}")
         maps = maps[:, list(classes)]
         # Interpolation is linear and knows no left or right: un-mirroring before it saves half of the work.
-        summed = maps[:1] + maps[1:].flip(3) if flip else maps
-        summed = F.interpolate(summed, (height, width), mode="bilinear", align_corners=False)[0]
-        total = summed if total is None else total + summed
-    assert total is not None
-    return total / (total.amax((1, 2), keepdim=True) + EPSILON)
+        yield maps[:1] + maps[1:].flip(3) if flip else maps
+
+
+def divided_by_maximum(maps: Tensor) -> Tensor:
+    """Each map of (C,H,W) divided by its maximum + 1e-5."""
+    return maps / (maps.amax((1, 2), keepdim=True) + EPSILON)
 
 
 def _nothing_to_sum(classes: Sequence[int], scales: Sequence[float]) -> ValueError:

@@ -1,0 +1,275 @@
+"""Affinity of cells from a class boundary map, and the walk over it (IRN, arXiv 1904.05044, sections 3.2 and 5).
+
+Two cells are as alike as the strongest boundary between them is weak: affinity = 1 - max of the boundary over the
+path from one to the other. The path of an offset (dy, dx) is made of the cells (y, x) of its bounding rectangle with
+(dy x - dx y)^2 < dy^2 + dx^2, both ends among them: in every row of the rectangle a run of neighbouring cells.
+
+The published implementation gathers the boundary at the cells of all paths. Here the largest value of 1, 2, ...,
+`radius` neighbours in a row is found once for the whole grid (`running_maxima`), and a path takes one of these grids
+for each of its rows (`path_maximum`): no index, and no memory beyond the result's but for some grids.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any, NamedTuple, overload
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from pixaff.ops.neighbours import (
+    Borders,
+    offsets,
+    pairs_inside,
+    source_shape,
+    target_view,
+    with_margins,
+)
+from pixaff.ops.walk import random_walk, upsample_scores
+
+STRIDE = 4
+"""Pixels to a cell of the boundary map."""
+BACKGROUND = 0.25
+"""Score of the background beside walked scores whose maximum is 1."""
+
+
+def boundary_affinity(edge: Tensor, radius: int = 5, borders: Borders = "full") -> Tensor:
+    """1 - the largest boundary value on the path between the two cells of every pair within the radius.
+
+    Differentiable: the gradient of a pair goes to the largest cell of its path, the first one in reading order where
+    several are. No second derivatives. A training does with less memory by `pixaff.ops.losses.boundary_loss`.
+
+    Args:
+        edge: (h, w) or (B, h, w), a floating type, boundary probabilities in [0, 1]; half precision is computed in
+            float32.
+        radius: pairs lie closer than this many cells; see `pixaff.ops.neighbours` for their order.
+        borders: "full" gives each cell all its neighbours, as IRN's walk wants them; "published" leaves those near
+            the border with fewer, as its training does.
+
+    Returns:
+        (P, L) or (B, P, L), P offsets by L source cells: L = h * w, and 0 where a pair leaves the grid; published:
+        see `pixaff.ops.affinity.pair_affinity`. Float64 for float64 boundaries, else float32.
+
+    Raises:
+        ValueError: for other shapes, types or borders, or a radius below 2.
+    """
+    _check_edge(edge)
+    h, w = edge.shape[-2:]
+    source_shape(h, w, radius, borders)  # refuses other borders
+    grid = edge if edge.dtype == torch.float64 else edge.float()
+    grid = grid if edge.ndim == 3 else grid[None]
+    affinity: Tensor = _BoundaryAffinity.apply(with_margins(grid, radius) if borders == "full" else grid, radius)
+    if borders == "full":
+        affinity = affinity * pairs_inside(h, w, radius, edge.device)
+    return affinity if edge.ndim == 3 else affinity[0]
+
+
+@overload
+def boundary_walk(scores: Tensor, edge: Tensor, beta: float = ..., steps: int = ..., radius: int = ...) -> Tensor: ...
+
+
+@overload
+def boundary_walk(
+    scores: Sequence[Tensor], edge: Sequence[Tensor], beta: float = ..., steps: int = ..., radius: int = ...
+) -> list[Tensor]: ...
+
+
+def boundary_walk(
+    scores: Tensor | Sequence[Tensor],
+    edge: Tensor | Sequence[Tensor],
+    beta: float = 10.0,
+    steps: int = 256,
+    radius: int = 5,
+) -> Tensor | list[Tensor]:
+    """Spread class scores within the class boundaries: scores * (1 - edge), walked over `boundary_affinity`.
+
+    One image, or two equal-length lists; see `pixaff.ops.walk.random_walk`, which walks. Not differentiable.
+
+    Args:
+        scores: (C, h, w), a floating type, normalised CAMs at the stride of the boundary map.
+        edge: (h, w) in [0, 1], a floating type.
+        beta: exponent of the affinities, above 0; the larger, the more cautious the walk.
+        steps: at least 0; 0 returns scores * (1 - edge).
+        radius: cells closer than this are neighbours.
+
+    Returns:
+        (C, h, w), or a list of them: float64 if anything given is, else float32.
+
+    Raises:
+        ValueError: for shapes, types, devices or settings that do not fit, and boundaries out of [0, 1].
+    """
+    if isinstance(scores, Tensor) and isinstance(edge, Tensor):
+        return boundary_walk([scores], [edge], beta, steps, radius)[0]
+    if isinstance(scores, Tensor) or isinstance(edge, Tensor):
+        raise ValueError("scores and edge: found a tensor and a list, expected two tensors or two lists")
+    if len(scores) != len(edge):
+        raise ValueError(f"scores and edge: found {len(scores)} and {len(edge)}, expected as many")
+    for one_scores, one_edge in zip(scores, edge, strict=True):
+        _check_image(one_scores, one_edge)
+    with torch.no_grad():
+        inner = [one_scores * (1 - one_edge) for one_scores, one_edge in zip(scores, edge, strict=True)]
+        affinities = [boundary_affinity(one, radius) for one in edge]
+    return random_walk(inner, affinities, beta, steps, radius, borders="full")
+
+
+def semantic_scores(
+    walked: Tensor, size: tuple[int, int], background: float = BACKGROUND, stride: int = STRIDE
+) -> Tensor:
+    """Walked scores at the photo's size, divided by their maximum over all classes, below a constant background.
+
+    Args:
+        walked: (C, h, w), of `boundary_walk`.
+        size: (H, W) of the photo.
+        background: score of the background, in [0, 1].
+        stride: pixels to a cell.
+
+    Returns:
+        (C + 1, H, W), background first; the mask is its argmax. All classes are 0 where all walked scores are.
+
+    Raises:
+        ValueError: for other shapes or types, or a size whose grid is another.
+    """
+    large = upsample_scores(walked, size, stride)
+    large = large / large.amax().clamp(min=torch.finfo(large.dtype).tiny)
+    return torch.cat([torch.full_like(large[:1], background), large])
+
+
+class Run(NamedTuple):
+    """The cells of a path in one row: `cells` of them from (`row`, `column`), counted from the source, to the right."""
+
+    row: int
+    column: int
+    cells: int
+
+
+@lru_cache(maxsize=1024)
+def path_runs(offset: tuple[int, int]) -> tuple[Run, ...]:
+    """The path from a cell to the one at `offset` (dy, dx), dy at least 0, row after row."""
+    dy, dx = offset
+    runs = []
+    for row in range(dy + 1):
+        columns = [x for x in range(min(0, dx), max(0, dx) + 1) if (dy * x - dx * row) ** 2 < dy * dy + dx * dx]
+        runs.append(Run(row, columns[0], len(columns)))
+    return tuple(runs)
+
+
+def running_maxima(grid: Tensor, cells: int) -> list[Tensor]:
+    """The largest of 1, 2, ..., `cells` neighbouring values, from each cell of `grid` (..., h, w) to the right.
+
+    Where the row ends before, the largest of those that are there.
+    """
+    maxima = [grid]
+    for shift in range(1, min(cells, grid.shape[-1])):
+        longer = maxima[-1].clone()
+        inside = longer[..., :-shift]
+        torch.maximum(inside, grid[..., shift:], out=inside)
+        maxima.append(longer)
+    return maxima
+
+
+def path_maximum(maxima: Sequence[Tensor], offset: tuple[int, int], radius: int) -> Tensor:
+    """The largest value on the path from each source cell to its target at `offset`: (..., rows, columns).
+
+    Args:
+        maxima: of `running_maxima`, for as many cells as the radius.
+        offset: (dy, dx), one of `pixaff.ops.neighbours.offsets(radius)`.
+        radius: which cells are sources, see `pixaff.ops.neighbours.source_shape`.
+    """
+    first, *others = (_run_view(maxima, run, radius) for run in path_runs(offset))
+    if not others:
+        return first.clone()
+    largest = torch.maximum(first, others[0])
+    for values in others[1:]:
+        torch.maximum(largest, values, out=largest)
+    return largest
+
+
+def share_gradient(
+    gradient: Tensor,
+    maximum: Tensor,
+    maxima: Sequence[Tensor],
+    shares: Sequence[Tensor],
+    offset: tuple[int, int],
+    radius: int,
+) -> None:
+    """Hand the gradient of `path_maximum` to the first run of each path that holds the maximum.
+
+    Args:
+        gradient: like `maximum`; overwritten.
+        maximum: of `path_maximum`.
+        maxima, offset, radius: what it was called with.
+        shares: gradients of `maxima`, to which is added.
+    """
+    for run in path_runs(offset):
+        part = gradient * (_run_view(maxima, run, radius) == maximum)
+        _run_view(shares, run, radius).add_(part)
+        gradient -= part
+
+
+def grid_gradient(maxima: Sequence[Tensor], shares: Sequence[Tensor]) -> Tensor:
+    """The gradient of the grid that `running_maxima` was given, from those of what it returned; overwrites them."""
+    grid, total = maxima[0], shares[0]
+    for shift in range(len(maxima) - 1, 0, -1):
+        shorter, share, inside = maxima[shift - 1], shares[shift], shares[shift][..., :-shift]
+        part = inside * (grid[..., shift:] > shorter[..., :-shift])
+        total[..., shift:] += part
+        inside -= part
+        shares[shift - 1].add_(share)
+    return total
+
+
+class _BoundaryAffinity(torch.autograd.Function):
+    """Autograd would keep what each path is compared with; this keeps the boundary map alone."""
+
+    @staticmethod
+    def forward(ctx: Any, edge: Tensor, radius: int) -> Tensor:
+        pairs = offsets(radius)
+        rows, columns = source_shape(edge.shape[1], edge.shape[2], radius)
+        affinity = edge.new_empty(len(edge), len(pairs), rows, columns)
+        if affinity.numel():
+            maxima = running_maxima(edge, radius)
+            for p, offset in enumerate(pairs):
+                torch.sub(1, path_maximum(maxima, offset, radius), out=affinity[:, p])
+        ctx.save_for_backward(edge)
+        ctx.radius = radius
+        return affinity.flatten(2)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        (edge,) = ctx.saved_tensors
+        radius = ctx.radius
+        if not gradient.numel():
+            return torch.zeros_like(edge), None
+        rows, columns = source_shape(edge.shape[1], edge.shape[2], radius)
+        slopes = gradient.reshape(*gradient.shape[:2], rows, columns)
+        maxima = running_maxima(edge, radius)
+        shares = [torch.zeros_like(grid) for grid in maxima]
+        for p, offset in enumerate(offsets(radius)):
+            maximum = path_maximum(maxima, offset, radius)
+            share_gradient(slopes[:, p].neg(), maximum, maxima, shares, offset, radius)
+        return grid_gradient(maxima, shares), None
+
+
+def _run_view(maxima: Sequence[Tensor], run: Run, radius: int) -> Tensor:
+    """View of the largest values of `run` for each source cell."""
+    return target_view(maxima[run.cells - 1], (run.row, run.column), radius)
+
+
+def _check_edge(edge: Tensor) -> None:
+    if edge.ndim not in (2, 3) or 0 in edge.shape or not edge.is_floating_point():
+        raise ValueError(f"edge: found {edge.dtype} {tuple(edge.shape)}, expected floating ([B,] h, w)")
+
+
+def _check_image(scores: Tensor, edge: Tensor) -> None:
+    if scores.ndim != 3 or 0 in scores.shape or not scores.is_floating_point():
+        raise ValueError(f"scores: found {scores.dtype} {tuple(scores.shape)}, expected floating (classes, h, w)")
+    if edge.shape != scores.shape[1:] or not edge.is_floating_point():
+        raise ValueError(
+            f"edge: found {edge.dtype} {tuple(edge.shape)}, expected floating {tuple(scores.shape[1:])} like the scores"
+        )
+    low, high = (bound.item() for bound in edge.aminmax())
+    if not (low >= 0 and high <= 1):  # also refuses NaN
+        raise ValueError(f"edge: found values {low:g} to {high:g}, expected 0 to 1")
