@@ -141,16 +141,40 @@ def in_processes(
     Processes are spawned, not forked: a fork after the first parallel region of OpenMP hangs. A script that calls
     this needs the usual ``if __name__ == "__main__":``.
 
+    An image whose worker dies (killed by the system for its memory, say) costs itself alone: the images that were
+    being worked on then are tried again one at a time, each in a process of its own.
+
     Yields:
         As `in_threads`.
-
-    Raises:
-        PixaffError: A worker process died.
     """
+    waiting = list(photos)
+    while waiting:
+        done, died = 0, False
+        for photo, outcome in _in_pool(_process_pool(workers), waiting, function):
+            if isinstance(outcome, BrokenProcessPool):
+                died = True
+                break
+            done += 1
+            yield photo, outcome
+        waiting = waiting[done:]
+        if died:
+            suspects, waiting = waiting[:workers], waiting[workers:]
+            for suspect in suspects:
+                for photo, outcome in _in_pool(_process_pool(1), [suspect], function):
+                    yield photo, _death(photo) if isinstance(outcome, BrokenProcessPool) else outcome
+
+
+def _process_pool(workers: int) -> ProcessPoolExecutor:
     threads = max(1, default_workers() // workers)
     spawn = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(workers, mp_context=spawn, initializer=_settle, initargs=(threads,))
-    yield from _in_pool(pool, photos, function)
+    return ProcessPoolExecutor(workers, mp_context=spawn, initializer=_settle, initargs=(threads,))
+
+
+def _death(photo: Path) -> PixaffError:
+    return PixaffError(
+        f"{photo}: its worker process died",
+        "out of memory? try fewer workers (-j); a script of your own needs if __name__ == '__main__':",
+    )
 
 
 def _in_pool(
@@ -160,11 +184,6 @@ def _in_pool(
         for photo, future in [(photo, pool.submit(function, photo)) for photo in photos]:
             try:
                 yield photo, future.result()
-            except BrokenProcessPool:
-                raise PixaffError(
-                    f"a worker process died at {photo.name} or near it",
-                    "out of memory? try fewer workers (-j); a script of your own needs if __name__ == '__main__':",
-                ) from None
             except Exception as error:
                 yield photo, error
     finally:

@@ -6,8 +6,9 @@ processes there are, gets the same crop of it in the same colours.
 
 from __future__ import annotations
 
+import shutil
 import signal
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
-from pixaff.errors import ImageError
+from pixaff.errors import ImageError, TrainingError
 from pixaff.io.images import image_size, load_image
 from pixaff.recipe import Recipe
 from pixaff.stages.training.augment import (
@@ -40,6 +41,8 @@ Sample = tuple[dict[str, torch.Tensor], list[Failure]]
 CELL = 8
 """Side in pixels of a cell of the affinity labels, which is the stride of the AffinityNet."""
 IGNORE = 255
+PREFETCH = 3
+"""Batches of each worker that wait to be taken, and the one that it makes."""
 
 
 def readable_photos(paths: Sequence[Path]) -> tuple[list[Path], list[Failure]]:
@@ -72,16 +75,48 @@ def draw_batches(count: int, batch_size: int, epochs: int, seed: int) -> list[li
     return batches
 
 
-def load_batches(dataset: Dataset[Sample], batches: list[list[Key]], workers: int, pin: bool) -> Iterable[Sample]:
-    """Batches in order; ``workers`` processes read ahead, none reads in this process."""
-    return DataLoader(
+def load_batches(
+    dataset: CamPhotos | AffinityPhotos, batches: list[list[Key]], workers: int, pin: bool
+) -> Iterator[Sample]:
+    """Batches in order; ``workers`` processes read ahead, none reads in this process.
+
+    Workers hand tensors over in shared memory, and as plain arrays through a pipe where the machine has too little of
+    that, as containers often do.
+
+    Raises:
+        TrainingError: A worker died.
+    """
+    pipe = workers > 0 and bool(batches) and _shared_memory() < workers * PREFETCH * _bytes_of(dataset, len(batches[0]))
+    loader = DataLoader(
         dataset,
         batch_sampler=batches,
         num_workers=workers,
-        collate_fn=_stack,
+        collate_fn=_stack_arrays if pipe else _stack,
         worker_init_fn=_leave_interrupts,
         pin_memory=pin,
     )
+    try:
+        for tensors, failures in loader:
+            yield {name: torch.as_tensor(value) for name, value in tensors.items()}, failures
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error) and "shared memory" not in str(error):
+            raise
+        raise TrainingError(
+            "a process that reads photos died: out of memory, or too little shared memory (/dev/shm)",
+            "continue with --resume and fewer workers, -j 1 or -j 0, or give the container more memory",
+        ) from error
+
+
+def _shared_memory() -> int:
+    """Bytes free for tensors of worker processes; where nothing is known of them, plenty."""
+    try:
+        return shutil.disk_usage("/dev/shm").free
+    except OSError:
+        return 1 << 62
+
+
+def _bytes_of(dataset: CamPhotos | AffinityPhotos, count: int) -> int:
+    return 4 * 3 * dataset.crop * dataset.crop * count
 
 
 class CamPhotos(Dataset[Sample]):
@@ -187,6 +222,11 @@ def _first_readable(
 def _stack(samples: list[Sample]) -> Sample:
     tensors = {name: torch.stack([sample[0][name] for sample in samples]) for name in samples[0][0]}
     return tensors, [failure for sample in samples for failure in sample[1]]
+
+
+def _stack_arrays(samples: list[Sample]) -> tuple[dict[str, NDArray[Any]], list[Failure]]:
+    tensors, failures = _stack(samples)
+    return {name: tensor.numpy() for name, tensor in tensors.items()}, failures
 
 
 def _leave_interrupts(_: Any) -> None:

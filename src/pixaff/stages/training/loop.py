@@ -29,7 +29,7 @@ from pixaff.run_options import TrainingOptions
 from pixaff.stages.batch.executors import default_workers
 from pixaff.stages.batch.record import write_record
 from pixaff.stages.training.checkpoint import CHECKPOINT, Position, load_checkpoint, save_checkpoint
-from pixaff.stages.training.datasets import AffinityPhotos, CamPhotos, draw_batches, load_batches
+from pixaff.stages.training.datasets import AffinityPhotos, CamPhotos, Sample, draw_batches, load_batches
 from pixaff.stages.training.folder import Trained, leave_out
 from pixaff.stages.training.interrupts import deferred_interrupts
 from pixaff.stages.training.metrics import Mean, append_record, draw_curve, keep_records
@@ -98,7 +98,8 @@ def train(
     failed: set[Path] = set()
     seen, started, saved = 0, time.monotonic(), time.monotonic()
     with deferred_interrupts() as interrupted, _own_random_numbers(where):
-        for batch, failures in load_batches(dataset, batches[began:], workers, where.type == "cuda"):
+        loading = load_batches(dataset, batches[began:], workers, where.type == "cuda")
+        for batch, failures in _or_save(loading, lambda: save_checkpoint(out, at, model, optimizer, config)):
             for photo, problem in failures:
                 if photo not in failed:
                     failed.add(photo)
@@ -154,6 +155,15 @@ def train(
     result.seconds = time.monotonic() - started
     result.done = [path.name for path in dataset.paths if path not in failed]
     report(Event("end", command, data=result.counts()))
+
+
+def _or_save(batches: Iterator[Sample], save: Callable[[], None]) -> Iterator[Sample]:
+    """The batches; what has been trained is saved when no more can be had."""
+    try:
+        yield from batches
+    except TrainingError:
+        save()
+        raise
 
 
 def seed_step(seed: int, step: int) -> None:

@@ -87,7 +87,9 @@ def start_weights(
         return RANDOM
     path = Path(init)
     new, unused = load_fitting(model, path, reset_head)
-    words = "".join(f", {kind}: {_some(names)}" for kind, names in (("re-initialised", new), ("unused", unused)) if names)
+    words = "".join(
+        f", {kind}: {_some(names)}" for kind, names in (("re-initialised", new), ("unused", unused)) if names
+    )
     report(Event("note", command, f"{name} starts from {path}{words}"))
     return path.name
 
