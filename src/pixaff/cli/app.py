@@ -11,8 +11,8 @@ from typer.core import TyperGroup
 
 from pixaff import __version__
 from pixaff.cli import cam, crf, download_weights, evaluate, fit, info, propagate, train_affinity, train_cam
-from pixaff.cli.process import settle_process
-from pixaff.errors import PixaffError
+from pixaff.cli.process import settle_process, settle_streams
+from pixaff.errors import PixaffError, shortened
 
 
 class Commands(TyperGroup):
@@ -30,7 +30,7 @@ class Commands(TyperGroup):
             if its_own or os.environ.get("PIXAFF_DEBUG"):
                 raise
             if not isinstance(error, PixaffError):
-                error = PixaffError(f"{type(error).__name__}: {error}", "PIXAFF_DEBUG=1 shows where")
+                error = PixaffError(f"{type(error).__name__}: {shortened(error, 300)}", "PIXAFF_DEBUG=1 shows where")
             print(f"Error: {error}", file=sys.stderr)
             raise typer.Exit(error.exit_code) from None
 
@@ -76,5 +76,6 @@ app.command("info")(info.info)
 
 def main() -> None:
     """Entry point of the `pixaff` script."""
+    settle_streams()
     settle_process()
     app()

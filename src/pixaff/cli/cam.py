@@ -8,30 +8,32 @@ import typer
 
 import pixaff
 from pixaff.cli import options
-from pixaff.cli.console import Console, end
+from pixaff.cli.console import Console, ConsoleOptions, end
 from pixaff.model_options import ModelOptions
 from pixaff.run_options import BatchOptions
 from pixaff.settings import Settings
 
 
+@options.options_from(ConsoleOptions, into="say")
 @options.options_from(BatchOptions, command="cam", into="given")
 @options.options_from(Settings, command="cam", into="given")
 @options.options_from(ModelOptions, command="cam", into="given")
 def cam(
     photos: options.Photos,
     given: dict[str, Any],
+    say: dict[str, Any],
     out: options.Out,
     labels: options.Labels = "predict",
     listing: options.List = None,
     format: Annotated[
         Literal["npz", "psa", "irn"], typer.Option("--format", help="Ours, or what the programs PSA or IRN read.")
     ] = "npz",
-    as_json: options.Json = False,
+    null: options.Null = False,
 ) -> None:
     """Make class activation maps: where in each photo the classifier sees its classes. Writes DIR/NAME.npz.
 
     Settings that are not given are the model's own, or the preset's; the defaults below are those of lite.
     """
-    with Console(as_json) as console:
-        report = pixaff.cam(photos, out, labels=labels, listing=listing, format=format, report=console, **given)
+    with Console(**say) as console:
+        report = pixaff.cam(options.given_photos(photos, null), out, labels=labels, listing=listing, format=format, report=console, **given)
     end(console, "cam", report, out)

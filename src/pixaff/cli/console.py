@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from collections.abc import Collection
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import typer
 
+from pixaff.cli.process import replace_stream
+from pixaff.errors import shortened
+from pixaff.io.atomic import output_errors
+from pixaff.options import option
 from pixaff.progress import ProgressBar
 from pixaff.settings import value_words
 
@@ -23,24 +29,43 @@ EVERY = 15.0
 """Seconds between two lines of progress where there is no terminal to draw a bar on."""
 
 
+@dataclass(frozen=True)
+class ConsoleOptions:
+    """How much a command says, and where."""
+
+    as_json: bool = option(False, "Write one JSON object per line to standard output.", flags=("--json",))
+    quiet: bool = option(False, "Only print warnings and errors.", flags=("--quiet", "-q"))
+    verbose: bool = option(False, "Print a line for every photo, too.", flags=("--verbose", "-v"))
+    log_file: str | None = option(None, "Append everything that is said to this file, with the time.", "FILE")
+
+
 class Console:
     """Shows the events of one stage as they come.
 
     A bar is drawn only on a terminal; elsewhere a line now and then says how far the run is. Standard output gets a
-    JSON object for each photo, or the paths of the outputs when it is a pipe or a file, or nothing on a terminal.
+    JSON object for each photo, or the paths of the outputs when it is a pipe or a file, or nothing on a terminal. Who
+    reads may leave early (``| head``): the run goes on without telling.
 
     Args:
-        as_json: Write JSON objects.
         photos_of: Commands whose photos are data; default all. Those of a part of a larger run are not.
+        **options: Fields of `ConsoleOptions`.
+
+    Raises:
+        OutputError: The log file cannot be written.
     """
 
-    def __init__(self, as_json: bool = False, photos_of: Collection[str] | None = None) -> None:
-        self.as_json = as_json
-        self.paths = not as_json and not sys.stdout.isatty()
+    def __init__(self, photos_of: Collection[str] | None = None, **options: Any) -> None:
+        self.options = ConsoleOptions(**options)
+        self.paths = not self.options.as_json and not sys.stdout.isatty()
         self.photos_of = photos_of
-        self.bar = ProgressBar() if sys.stderr.isatty() else None
+        self.bar = ProgressBar() if sys.stderr.isatty() and not self.options.quiet else None
         self.total = self.count = 0
         self.spoke = self.began = time.monotonic()
+        self.gone: set[str] = set()
+        self.log = None
+        if self.options.log_file is not None:
+            with output_errors(self.options.log_file):
+                self.log = open(self.options.log_file, "a", encoding="utf-8", errors="surrogateescape")  # noqa: SIM115
 
     def __enter__(self) -> Console:
         return self
@@ -50,13 +75,17 @@ class Console:
     ) -> None:
         if self.bar is not None:
             self.bar.close()
+        if self.log is not None:
+            self.log.close()
 
     def __call__(self, event: Event) -> None:
         """The callback that stages report to."""
         if event.kind == "settings":
             self.say(f"{event.command}: {settings_words(event.data)}")
-        elif event.kind in ("note", "warning"):
-            self.say(f"warning: {event.text}" if event.kind == "warning" else event.text)
+        elif event.kind == "warning":
+            self.say(f"warning: {event.text}", always=True)
+        elif event.kind == "note":
+            self.say(event.text)
         elif event.kind == "begin":
             self.total, self.count = event.total, 0
             self.began = self.spoke = time.monotonic()
@@ -69,25 +98,41 @@ class Console:
         if self.bar is not None:
             self.bar(event)
 
-    def say(self, words: str) -> None:
-        """A line on standard error, above the bar if there is one."""
+    def say(self, words: str, *, always: bool = False) -> None:
+        """A line on standard error, above the bar if there is one; with ``quiet`` only what is ``always`` said."""
+        if self.log is not None:
+            self.log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {words}\n")
+            self.log.flush()
+        if self.options.quiet and not always:
+            return
         if self.bar is not None and self.bar.drawn:
             self.bar.say(words)
         else:
-            print(words, file=sys.stderr, flush=True)
+            self._print(words, "stderr")
 
     def data(self, facts: dict[str, Any]) -> None:
         """A JSON object on standard output."""
-        print(json.dumps(facts, default=str), flush=True)
+        self._print(json.dumps(facts, default=str), "stdout")
+
+    def _print(self, words: str, stream: str) -> None:
+        if stream in self.gone:
+            return
+        try:
+            print(words, file=getattr(sys, stream), flush=True)
+        except (BrokenPipeError, ValueError):  # nobody reads any more, or the stream is closed
+            self.gone.add(stream)
+            replace_stream(stream)
 
     def _photo(self, event: Event) -> None:
         self.count += 1
         if event.kind == "failed":
             # Errors about files name them; of others, such as a lack of memory, this line must.
             named = event.photo is None or event.photo.name in event.text
-            self.say(f"failed: {event.text}" if named else f"failed: {event.photo}: {event.text}")
+            self.say(f"failed: {event.text}" if named else f"failed: {shortened(event.photo)}: {event.text}", always=True)
+        elif self.options.verbose or self.log is not None:
+            self._tell_photo(event)
         is_data = self.photos_of is None or event.command in self.photos_of
-        if self.as_json and is_data:
+        if self.options.as_json and is_data:
             facts: dict[str, Any] = {"photo": event.photo, "status": event.kind}
             if event.kind == "failed":
                 facts["error"] = event.text
@@ -96,16 +141,23 @@ class Console:
             self.data({**facts, **event.data})
         elif self.paths and is_data:
             for path in event.outputs:
-                print(path, flush=True)
+                self._print(os.fspath(path), "stdout")
         if self.total:
             left = (self.total - self.count) * (time.monotonic() - self.began) / self.count
             self._say_now_and_then(f"{event.command}: {self.count} of {self.total}, {seconds_words(left)} left")
+
+    def _tell_photo(self, event: Event) -> None:
+        words = f"{event.kind}: {shortened(event.photo)}"
+        if self.options.verbose:
+            self.say(words)
+        elif self.log is not None:
+            self.log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {words}\n")
 
     def _progress(self, event: Event) -> None:
         if event.total != self.total:
             self.total = event.total
         self.count = event.data["step"]
-        if self.as_json:
+        if self.options.as_json:
             self.data(dict(event.data))
         self._say_now_and_then(event.text)
 

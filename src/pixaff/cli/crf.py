@@ -9,18 +9,20 @@ import typer
 
 import pixaff
 from pixaff.cli import options
-from pixaff.cli.console import Console, end
+from pixaff.cli.console import Console, ConsoleOptions, end
 from pixaff.model_options import ModelOptions
 from pixaff.run_options import RunOptions
 from pixaff.settings import Settings
 
 
+@options.options_from(ConsoleOptions, into="say")
 @options.options_from(RunOptions, command="crf", into="given")
 @options.options_from(ModelOptions, command="crf", into="given")
 @options.options_from(Settings, command="crf", into="given")
 def crf(
     photos: options.Photos,
     given: dict[str, Any],
+    say: dict[str, Any],
     cams: Annotated[Path, typer.Option("--cams", metavar="DIR", help="Folder of CAMs, ours or another program's.")],
     out: options.Out,
     preset: options.Preset = None,
@@ -28,10 +30,10 @@ def crf(
         Literal["npz", "psa"], typer.Option("--format", help="Ours, or what the program PSA reads (.npy).")
     ] = "npz",
     listing: options.List = None,
-    as_json: options.Json = False,
+    null: options.Null = False,
 ) -> None:
     """Refine CAMs with a dense CRF, for two alphas. Writes DIR/low/NAME.npz and DIR/high/NAME.npz."""
-    with Console(as_json) as console:
+    with Console(**say) as console:
         report = pixaff.crf(
             photos, cams, out, preset=preset or "lite", listing=listing, format=format, report=console, **given
         )

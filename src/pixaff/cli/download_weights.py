@@ -4,20 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 import pixaff
 from pixaff.cli import options
-from pixaff.cli.console import Console
+from pixaff.cli.console import Console, ConsoleOptions
 from pixaff.errors import UsageError
 
 if TYPE_CHECKING:
     from pixaff.stages.download_weights import Item
 
 
+@options.options_from(ConsoleOptions, into="say")
 def download_weights(
+    say: dict[str, Any],
     names: Annotated[list[str] | None, typer.Argument(metavar="NAME...", help="What to fetch; none: --list.")] = None,
     mirror: Annotated[
         str | None,
@@ -47,7 +49,6 @@ def download_weights(
     prune: Annotated[
         bool, typer.Option("--prune", help="Remove unfinished downloads, and all files of the names given.")
     ] = False,
-    as_json: options.Json = False,
 ) -> None:
     """Fetch published weights and CRF results into a cache, and look after it."""
     from pixaff.stages import download_weights as stage
@@ -60,7 +61,7 @@ def download_weights(
     if len(asked) > 1 or (asked and any(taking)):
         raise UsageError(f"--{asked[0]} does not go together with the other options given")
     action = asked[0] if asked else "fetch" if names or any(taking) else "list"
-    with Console(as_json, photos_of=()) as console:
+    with Console(**say, photos_of=()) as console:
         items: Iterable[Item]
         if action == "list":
             items = stage.list_weights(names, cache=cache_dir, catalogue=catalogue)
@@ -85,7 +86,7 @@ def download_weights(
         width, failed = max(map(len, [*names, "resnet38-affinity"])), 0
         for item in items:
             failed += not item.ok
-            if as_json:
+            if console.options.as_json:
                 console.data({"name": item.name, "status": item.status, **item.data})
             elif action != "fetch" or item.ok:  # why a fetch failed has been said
                 print(_line(item, action, width), flush=True)

@@ -10,14 +10,16 @@ import typer
 
 import pixaff
 from pixaff.cli import options
-from pixaff.cli.console import Console
+from pixaff.cli.console import Console, ConsoleOptions
 from pixaff.cli.numbers import named_sweep, sweep
 
 if TYPE_CHECKING:
     from pixaff.stages.evaluate import Evaluation, Score
 
 
+@options.options_from(ConsoleOptions, into="say")
 def evaluate(
+    say: dict[str, Any],
     predictions: Annotated[Path, typer.Argument(metavar="MASKS", help="Masks, scores, or maps with --cams.")],
     ground_truth: Annotated[Path, typer.Argument(metavar="GT", help="Folder of ground truth masks.")],
     cams: Annotated[bool, typer.Option("--cams", help="MASKS holds activation maps or CRF posteriors.")] = False,
@@ -34,10 +36,9 @@ def evaluate(
     listing: options.List = None,
     classes: options.Classes = None,
     workers: options.Workers = None,
-    as_json: options.Json = False,
 ) -> None:
     """Intersection over union of masks with ground truth, per class and on average. Void (255) is not counted."""
-    with Console(photos_of=()) as console:
+    with Console(**say, photos_of=()) as console:
         found = pixaff.evaluate(
             predictions,
             ground_truth,
@@ -50,7 +51,7 @@ def evaluate(
             workers=workers,
             report=console,
         )
-    if as_json:
+    if console.options.as_json:
         for score in found.scores:
             console.data(_facts(found, score))
         if walk_sweep is not None:

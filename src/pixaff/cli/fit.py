@@ -9,7 +9,7 @@ import typer
 
 import pixaff
 from pixaff.cli import options
-from pixaff.cli.console import Console, end
+from pixaff.cli.console import Console, ConsoleOptions, end
 from pixaff.model_options import ModelOptions
 from pixaff.recipe import Recipe
 from pixaff.run_options import TrainingOptions
@@ -19,6 +19,7 @@ SHARED = ("batch_size", "optimizer", "momentum", "crop", "resize", "precision", 
 """Hyper-parameters of all trainings."""
 
 
+@options.options_from(ConsoleOptions, into="say")
 @options.options_from(TrainingOptions, command="fit", into="run")
 @options.options_from(ModelOptions, ["engine"], into="run")
 @options.options_from(Settings, into="settings")
@@ -34,6 +35,7 @@ def fit(
     shared: dict[str, Any],
     settings: dict[str, Any],
     run: dict[str, Any],
+    say: dict[str, Any],
     labels: options.GivenLabels,
     out: options.Out,
     classes: Annotated[
@@ -54,7 +56,7 @@ def fit(
         str | None, typer.Option("--affinity-init", metavar="FILE|random", help="Initial weights of the AffinityNet.")
     ] = None,
     reset_head: options.ResetHead = False,
-    as_json: options.Json = False,
+    null: options.Null = False,
 ) -> None:
     """Train a model for your own classes on tagged photos: classifier, CAMs, CRF, AffinityNet and masks in one run.
 
@@ -64,9 +66,9 @@ def fit(
 
     base = preset_settings(preset) if preset else settings_of_network(network) if network else preset_settings("lite")
     chosen = base.replace(preset="own", cam=network, affinity=affinity_network, **settings)
-    with Console(as_json, photos_of=("propagate",)) as console:
+    with Console(**say, photos_of=("propagate",)) as console:
         trained = pixaff.fit(
-            photos,
+            options.given_photos(photos, null),
             labels,
             out,
             classes=classes,

@@ -10,20 +10,22 @@ import typer
 
 import pixaff
 from pixaff.cli import options
-from pixaff.cli.console import Console
+from pixaff.cli.console import Console, ConsoleOptions
 from pixaff.settings import value_words
 
 
+@options.options_from(ConsoleOptions, into="say")
 def info(
+    say: dict[str, Any],
     path: Annotated[Path | None, typer.Argument(metavar="PATH", help="A file or folder; none: this machine.")] = None,
-    as_json: options.Json = False,
 ) -> None:
     """What is installed here, or what a file or folder is: photo, mask, maps, weights, model, outputs."""
     facts = pixaff.info(path)
-    if as_json:
-        Console().data(facts)
-    else:
-        _print(facts)
+    with Console(**say) as console:
+        if console.options.as_json:
+            console.data(facts)
+        else:
+            _print(facts)
 
 
 def _print(facts: Mapping[str, Any], indent: str = "") -> None:

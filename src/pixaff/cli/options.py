@@ -49,7 +49,18 @@ Workers = Annotated[
     int | None,
     typer.Option("--workers", "-j", min=1, metavar="N", help="Number of worker threads; default: number of cores."),
 ]
-Json = Annotated[bool, typer.Option("--json", help="Write one JSON object per line to standard output.")]
+Null = Annotated[
+    bool, typer.Option("--null", "-0", help="Paths on standard input end in NUL, as `find -print0` writes them.")
+]
+
+
+def given_photos(photos: list[str], null: bool) -> list[str | Path]:
+    """The photos of a command line; with ``null``, those on standard input are read here."""
+    if not null:
+        return list(photos)
+    from pixaff.stages.batch.inputs import paths_on_stdin
+
+    return [path for entry in photos for path in (paths_on_stdin(null=True) if entry == "-" else [entry])]
 
 
 def options_from(

@@ -1,4 +1,4 @@
-"""Two habits of the process that the networks' speed on a CPU depends on."""
+"""Habits of the process: its memory and threads, on which the networks' speed on a CPU depends, and its streams."""
 
 from __future__ import annotations
 
@@ -26,3 +26,30 @@ def settle_process() -> None:
         return
     mallopt(M_TRIM_THRESHOLD, KEEP_BYTES)
     mallopt(M_MMAP_MAX, 0)
+
+
+def settle_streams() -> None:
+    """Let names of files pass as the bytes that they are, and stand in for streams that are closed.
+
+    A closed descriptor would be given to the next file that is opened, and what a library prints would end up there.
+    """
+    for number, name in ((1, "stdout"), (2, "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            replace_stream(name)
+        stream = getattr(sys, name)
+        if stream is None:
+            replace_stream(name)
+        elif hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="surrogateescape")
+
+
+def replace_stream(name: str) -> None:
+    """Send what is still printed to a standard stream nowhere."""
+    number = {"stdout": 1, "stderr": 2}[name]
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    if nowhere != number:
+        os.dup2(nowhere, number)
+        os.close(nowhere)
+    setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115

@@ -9,18 +9,20 @@ import typer
 
 import pixaff
 from pixaff.cli import options
-from pixaff.cli.console import Console, end
+from pixaff.cli.console import Console, ConsoleOptions, end
 from pixaff.model_options import ModelOptions
 from pixaff.run_options import BatchOptions
 from pixaff.settings import Settings
 
 
+@options.options_from(ConsoleOptions, into="say")
 @options.options_from(BatchOptions, command="propagate", into="given")
 @options.options_from(Settings, command="propagate", into="given")
 @options.options_from(ModelOptions, command="propagate", into="given")
 def propagate(
     photos: options.Photos,
     given: dict[str, Any],
+    say: dict[str, Any],
     out: Annotated[
         Path | None, typer.Option("--out", "-o", metavar="DIR", help="Folder for the masks; default: PHOTOS-masks.")
     ] = None,
@@ -34,7 +36,7 @@ def propagate(
         bool,
         typer.Option("--save-scores", help="Write DIR/scores/NAME.npz, too, for evaluate --sweep alpha=FROM:TO:STEP."),
     ] = False,
-    as_json: options.Json = False,
+    null: options.Null = False,
 ) -> None:
     """Make masks of photos: CAMs, random walk, CRF refinement. Writes DIR/NAME.png in the colours of VOC.
 
@@ -43,9 +45,9 @@ def propagate(
     from pixaff.stages.batch.inputs import default_out
 
     out = out or default_out(photos, "masks")
-    with Console(as_json) as console:
+    with Console(**say) as console:
         report = pixaff.propagate(
-            photos,
+            options.given_photos(photos, null),
             out,
             labels=labels,
             cams=cams,

@@ -8,12 +8,13 @@ import typer
 
 import pixaff
 from pixaff.cli import options
-from pixaff.cli.console import Console, end
+from pixaff.cli.console import Console, ConsoleOptions, end
 from pixaff.recipe import Recipe
 from pixaff.run_options import TrainingOptions
 from pixaff.settings import Settings
 
 
+@options.options_from(ConsoleOptions, into="say")
 @options.options_from(TrainingOptions, command="train-affinity", into="run")
 @options.options_from(Recipe, command="train-affinity", into="recipe")
 @options.options_from(Settings, ["size", "radius"], into="run")
@@ -21,6 +22,7 @@ def train_affinity(
     photos: options.Photos,
     recipe: dict[str, Any],
     run: dict[str, Any],
+    say: dict[str, Any],
     crf_low_dir: Annotated[
         str, typer.Option("--crf-low-dir", metavar="DIR", help="Folder of posteriors with much background.")
     ],
@@ -36,15 +38,15 @@ def train_affinity(
         ),
     ] = "lite_affinity",
     init: options.Init = None,
-    as_json: options.Json = False,
+    null: options.Null = False,
 ) -> None:
     """Train an AffinityNet on the two posteriors of `pixaff crf`. Writes DIR/affinity.safetensors.
 
     Hyper-parameters that are not given are those of the network's own recipe.
     """
-    with Console(as_json) as console:
+    with Console(**say) as console:
         trained = pixaff.train_affinity(
-            photos,
+            options.given_photos(photos, null),
             crf_low_dir,
             crf_high_dir,
             out,

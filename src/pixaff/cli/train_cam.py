@@ -9,17 +9,19 @@ import typer
 
 import pixaff
 from pixaff.cli import options
-from pixaff.cli.console import Console, end
+from pixaff.cli.console import Console, ConsoleOptions, end
 from pixaff.recipe import Recipe
 from pixaff.run_options import TrainingOptions
 
 
+@options.options_from(ConsoleOptions, into="say")
 @options.options_from(TrainingOptions, command="train-cam", into="run")
 @options.options_from(Recipe, command="train-cam", into="recipe")
 def train_cam(
     photos: options.Photos,
     recipe: dict[str, Any],
     run: dict[str, Any],
+    say: dict[str, Any],
     labels: options.GivenLabels,
     classes: Annotated[Path, typer.Option("--classes", metavar="FILE", help="Class names, one a line.")],
     out: options.Out,
@@ -37,15 +39,15 @@ def train_cam(
         str | None,
         typer.Option("--crf-high-dir", metavar="DIR", help="And on these, with little background."),
     ] = None,
-    as_json: options.Json = False,
+    null: options.Null = False,
 ) -> None:
     """Train a classifier for CAMs on photos with image-level labels. Writes DIR/cam.safetensors.
 
     Hyper-parameters that are not given are those of the network's own recipe.
     """
-    with Console(as_json) as console:
+    with Console(**say) as console:
         trained = pixaff.train_cam(
-            photos,
+            options.given_photos(photos, null),
             labels,
             classes,
             out,

@@ -62,7 +62,9 @@ def find_images(
     if passed:
         named = ", ".join(passed[:3]) + (", ..." if len(passed) > 3 else "")
         report(Event("note", command, f"passed over {counted(len(passed), 'file')} that are no photos: {named}"))
-    if not found and "-" not in map(str, inputs):
+    if not found and "-" in map(str, inputs):
+        report(Event("note", command, "no paths on standard input: nothing to do"))
+    elif not found:
         raise UsageError(
             f"no photos in {', '.join(shortened(entry) for entry in inputs) or 'the inputs'}",
             f"give a folder, files or '-'; photos end in {', '.join(sorted(IMAGE_SUFFIXES))}",
