@@ -18,25 +18,29 @@ if TYPE_CHECKING:
 
 
 def evaluate(
-    predictions: Annotated[Path, typer.Argument(metavar="MASKS", help="Masks, scores, or maps with --cams.")],
+    predictions: Annotated[Path, typer.Argument(metavar="MASKS", help="Masks, saved scores, or CAMs with --cams.")],
     ground_truth: Annotated[Path, typer.Argument(metavar="GT", help="Folder of ground truth masks.")],
-    cams: Annotated[bool, typer.Option("--cams", help="MASKS holds activation maps or CRF posteriors.")] = False,
+    cams: Annotated[bool, typer.Option("--cams", help="MASKS holds CAMs or CRF posteriors.")] = False,
     threshold: Annotated[
-        str | None, typer.Option("--threshold", metavar="T|FROM:TO:STEP", help="Background score of maps.")
+        str | None, typer.Option("--threshold", metavar="T|FROM:TO:STEP", help="Background score of CAMs.")
     ] = None,
     alpha: Annotated[
-        str | None, typer.Option("--alpha", metavar="A|FROM:TO:STEP", help="Background power of maps.")
+        str | None, typer.Option("--alpha", metavar="A|FROM:TO:STEP", help="Alpha of the background score of CAMs.")
     ] = None,
     walk_sweep: Annotated[
         str | None,
-        typer.Option("--sweep", metavar="alpha=FROM:TO:STEP", help="Background powers of the walk, on saved scores."),
+        typer.Option("--sweep", metavar="alpha=FROM:TO:STEP", help="Alphas of the walk to try on saved scores."),
     ] = None,
     listing: options.List = None,
     classes: options.Classes = None,
+    void: Annotated[
+        int | None,
+        typer.Option("--void", metavar="VALUE", help="Value of GT that is not counted (default: 255)."),
+    ] = None,
     workers: options.Workers = None,
     as_json: options.Json = False,
 ) -> None:
-    """Intersection over union of masks with ground truth, per class and on average. Void (255) is not counted."""
+    """Intersection over union of masks with ground truth, per class and on average. Void is not counted."""
     with Console(photos_of=()) as console:
         found = pixaff.evaluate(
             predictions,
@@ -47,6 +51,7 @@ def evaluate(
             sweep=named_sweep(walk_sweep, "--sweep"),
             listing=listing,
             classes=classes,
+            void=void,
             workers=workers,
             report=console,
         )
