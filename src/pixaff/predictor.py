@@ -629,7 +629,7 @@ def fitted_cams(file: CamFile, sample: Sample, device: torch.device) -> tuple[tu
         return (), torch.zeros(0, *size, device=device)
     if 0 in file.classes:
         raise FormatError("found a background row, expected CAMs", "these look like CRF posteriors")
-    if file.size == sample.size[::-1] != sample.size:
+    if file.lies_on_its_side(sample.size):
         raise FormatError(
             f"found CAMs of a photo of {file.size[0]} x {file.size[1]} pixels, expected {sample.size[0]} x "
             f"{sample.size[1]}: they lie on their side",

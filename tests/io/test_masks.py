@@ -196,7 +196,7 @@ def test_palettes_of_other_programs_keep_their_numbers(
     tmp_path: Path, palette: list[tuple[int, int, int]], void: tuple[int, int, int]
 ) -> None:
     values = np.array([[0, 1, 2], [255, 2, 1]], np.uint8)
-    full = [*palette, *[BLACK] * 256][:255] + [void]
+    full = [*[*palette, *([BLACK] * 256)][:255], void]
     resaved(tmp_path / "a.png", values, list(range(256)), full)
     assert (read_mask(tmp_path / "a.png", 2) == values).all()
 

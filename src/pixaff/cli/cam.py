@@ -35,5 +35,13 @@ def cam(
     Settings that are not given are the model's own, or the preset's; the defaults below are those of lite.
     """
     with Console(**say) as console:
-        report = pixaff.cam(options.given_photos(photos, null), out, labels=labels, listing=listing, format=format, report=console, **given)
+        report = pixaff.cam(
+            options.given_photos(photos, null),
+            out,
+            labels=labels,
+            listing=listing,
+            format=format,
+            report=console,
+            **given,
+        )
     end(console, "cam", report, out)

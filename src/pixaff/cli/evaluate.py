@@ -12,6 +12,7 @@ import pixaff
 from pixaff.cli import options
 from pixaff.cli.console import Console, ConsoleOptions
 from pixaff.cli.numbers import named_sweep, sweep
+from pixaff.errors import UsageError, counted
 
 if TYPE_CHECKING:
     from pixaff.stages.evaluate import Evaluation, Score
@@ -20,34 +21,47 @@ if TYPE_CHECKING:
 @options.options_from(ConsoleOptions, into="say")
 def evaluate(
     say: dict[str, Any],
-    predictions: Annotated[Path, typer.Argument(metavar="MASKS", help="Masks, scores, or maps with --cams.")],
-    ground_truth: Annotated[Path, typer.Argument(metavar="GT", help="Folder of ground truth masks.")],
-    cams: Annotated[bool, typer.Option("--cams", help="MASKS holds activation maps or CRF posteriors.")] = False,
+    folders: Annotated[
+        list[Path],
+        typer.Argument(metavar="[MASKS] GT", help="Folder of masks or saved scores, and of ground truth masks."),
+    ],
+    cams: Annotated[
+        Path | None,
+        typer.Option("--cams", metavar="DIR", help="Evaluate these CAMs or CRF posteriors in place of masks."),
+    ] = None,
     threshold: Annotated[
-        str | None, typer.Option("--threshold", metavar="T|FROM:TO:STEP", help="Background score of maps.")
+        str | None, typer.Option("--threshold", metavar="T|FROM:TO:STEP", help="Background score of CAMs.")
     ] = None,
     alpha: Annotated[
-        str | None, typer.Option("--alpha", metavar="A|FROM:TO:STEP", help="Background power of maps.")
+        str | None, typer.Option("--alpha", metavar="A|FROM:TO:STEP", help="Alpha of the background score of CAMs.")
     ] = None,
     walk_sweep: Annotated[
         str | None,
-        typer.Option("--sweep", metavar="alpha=FROM:TO:STEP", help="Background powers of the walk, on saved scores."),
+        typer.Option("--sweep", metavar="alpha=FROM:TO:STEP", help="Alphas of the walk to try on saved scores."),
     ] = None,
     listing: options.List = None,
     classes: options.Classes = None,
+    void: Annotated[
+        int | None,
+        typer.Option("--void", metavar="VALUE", help="Value of GT that is not counted (default: 255)."),
+    ] = None,
     workers: options.Workers = None,
 ) -> None:
-    """Intersection over union of masks with ground truth, per class and on average. Void (255) is not counted."""
+    """Intersection over union of masks with ground truth, per class and on average. Void is not counted."""
+    if len(folders) != (2 if cams is None else 1):
+        wanted = "MASKS GT" if cams is None else "--cams DIR GT"
+        raise UsageError(f"found {counted(len(folders), 'folder')}, expected pixaff evaluate {wanted}")
     with Console(**say, photos_of=()) as console:
         found = pixaff.evaluate(
-            predictions,
-            ground_truth,
-            cams=cams,
+            folders[0] if cams is None else cams,
+            folders[-1],
+            cams=cams is not None,
             thresholds=sweep(threshold, "--threshold"),
             alphas=sweep(alpha, "--alpha"),
             sweep=named_sweep(walk_sweep, "--sweep"),
             listing=listing,
             classes=classes,
+            void=void,
             workers=workers,
             report=console,
         )

@@ -62,7 +62,10 @@ def voc_colours(num_classes: int) -> dict[Colour, int]:
 
 
 def read_mask(
-    path: str | os.PathLike[str], num_classes: int | None = None, colours: Mapping[Colour, int] | None = None
+    path: str | os.PathLike[str],
+    num_classes: int | None = None,
+    colours: Mapping[Colour, int] | None = None,
+    void: int = VOID,
 ) -> NDArray[np.uint8]:
     """Read a palette or grey mask, or, where the colours of the classes are known, one in colour.
 
@@ -75,6 +78,7 @@ def read_mask(
         colours: Mask value by colour (r, g, b), of a class list that has colours or of `voc_colours`. Without it, the
             order of a palette is questioned all the same: VOC's colours at other numbers are read by colour if its
             void, which nobody else paints cream, is among them, and refused otherwise.
+        void: The file's own value for void. It becomes 255, which then must not be in the file.
 
     Returns:
         uint8 (H, W), writable.
@@ -93,17 +97,21 @@ def read_mask(
         else:
             values = np.array(picture, dtype=np.uint8)
         if picture.mode == "P":
-            table = _palette_values(path, picture, values, num_classes, colours)
+            table = _palette_values(path, picture, values, num_classes, colours, void)
             values = values if table is None else table[values]
         if picture.format == "PNG" and picture.mode == "L":
             # Pillow stretches 2 and 4-bit grey (as PNG optimisers write it) to 0..255; undo it.
             values //= _grey_step(Path(path))
+    if void != VOID:
+        if (values == VOID).any():
+            raise FormatError(f"{path}: found the value 255, expected {void} for void", "check --void")
+        values[values == void] = VOID
     if num_classes is not None:
         present = np.flatnonzero(np.bincount(values.ravel(), minlength=256))
         wrong = present[(present > num_classes) & (present != VOID)]
         if wrong.size:
             numbers = ", ".join(map(str, wrong[:5])) + (", ..." if wrong.size > 5 else "")
-            expected = f"expected 0..{num_classes} and 255 (void)"
+            expected = f"expected 0..{num_classes} and {void} (void)"
             raise FormatError(f"{path}: found class numbers {numbers}; {expected}", "check the classes file")
     return values
 
@@ -114,6 +122,7 @@ def _palette_values(
     values: NDArray[np.uint8],
     num_classes: int | None,
     colours: Mapping[Colour, int] | None,
+    void: int,
 ) -> NDArray[np.uint8] | None:
     """The mask value of each number of a palette, uint8 (256,), where its colours say otherwise; None where not.
 
@@ -125,7 +134,7 @@ def _palette_values(
     first_is_black = len(palette) > 0 and not palette[0].any()
     meant: dict[int, int | None] = {}
     for number in np.flatnonzero(np.bincount(values.ravel(), minlength=256)).tolist():
-        if number == VOID:  # of whatever colour
+        if number in (VOID, void):  # of whatever colour
             continue
         colour = _colour(palette[number]) if number < len(palette) else None
         # What nobody painted is black; and a grey that is the number itself says nothing about a class.

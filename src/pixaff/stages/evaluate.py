@@ -1,8 +1,8 @@
-"""Masks, activation maps under a threshold, or walked scores at any background power, against ground truth."""
+"""Masks, CAMs under a threshold or alpha, or propagated scores at any alpha, against ground truth."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
@@ -15,17 +15,17 @@ from PIL import Image
 
 from pixaff.errors import FormatError, UsageError
 from pixaff.events import Callback, Event, silent
-from pixaff.io.cams import CAM_SUFFIXES, CamFile, find_cams, read_cams
-from pixaff.io.labels import VOC_CLASSES, read_classes, read_list
-from pixaff.io.masks import read_mask
+from pixaff.io.cams import CAM_SUFFIXES, CamFile, read_cams
+from pixaff.io.labels import VOC_CLASSES, nfc, read_class_list, read_list
+from pixaff.io.masks import VOID, Colour, read_mask, voc_colours
 from pixaff.io.scores import read_scores
 from pixaff.ops.metrics import ConfusionMatrix
 from pixaff.stages.batch.executors import default_workers, in_threads
 from pixaff.stages.batch.inputs import existing_folder
 from pixaff.stages.batch.record import read_record
 from pixaff.stages.batch.run import describe
-from pixaff.stages.sweeps import FOLDER as SCORES
-from pixaff.stages.sweeps import check_first, holds_scores, swept_powers
+from pixaff.stages.batch.sweeps import FOLDER as SCORES
+from pixaff.stages.batch.sweeps import check_first, holds_scores, swept_powers
 
 COMMAND = "evaluate"
 NAMED = 20
@@ -39,7 +39,7 @@ class Score:
     """Intersection over union under one setting.
 
     Attributes:
-        setting: "" for masks, "threshold 0.2" or "alpha 4" for activation maps and for scores of the walk.
+        setting: "" for masks, "threshold 0.2" or "alpha 4" for CAMs and for propagated scores.
         miou: Mean over the classes that occur, background included; 0 to 1, NaN when none does.
         iou: By class name; NaN for a class seen neither in the ground truth nor in a prediction.
     """
@@ -81,86 +81,96 @@ def evaluate(
     sweep: Mapping[str, Sequence[float]] | None = None,
     listing: str | Path | None = None,
     classes: str | Path | None = None,
+    void: int | None = None,
     workers: int | None = None,
     report: Callback = silent,
 ) -> Evaluation:
     """Compare a folder of predictions with a folder of ground truth masks, image by image, in constant memory.
 
+    What would make a score that lies is an error: ground truth that holds no class at all, only 0 and 255, as binary
+    masks are drawn; a palette whose colours contradict its numbers (see `pixaff.io.masks.read_mask`); CAMs of a photo
+    that lay on its side.
+
     Args:
-        predictions: Folder of palette masks NAME.png; of activation maps when ``cams`` is set; or of the walked scores
+        predictions: Folder of palette masks NAME.png; of CAM files when ``cams`` is set; or of the propagated scores
             that `pixaff.propagate` saved, which are told from masks by their files. Those stand for the masks before
             the final CRF, at the alpha of their run.
         ground_truth: Folder of masks NAME.png: 0 background, 1..K classes, 255 void, which is not counted.
-        cams: The predictions are activation maps: a pixel belongs to the class with the largest map where that
-            exceeds the background score, given by one of the next two arguments. Files with a background row of
-            their own, as CRF posteriors have, need neither.
+        cams: The predictions are CAMs: a pixel belongs to the class with the largest CAM where that exceeds the
+            background score, given by one of the next two arguments. Files with a background row of their own, as CRF
+            posteriors have, need neither.
         thresholds: Constant background scores to try.
-        alphas: Background powers to try: the background score is ``(1 - max cam) ** alpha``.
-        sweep: ``{"alpha": powers}``, background powers of the walk to try on walked scores; ``predictions`` is their
-            folder or the one of the masks that holds it.
+        alphas: Alphas to try: the background score is ``(1 - max cam) ** alpha``.
+        sweep: ``{"alpha": alphas}``, alphas of the walk to try on propagated scores; ``predictions`` is their folder or
+            the one of the masks that holds it.
         listing: List of the images to compare; without it, all that have ground truth.
-        classes: File of class names. Without it, those that the run recorded beside the predictions, else Pascal VOC's.
+        classes: Class list. Without it, the classes that the run recorded beside the predictions, else Pascal VOC's.
+            Where it has colours, palettes and colour images are read by them.
+        void: Value of the ground truth that is not counted; default 255. Given as 255, it says as well that a set of 0
+            and 255 alone is meant.
         workers: Number of threads; default all processors.
         report: Receives an `Event` for each image.
 
     Raises:
-        UsageError: Contradicting arguments, nothing to compare, or a power that the scores do not tell.
-        LabelsError: The list or the classes file cannot be read.
+        UsageError: Contradicting arguments, nothing to compare, or an alpha that the scores do not hold.
+        LabelsError: The list or the class list cannot be read.
+        FormatError: The ground truth is of 0 and 255 alone.
     """
     predictions, ground_truth = Path(predictions), Path(ground_truth)
     settings = _backgrounds(cams, thresholds, alphas)
     powers = swept_powers(sweep, cams)
+    if void is not None and not 0 <= void <= 255:
+        raise UsageError(f"--void: found {void}, expected a value of a mask, 0..255")
     walked = not cams and (bool(powers) or holds_scores(predictions))
     if walked:
         predictions = predictions / SCORES if (predictions / SCORES).is_dir() else predictions
         settings = [(f"alpha {power:g}", None) for power in powers] or settings
-    stems, source = _stems(predictions, ground_truth, listing)
-    record = read_record(predictions) or (read_record(predictions.parent) if walked else None) or {}
-    names = _class_names(classes, record)
     suffixes = CAM_SUFFIXES if cams else (".npz",) if walked else (".png",)
-    missing = [stem for stem in stems if not any((predictions / f"{stem}{suffix}").is_file() for suffix in suffixes)]
-    failed = [(stem, f"no prediction in {predictions}") for stem in missing]
-    if len(missing) == len(stems):
+    truths = _by_stem(existing_folder(ground_truth), (".png",))
+    found = _by_stem(existing_folder(predictions), suffixes)
+    stems, source = _stems(truths, ground_truth, listing)
+    record = read_record(predictions) or (read_record(predictions.parent) if walked else None) or {}
+    names, colours = _classes(classes, record)
+    there = [Path(stem) for stem in stems if nfc(stem) in found]
+    if not there:
         raise UsageError(
             f"none of the {len(stems)} images has a prediction in {predictions}",
             f"expected files such as {' or '.join(stems[0] + suffix for suffix in suffixes)}"
             + (", which propagate --save-scores writes" if walked else ""),
         )
+    missing = [stem for stem in stems if nfc(stem) not in found]
     if missing:
         named = ", ".join(missing[:NAMED]) + (f" and {len(missing) - NAMED} more" if len(missing) > NAMED else "")
         hint = "" if listing else "; --list FILE compares a part"
         text = f"{len(missing)} of {len(stems)} images have no prediction in {predictions}: {named}{hint}"
         report(Event("warning", COMMAND, text))
-    there = [Path(stem) for stem in stems if stem not in set(missing)]
     if walked:
-        check_first(predictions / f"{there[0]}.npz", powers)
+        check_first(found[nfc(str(there[0]))], powers)
         if record.get("settings", {}).get("final_crf"):
             report(Event("note", COMMAND, f"{COMMAND}: the walk alone is scored, without the CRF that followed it"))
-    report(Event("begin", COMMAND, total=len(there)))
 
-    def counts(stem: Path) -> dict[str, Any]:
-        truth = read_mask(ground_truth / f"{stem}.png", len(names))
+    def masks_of(path: Path, shape: tuple[int, ...]) -> list[Mask]:
         if cams:
-            masks = _cam_masks(read_cams(find_cams(predictions, stem.name)), truth.shape, [s for _, s in settings])
-        elif walked:
+            return _cam_masks(read_cams(path, (shape[0], shape[1])), shape, [score for _, score in settings])
+        if walked:
             from pixaff.predictor import masks_at  # torch, which the other ways do without
 
-            file = read_scores(predictions / f"{stem}.npz")
-            masks = masks_at(file, powers or (file.alpha,))
-        else:
-            masks = [read_mask(predictions / f"{stem}.png", len(names))]
-        matrices = [ConfusionMatrix(len(names) + 1) for _ in masks]
-        for matrix, mask in zip(matrices, masks, strict=True):
-            if mask.shape != truth.shape:
-                found, expected = (f"{w} x {h}" for h, w in (mask.shape, truth.shape))
-                raise FormatError(f"{stem}: found a mask of {found} pixels, expected the ground truth's {expected}")
-            try:
-                matrix.update(mask, truth)
-            except ValueError as error:
-                raise FormatError(f"{stem}: {error}") from None
-        return {"matrices": matrices}
+            file = read_scores(path)
+            return masks_at(file, powers or (file.alpha,))
+        return [read_mask(path, len(names), colours)]
 
+    def counts(stem: Path) -> dict[str, Any]:
+        name = nfc(str(stem))
+        path = truths.get(name, ground_truth / f"{stem}.png")  # which is not there: the error says so
+        truth = read_mask(path, len(names), colours, VOID if void is None else void)
+        masks = masks_of(found[name], truth.shape)
+        matrices = [_counted(stem, mask, truth, len(names) + 1) for mask in masks]
+        return {"matrices": matrices, "values": np.unique(truth).tolist()}
+
+    report(Event("begin", COMMAND, total=len(there)))
     totals = [ConfusionMatrix(len(names) + 1) for _ in settings]
+    values: set[int] = set()
+    failed = [(stem, f"no prediction in {predictions}") for stem in missing]
     with closing(in_threads(there, counts, workers=workers or default_workers())) as outcomes:
         for stem, outcome in outcomes:
             if isinstance(outcome, BaseException):
@@ -169,13 +179,56 @@ def evaluate(
                 continue
             for total, matrix in zip(totals, outcome["matrices"], strict=True):
                 total.merge(matrix)
+            values.update(outcome["values"])
             report(Event("done", COMMAND, photo=stem))
     report(Event("end", COMMAND))
+    if void is None:
+        _question(ground_truth, values, report)
     scores = tuple(
         Score(setting, total.miou(), dict(zip(("background", *names), total.iou().tolist(), strict=True)))
         for (setting, _), total in zip(settings, totals, strict=True)
     )
-    return Evaluation(scores, len(stems) - len(failed), source, tuple(failed))
+    result = Evaluation(scores, len(stems) - len(failed), source, tuple(failed))
+    tried = tuple(thresholds) or tuple(alphas) or powers
+    if len(tried) > 1 and _at_an_end([score.miou for score in scores], tried):
+        text = f"the best value, {result.best.setting}, is at an end of the sweep: a better one may lie beyond it"
+        report(Event("warning", COMMAND, f"{COMMAND}: {text}"))
+    return result
+
+
+def _counted(stem: Path, mask: Mask, truth: Mask, num_values: int) -> ConfusionMatrix:
+    if mask.shape != truth.shape:
+        found, expected = (f"{width} x {height}" for height, width in (mask.shape, truth.shape))
+        raise FormatError(f"{stem}: found a mask of {found} pixels, expected the ground truth's {expected}")
+    matrix = ConfusionMatrix(num_values)
+    try:
+        matrix.update(mask, truth)
+    except ValueError as error:
+        raise FormatError(f"{stem}: {error}") from None
+    return matrix
+
+
+def _question(ground_truth: Path, values: Collection[int], report: Callback) -> None:
+    """Doubt ground truth, over all of it, that holds no class.
+
+    Raises:
+        FormatError: It is of 0 and 255 alone, which is how binary masks are drawn: all of the object would be void.
+    """
+    if VOID in values and set(values) <= {0, VOID}:
+        found = " and ".join(map(str, sorted(values)))
+        raise FormatError(
+            f"{ground_truth}: found {found} alone in all masks, expected 0 background, 1..K classes and 255 void",
+            "a binary mask must have 1 in place of 255; --void 255 if these images show no class",
+        )
+    if set(values) == {0}:
+        report(Event("warning", COMMAND, f"{COMMAND}: the ground truth in {ground_truth} is background alone"))
+
+
+def _at_an_end(scores: Sequence[float], values: Sequence[float]) -> bool:
+    """Whether the best score is reached at the smallest or largest value only."""
+    best = max((score for score in scores if not np.isnan(score)), default=None)
+    reached = [value for value, score in zip(values, scores, strict=True) if score == best]
+    return bool(reached) and (max(reached) == min(values) or min(reached) == max(values))
 
 
 BackgroundScore = Callable[[NDArray[np.float32]], "NDArray[np.float32] | float"]
@@ -187,8 +240,8 @@ def _backgrounds(
     """The settings to score, each with the background score as a function of the largest map."""
     if not cams and (thresholds or alphas):
         raise UsageError(
-            "a threshold or alpha needs activation maps, found masks",
-            "add --cams; scores of the walk want --sweep alpha=FROM:TO:STEP",
+            "a threshold or alpha needs CAMs, found masks",
+            "add --cams; propagated scores take --sweep alpha=FROM:TO:STEP",
         )
     if thresholds and alphas:
         raise UsageError("found thresholds and alphas, expected one of them")
@@ -210,6 +263,12 @@ def _power(value: float, top: NDArray[np.float32]) -> NDArray[np.float32]:
 def _cam_masks(file: CamFile, shape: tuple[int, ...], scores: Sequence[BackgroundScore | None]) -> list[Mask]:
     """One mask of the given (H, W) for each background score."""
     height, width = shape
+    if file.lies_on_its_side((height, width)):
+        found_size = f"{file.size[0]} x {file.size[1]}"
+        raise FormatError(
+            f"found CAMs of a photo of {found_size} pixels, expected {height} x {width}: they lie on their side",
+            "the program that made them did not turn the photo upright by its EXIF orientation",
+        )
     maps = [
         np.asarray(Image.fromarray(row).resize((width, height), Image.Resampling.BILINEAR))
         for row in np.asarray(file.cams, dtype=np.float32)
@@ -224,25 +283,43 @@ def _cam_masks(file: CamFile, shape: tuple[int, ...], scores: Sequence[Backgroun
     masks = []
     for score in scores:
         if score is None:
-            raise FormatError("activation maps hold no background row", "give --threshold or --alpha")
+            raise FormatError("found CAMs without a background row", "give --threshold or --alpha")
         masks.append(np.where(top > score(top), found, 0).astype(np.uint8))
     return masks
 
 
-def _class_names(path: str | Path | None, record: Mapping[str, Any]) -> tuple[str, ...]:
+def _classes(path: str | Path | None, record: Mapping[str, Any]) -> tuple[tuple[str, ...], dict[Colour, int] | None]:
+    """Class names, and the mask values of their colours where these are known."""
     if path is not None:
-        return read_classes(path)
-    recorded = record.get("classes")
-    return tuple(str(name) for name in recorded) if isinstance(recorded, list) else VOC_CLASSES
+        listed = read_class_list(path)
+        names, colours = listed.names, listed.colours
+    else:
+        recorded = record.get("classes")
+        names = tuple(str(name) for name in recorded) if isinstance(recorded, list) else VOC_CLASSES
+        colours = None
+    voc = voc_colours(len(names))
+    if colours is None:
+        return names, voc if names == VOC_CLASSES else None
+    # Background is black and void VOC's, where the list does not say otherwise.
+    return names, {colour: value for colour, value in voc.items() if value in (0, VOID)} | colours
 
 
-def _stems(predictions: Path, ground_truth: Path, listing: str | Path | None) -> tuple[list[str], str]:
+def _by_stem(folder: Path, suffixes: Sequence[str]) -> dict[str, Path]:
+    """The files of a folder that end in one of the suffixes, however spelt, by stem; the first suffix first."""
+    found: dict[str, Path] = {}
+    paths = [path for path in folder.iterdir() if not path.name.startswith(".") and path.suffix.lower() in suffixes]
+    for path in sorted(
+        paths, key=lambda path: (suffixes.index(path.suffix.lower()), path.suffix != path.suffix.lower())
+    ):
+        found.setdefault(nfc(path.stem), path)
+    return found
+
+
+def _stems(truths: Mapping[str, Path], ground_truth: Path, listing: str | Path | None) -> tuple[list[str], str]:
     """What to compare, and the name of that choice."""
-    for folder in (predictions, ground_truth):
-        existing_folder(folder)
     if listing is not None:
         return list(dict.fromkeys(read_list(listing))), Path(listing).name
-    stems = sorted(path.stem for path in ground_truth.glob("*.png") if not path.name.startswith("."))
+    stems = sorted(path.stem for path in truths.values())
     if not stems:
         raise UsageError(f"{ground_truth}: no masks (.png) in it")
     return stems, f"all of {ground_truth}"

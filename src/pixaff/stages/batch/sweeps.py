@@ -22,7 +22,7 @@ def swept_powers(sweep: Mapping[str, Sequence[float]] | None, cams: bool) -> tup
     if sweep is None:
         return ()
     if cams:
-        raise UsageError("--sweep takes scores of the walk, found --cams", "activation maps: --alpha or --threshold")
+        raise UsageError("--sweep takes propagated scores, found --cams", "CAMs take --alpha or --threshold")
     if set(sweep) != {"alpha"} or not sweep["alpha"]:
         raise UsageError(
             f"--sweep: found {', '.join(sweep) or 'nothing'}, expected alpha=FROM:TO:STEP",
@@ -50,7 +50,7 @@ def check_first(path: Path, alphas: Sequence[float]) -> None:
         except FormatError:
             return  # a damaged file, to be named with its kind
         raise UsageError(
-            f"{path.parent} holds activation maps, expected scores of the walk",
-            "evaluate --cams takes maps; propagate --save-scores writes scores",
+            f"{path.parent} holds CAMs, expected propagated scores",
+            "evaluate --cams takes CAMs; propagate --save-scores writes scores",
         ) from error
     check_saved(alphas, file.powers[0], file.powers[-1])
