@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import lru_cache
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from pixaff.errors import DeviceError, ImageError
 
+LARGE = 10_000_000
+"""Parameters from which on a network has the machine to itself."""
 GAIN = 1.2
 """bfloat16 must be this many times faster on the CPU to be chosen."""
 LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
@@ -68,6 +71,34 @@ def choose_precision(requested: str, device: torch.device, seconds: Callable[[st
     fp32, bf16 = seconds("fp32"), seconds("bf16")
     chosen = "bf16" if bf16 * GAIN < fp32 else "fp32"
     return chosen, f"a trial took {fp32:.2g} s in fp32, {bf16:.2g} s in bf16"
+
+
+def is_large(*networks: nn.Module | None) -> bool:
+    """Whether one of the networks has the machine to itself, image after image.
+
+    Such a network takes some gigabytes an image, and its large convolutions keep all threads busy. `lite` has five
+    million parameters and gains little from more than one thread an image.
+    """
+    sizes = [sum(parameter.numel() for parameter in network.parameters()) for network in networks if network]
+    return max(sizes, default=0) >= LARGE
+
+
+@contextmanager
+def steady_threads(device: torch.device, *networks: nn.Module | None) -> Iterator[None]:
+    """Compute small networks on one thread of the CPU inside the block.
+
+    The last bits of a convolution depend on the number of threads that it is divided between. With one for every image
+    a mask is the same whatever is computed beside it, and on however many processors.
+    """
+    threads = torch.get_num_threads()
+    if device.type != "cpu" or threads == 1 or is_large(*networks):
+        yield
+        return
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def check_memory(name: str, bytes_per_pixel: int | None, pixels: tuple[int, int], images: int = 1) -> None:

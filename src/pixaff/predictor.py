@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -21,7 +22,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from pixaff.device import autocast, check_memory, choose_precision, device_words, pick_device
+from pixaff.device import autocast, check_memory, choose_precision, device_words, pick_device, steady_threads
 from pixaff.errors import CheckpointError, FormatError, ImageError, LabelsError, UsageError
 from pixaff.events import Callback, Event, silent
 from pixaff.io.cams import CamFile
@@ -264,7 +265,8 @@ class Predictor:
     @torch.inference_mode()
     def affinity(self, image: ImageLike) -> Tensor:
         """Affinities of neighbouring cells (section 3.2), float32 (P,L), as `pixaff.ops.affinity.pair_affinity`."""
-        return self._affinity(_at_network_size(self._affinity_network(), self.sample(image).image))
+        with self._steady():
+            return self._affinity(_at_network_size(self._affinity_network(), self.sample(image).image))
 
     @torch.inference_mode()
     def walk(self, cams: Tensor | NDArray[np.floating[Any]], affinity: Tensor) -> Tensor:
@@ -289,7 +291,8 @@ class Predictor:
     @torch.inference_mode()
     def sample_cams(self, sample: Sample) -> CamFile:
         """`cams` of a sample."""
-        present, maps, _ = self._cams(sample)
+        with self._steady():
+            present, maps, _ = self._cams(sample)
         return CamFile(np.array(present, np.int64) + 1, maps.cpu().numpy(), sample.size)
 
     @torch.inference_mode()
@@ -323,9 +326,10 @@ class Predictor:
                 scores = refine_labels(sample.image, resize_scores(scores, size), self.engine)
             return scores.cpu()
 
-        begun = list(spread(begin, shown))
-        walked = self._walk([one[3] for one in begun], [one[4] for one in begun], spread) if begun else []
-        scores = list(spread(finish, shown, walked))
+        with self._steady():
+            begun = list(spread(begin, shown))
+            walked = self._walk([one[3] for one in begun], [one[4] for one in begun], spread) if begun else []
+            scores = list(spread(finish, shown, walked))
         made = {
             id(sample): Prediction(
                 sample.image,
@@ -444,6 +448,9 @@ class Predictor:
         if self.device.type == "cpu":
             pixels = (round(size[0] * scale), round(size[1] * scale))
             check_memory(type(network).__name__, network.memory_per_pixel(), pixels, images)
+
+    def _steady(self) -> AbstractContextManager[None]:
+        return steady_threads(self.device, self.cam_network, self.affinity_network)
 
     def _affinity_network(self) -> AffinityNetwork:
         if self.affinity_network is None:

@@ -128,9 +128,7 @@ class Console:
         if event.kind == "failed":
             # Errors about files name them; of others, such as a lack of memory, this line must.
             named = event.photo is None or event.photo.name in event.text
-            self.say(
-                f"failed: {event.text}" if named else f"failed: {shortened(event.photo)}: {event.text}", always=True
-            )
+            self.say(f"failed: {event.text if named else f'{shortened(event.photo)}: {event.text}'}", always=True)
         elif self.options.verbose or self.log is not None:
             self._tell_photo(event)
         is_data = self.photos_of is None or event.command in self.photos_of

@@ -36,11 +36,8 @@ READERS = 4
 
 BATCH = 4
 """Images computed together unless a caller asks for more or less."""
-LANES = 8
+LANES = 16
 """Images computed side by side at most: each takes a few hundred megabytes."""
-LARGE = 10_000_000
-"""Parameters from which on a network has the machine to itself, image after image: each takes some gigabytes, and its
-large convolutions keep all threads busy. `lite` has five million."""
 
 Queue = deque[tuple[Path, "Future[Any]"]]
 
@@ -216,16 +213,17 @@ class Spread(Protocol):
 def lanes(device: torch.device, *networks: nn.Module | None) -> Iterator[tuple[Spread, int]]:
     """Yield a function that maps over images, and the number of images that it works on at a time.
 
-    On CUDA and for large networks that is one; on the CPU it is else the number of torch's threads, which are divided
-    between the images inside the block. A single image has them all.
+    On CUDA and for large networks that is one; on the CPU it is else the number of torch's threads, with one thread for
+    each image: see `pixaff.device.steady_threads`.
     """
     import torch
 
+    from pixaff.device import is_large
+
     threads = torch.get_num_threads()
-    sizes = [sum(parameter.numel() for parameter in network.parameters()) for network in networks if network]
-    large = max(sizes, default=0) >= LARGE
-    count = min(threads, LANES) if device.type == "cpu" and not large else 1
-    pool = ThreadPoolExecutor(count, "pixaff", initializer=torch.set_num_threads, initargs=(threads // count,))
+    count = min(threads, LANES) if device.type == "cpu" and not is_large(*networks) else 1
+    each = 1 if count > 1 else threads
+    pool = ThreadPoolExecutor(count, "pixaff", initializer=torch.set_num_threads, initargs=(each,))
 
     def spread(function: Callable[..., Result], *arguments: Iterable[Any]) -> list[Result]:
         calls = list(zip(*arguments, strict=True))
@@ -234,7 +232,7 @@ def lanes(device: torch.device, *networks: nn.Module | None) -> Iterator[tuple[S
             with torch.inference_mode():  # a setting of each thread
                 return function(*these)
 
-        return [call(these) for these in calls] if count == 1 or len(calls) == 1 else list(pool.map(call, calls))
+        return [call(these) for these in calls] if count == 1 else list(pool.map(call, calls))
 
     try:
         yield spread, count
