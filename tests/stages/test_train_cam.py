@@ -117,7 +117,7 @@ def test_bad_photos_and_labels_are_named_and_left_out(tmp_path: Path) -> None:
 def test_list_chooses_the_photos(tmp_path: Path) -> None:
     photos, labels, _ = write_set(tmp_path, 6)
     (tmp_path / "list.txt").write_text("toy04\ntoy01\nmissing\n")
-    result = train_cam(photos, labels, CLASSES, tmp_path / "run", listing=tmp_path / "list.txt", **FAST)
+    result = train_cam(photos, labels, CLASSES, tmp_path / "run", listing=tmp_path / "list.txt", yes=True, **FAST)
     assert sorted(result.done) == ["toy01.png", "toy04.png"]
     assert [name for name, _ in result.failed] == ["missing"]
 
