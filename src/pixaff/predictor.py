@@ -284,7 +284,7 @@ class Predictor:
 
     def sample(self, image: ImageLike, labels: LabelsLike | None = None, cams: CamsLike | None = None) -> Sample:
         """Decode an image to the working size and check what is given with it; the first half of a call."""
-        pixels, size = _pixels(image, self.settings.size)
+        pixels, size = _pixels(image, self.settings)
         indices = None if labels is None else self._indices(labels)
         return Sample(pixels, size, indices, None if cams is None else self._given_cams(cams, size))
 
@@ -607,12 +607,13 @@ def masks_at(file: ScoreFile, alphas: Sequence[float]) -> list[NDArray[np.uint8]
     return [winner.masked_fill(large(row[None])[0] >= best, 0).numpy() for row in backgrounds]
 
 
-def _pixels(image: ImageLike, max_side: int) -> tuple[NDArray[np.uint8], tuple[int, int]]:
+def _pixels(image: ImageLike, settings: Settings) -> tuple[NDArray[np.uint8], tuple[int, int]]:
     """An image of any kind as uint8 (h,w,3) at the working size, and its own (H, W)."""
+    sizes = settings.size, settings.enlarge_below
     if isinstance(image, (str, Path)):
-        return load_image(image, max_side)
+        return load_image(image, *sizes)
     if isinstance(image, Image.Image):
-        return image_array(image, max_side)
+        return image_array(image, *sizes)
     if isinstance(image, Tensor):
         pixels = image.detach().cpu()
         if pixels.ndim != 3 or pixels.shape[0] != 3:
@@ -626,7 +627,7 @@ def _pixels(image: ImageLike, max_side: int) -> tuple[NDArray[np.uint8], tuple[i
     array = np.asarray(image)
     if array.dtype != np.uint8 or not (array.ndim == 2 or (array.ndim == 3 and array.shape[2] == 3)) or not array.size:
         raise ImageError(f"found an image of {array.dtype} {array.shape}, expected uint8 (H, W, 3) or (H, W)")
-    return image_array(Image.fromarray(array), max_side)
+    return image_array(Image.fromarray(array), *sizes)
 
 
 def fitted_cams(file: CamFile, sample: Sample, device: torch.device) -> tuple[tuple[int, ...], Tensor]:

@@ -89,6 +89,15 @@ class Settings:
         if 0 < self.size < 32:
             raise UsageError(f"size is {self.size}, expected 0 (the photo's own) or at least 32 pixels")
 
+    @property
+    def enlarge_below(self) -> int:
+        """Long side in pixels below which a photo is enlarged to the working size.
+
+        The walk goes as many cells far in a small photo as in a large one, and would even it out as a whole. At three
+        quarters of the working size and above nothing is gained (docs/commands.md).
+        """
+        return self.size * 3 // 4
+
     def replace(self, **overrides: Any) -> Settings:
         """A copy with some values replaced; ``None`` keeps the present one, as for an option that was not given.
 

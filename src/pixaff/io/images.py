@@ -76,8 +76,12 @@ def image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
         return _upright_size(picture)
 
 
-def load_image(path: str | os.PathLike[str], max_side: int = 0) -> tuple[NDArray[np.uint8], tuple[int, int]]:
+def load_image(
+    path: str | os.PathLike[str], max_side: int = 0, enlarge_below: int = 0
+) -> tuple[NDArray[np.uint8], tuple[int, int]]:
     """Read a photo, shrunk to a long side of `max_side` pixels where it is larger (0: never).
+
+    A photo whose long side is below `enlarge_below` is enlarged to `max_side`.
 
     A JPEG is decoded at an eighth, a quarter or half its size where that suffices, so that a 12000 x 9000 one takes
     little memory.
@@ -91,7 +95,7 @@ def load_image(path: str | os.PathLike[str], max_side: int = 0) -> tuple[NDArray
     if max_side < 0:
         raise ValueError(f"max_side: found {max_side}, expected 0 (full size) or more")
     with opened(path) as picture:
-        return image_array(picture, max_side, str(path))
+        return image_array(picture, max_side, enlarge_below, str(path))
 
 
 def write_picture(path: str | os.PathLike[str], picture: Image.Image, **options: Any) -> None:
@@ -111,7 +115,7 @@ def write_picture(path: str | os.PathLike[str], picture: Image.Image, **options:
 
 
 def image_array(
-    picture: Image.Image, max_side: int = 0, name: str = "image"
+    picture: Image.Image, max_side: int = 0, enlarge_below: int = 0, name: str = "image"
 ) -> tuple[NDArray[np.uint8], tuple[int, int]]:
     """`load_image` for a picture that Pillow has opened, or that was made in memory.
 
@@ -121,7 +125,7 @@ def image_array(
     sixteen = _sixteen_bits(picture)
     orientation = _orientation(picture)
     size = _upright_size(picture)
-    target = _shrunk(picture.size, max_side)
+    target = _working_size(picture.size, max_side, enlarge_below)
     if target != picture.size:
         # Twice the target leaves the filter below enough to work with.
         picture.draft(None, (2 * target[0], 2 * target[1]))
@@ -171,10 +175,10 @@ def _upright_size(picture: Image.Image) -> tuple[int, int]:
     return (width, height) if sideways else (height, width)
 
 
-def _shrunk(size: tuple[int, int], max_side: int) -> tuple[int, int]:
-    """(width, height) with a long side of at most `max_side`, neither side below 1."""
+def _working_size(size: tuple[int, int], max_side: int, enlarge_below: int) -> tuple[int, int]:
+    """(width, height) with a long side of `max_side` where it is larger or below `enlarge_below`; no side below 1."""
     long_side = max(size)
-    if max_side == 0 or long_side <= max_side:
+    if max_side == 0 or enlarge_below <= long_side <= max_side:
         return size
     width, height = (max(1, round(side * max_side / long_side)) for side in size)
     return width, height

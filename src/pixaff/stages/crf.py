@@ -137,7 +137,7 @@ def _posteriors(
     from pixaff.predictor import Sample, fitted_cams
 
     file = read_cams(find_cams(cams, photo.stem))
-    image, size = load_image(photo, settings.size)
+    image, size = load_image(photo, settings.size, settings.enlarge_below)
     present, maps = fitted_cams(file, Sample(image, size), torch.device(device))
     unaries = torch.stack([with_background(maps, alpha) for alpha in (settings.crf_low, settings.crf_high)])
     posteriors = dense_crf(image, unaries, engine=engine).cpu().numpy()
