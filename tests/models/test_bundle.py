@@ -73,3 +73,51 @@ def test_a_training_of_a_published_network_takes_its_preset_s_numbers(
     names = {"network": "resnet38_cam", "classes": json.dumps(["a", "b"])}
     write_state_dict(tmp_path / "cam.safetensors", TinyCam(2).state_dict(), metadata=names)
     assert load_model(tmp_path).settings == PRESETS["psa-resnet38"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"classes": ["a", "a", "b"]}, r'model\.json: found the class "a", expected names, each once'),
+        ({"classes": ["a", " ", "b"]}, 'found the class " ", expected names'),
+        ({"classes": [str(number) for number in range(255)]}, "found 255 classes, expected 1 to 254"),
+        (
+            {"cam": "lite_cma"},
+            r'model\.json: no network is called "lite_cma" \(did you mean lite_cam\?; or update pixaff',
+        ),
+        ({"cam": "x" * 100_000}, r"no network is called \"x+\.\.\.x+\""),
+        ({"affinity": "vgg16_cam"}, 'found vgg16_cam as the network "affinity", which it is not'),
+        ({"cam": "timm:resnt50"}, r"cam\.safetensors: timm \S+ has no network called .* \(did you mean timm:resnet50"),
+        ({"classes": ["a", "b"]}, r"cam\.safetensors: found a head for 3 classes .*, expected 2"),
+    ],
+)
+def test_records_that_are_odd_are_named(cam: CamNetwork, tmp_path: Path, changes: dict, words: str) -> None:
+    write_bundle(tmp_path, "lite_cam", None, cam, None, ["a", "b", "c"], Settings())
+    record = json.loads((tmp_path / "model.json").read_text())
+    if "classes" in changes:
+        record |= changes
+    else:
+        record["settings"] |= changes
+    (tmp_path / "model.json").write_text(json.dumps(record))
+    with pytest.raises(CheckpointError, match=words) as caught:
+        load_model(tmp_path, parts=("cam",))
+    assert len(str(caught.value)) < 600
+
+
+def test_weights_of_an_unknown_network_name_the_file(cam: CamNetwork, tmp_path: Path) -> None:
+    weights = tmp_path / "cam.safetensors"
+    for network, words in (("best_cam", 'no network is called "best_cam"'), ("lite_affinity", 'as the network "cam"')):
+        names = {"network": network, "classes": json.dumps(["a", "b", "c"])}
+        write_state_dict(weights, cam.state_dict(), metadata=names)
+        with pytest.raises(CheckpointError, match=rf"cam\.safetensors: .*{words}"):
+            load_model(tmp_path)
+
+
+def test_swapped_files_of_a_folder_are_told(cam: CamNetwork, affinity: AffinityNetwork, tmp_path: Path) -> None:
+    write_bundle(tmp_path, "lite_cam", "lite_affinity", cam, affinity, ["a", "b", "c"], Settings())
+    (tmp_path / "cam.safetensors").rename(tmp_path / "kept")
+    (tmp_path / "affinity.safetensors").rename(tmp_path / "cam.safetensors")
+    (tmp_path / "kept").rename(tmp_path / "affinity.safetensors")
+    swap = r"\(swap cam\.safetensors and affinity\.safetensors\)"
+    with pytest.raises(CheckpointError, match=rf"cam\.safetensors: found the weights of lite_affinity, .*{swap}"):
+        load_model(tmp_path)

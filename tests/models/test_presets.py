@@ -129,7 +129,7 @@ def test_the_embedded_model_has_the_numbers_of_its_preset() -> None:
 
 
 def test_unknown_presets_list_the_known_ones() -> None:
-    with pytest.raises(UsageError, match=r"no preset is called 'vgg' \(presets: lite, psa-vgg16"):
+    with pytest.raises(UsageError, match=r'no preset is called "vgg" \(presets: lite, psa-vgg16'):
         load_model(preset="vgg")
 
 
@@ -266,7 +266,7 @@ def test_runs_say_and_record_what_they_took(folder: Path, tmp_path: Path) -> Non
     assert {name: settings[name] for name in given} == given
     assert settings["cam_weights"] == str(folder / "drive-download-1")
     assert (record["images"], record["done"]) == (2, 2)
-    assert record["list"] == str(tmp_path / "two.txt")
+    assert record["last_run"]["list"] == str(tmp_path / "two.txt")
     assert record["device"].startswith("cpu")
     assert {"pixaff", "torch", "timm", "numpy"} <= record["versions"].keys()
     assert record["classes"] == list(VOC_CLASSES)

@@ -57,7 +57,7 @@ def test_a_network_of_the_other_kind_is_named_with_one_of_the_right_kind() -> No
         with pytest.raises(UsageError, match=f"found the image size 448 for {name}, which takes any"):
             create_model(name, image_size=448)
     for create in (create_model, create_cam_network, create_affinity_network, cam_recipe, affinity_recipe, head_recipe):
-        with pytest.raises(UsageError, match=r"no network is called 'vgg_cam' \(did you mean vgg16_cam\?\)"):
+        with pytest.raises(UsageError, match=r'no network is called "vgg_cam" \(did you mean vgg16_cam\?\)'):
             create("vgg_cam")
 
 

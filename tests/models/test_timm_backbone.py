@@ -165,10 +165,10 @@ def test_own_weights_start_a_network_too(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("timm:resnt50", r"timm \S+ has no network called 'resnt50' \(did you mean timm:resnet50 or "),
-        ("timm:", "has no network called ''"),
+        ("timm:resnt50", r'timm \S+ has no network called "resnt50" \(did you mean timm:resnet50 or '),
+        ("timm:", 'has no network called ""'),
         ("timm:hf-hub:somebody/something", "expected timm:NAME or timm:NAME:affinity"),
-        ("timm:hf-hub:affinity", "no network called 'hf-hub'"),
+        ("timm:hf-hub:affinity", 'no network called "hf-hub"'),
         ("timm:test_resnet:cam", "expected timm:NAME or timm:NAME:affinity"),
         ("timm:test_resnet.no_such_tag", "gives no feature maps: Invalid pretrained tag"),
         ("timm:mixer_s32_224", r"cannot look at images of any size: Input height .* doesn't match model \(224\)"),

@@ -276,7 +276,7 @@ def test_a_model_without_affinity_net_is_named_before_the_run(photos, monkeypatc
 
 def test_presets_and_classes_are_checked_where_a_model_is_loaded(photos, monkeypatch):
     monkeypatch.undo()
-    with pytest.raises(UsageError, match="no preset is called 'psa'"):
+    with pytest.raises(UsageError, match='no preset is called "psa"'):
         propagate(photos, preset="psa")
     classes = photos.parent / "classes.txt"
     classes.write_text("cat\ndog\n")

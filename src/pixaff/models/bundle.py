@@ -9,7 +9,8 @@ Published networks come as single files instead, which `load_model` takes by a p
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
@@ -17,10 +18,11 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from pixaff.errors import CheckpointError, PixaffError, UsageError
+from pixaff.errors import CheckpointError, PixaffError, UsageError, quoted
 from pixaff.io.atomic import write_text
 from pixaff.io.checkpoints import read_metadata, read_state_dict, write_state_dict
 from pixaff.io.labels import VOC_CLASSES, read_classes
+from pixaff.io.labels.classes import MAX_CLASSES
 from pixaff.models.base import AffinityNetwork, CamNetwork, Network
 from pixaff.models.loading import load_state, ready
 from pixaff.models.recognise import (
@@ -49,6 +51,7 @@ RECORD, CAM, AFFINITY = "model.json", "cam.safetensors", "affinity.safetensors"
 FILES = {"cam": CAM, "affinity": AFFINITY}
 """Weights in a model's folder, by part."""
 PARTS = tuple(FILES)
+_COPY = "copy the whole folder again"
 
 N = TypeVar("N", bound=Network)
 
@@ -248,6 +251,7 @@ def _in_folder(model: str | Path, parts: Sequence[str]) -> _Source:
             f"{folder} holds neither {RECORD} nor {CAM}",
             f'give "{EMBEDDED}" or the folder of a finished `pixaff fit` or `pixaff train-cam`',
         )
+    _check_model(folder / (RECORD if (folder / RECORD).is_file() else CAM), names, settings)
     files = {part: folder / FILES[part] for part in parts if part == "cam" or (folder / FILES[part]).is_file()}
     return _Source(settings, files, names, f"swap {CAM} and {AFFINITY}", folder, {"model": str(model)})
 
@@ -277,6 +281,27 @@ def _trained(weights: Path) -> tuple[tuple[str, ...], Settings]:
         ) from error
     affinity = weights.with_name(AFFINITY)
     return classes, settings.replace(affinity=read_metadata(affinity).get("network") if affinity.is_file() else None)
+
+
+def _check_model(record: Path, names: Sequence[str], settings: Settings) -> None:
+    """Make sure that a model can have such classes and networks.
+
+    Raises:
+        CheckpointError: It cannot; names the file that says so.
+    """
+    wrong = next((name for index, name in enumerate(names) if not name.strip() or name in names[:index]), None)
+    if wrong is not None:
+        raise CheckpointError(f"{record}: found the class {quoted(wrong)}, expected names, each once", _COPY)
+    if not 0 < len(names) <= MAX_CLASSES:
+        raise CheckpointError(f"{record}: found {len(names)} classes, expected 1 to {MAX_CLASSES}", _COPY)
+    for part in PARTS:
+        network = network_of(settings, part)
+        try:
+            found = part_of(network)
+        except UsageError as error:
+            raise CheckpointError(f"{record}: {error.message}", f"{error.hint}; or update pixaff") from None
+        if found != part:
+            raise CheckpointError(f"{record}: found {network} as the network {quoted(part)}, which it is not", _COPY)
 
 
 def _of_preset(
@@ -322,12 +347,25 @@ def _cam_network(source: _Source, device: torch.device | str) -> tuple[CamNetwor
     count = len(source.names) if source.names else count_classes(name, state)
     if count == IMAGENET_CLASSES and source.names is None:
         raise start_error(path, name)
-    return _loaded(create_cam_network(name, count), state, "cam", source, device), count
+    with _named(path):
+        network = create_cam_network(name, count)
+    return _loaded(network, state, "cam", source, device), count
 
 
 def _affinity_network(source: _Source, device: torch.device | str) -> AffinityNetwork:
-    network = create_affinity_network(source.settings.affinity)
-    return _loaded(network, read_state_dict(source.files["affinity"]), "affinity", source, device)
+    path = source.files["affinity"]
+    with _named(path):
+        network = create_affinity_network(source.settings.affinity)
+    return _loaded(network, read_state_dict(path), "affinity", source, device)
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Name the weights whose network cannot be made, such as one that this version of timm does not have."""
+    try:
+        yield
+    except UsageError as error:
+        raise CheckpointError(f"{path}: {error.message}", error.hint) from None
 
 
 def _loaded(network: N, state: Mapping[str, Tensor], part: str, source: _Source, device: torch.device | str) -> N:

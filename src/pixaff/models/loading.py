@@ -9,7 +9,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from pixaff.errors import CheckpointError
+from pixaff.errors import CheckpointError, shortened
 from pixaff.io.checkpoints import read_state_dict
 from pixaff.models.base import CamNetwork, Network
 
@@ -121,7 +121,8 @@ def misfits(own: Mapping[str, Tensor], state: Mapping[str, Tensor], kinds: Mappi
 
     def described(name: str) -> str:
         both = name in own and name in state and own[name].shape != state[name].shape
-        return f"{name} {tuple(state[name].shape)} instead of {tuple(own[name].shape)}" if both else name
+        shapes = f" {tuple(state[name].shape)} instead of {tuple(own[name].shape)}" if both else ""
+        return f"{shortened(name)}{shapes}"
 
     return "; ".join(
         f"{len(names)} {kind} ({_some([described(name) for name in names])})" for kind, names in kinds.items() if names

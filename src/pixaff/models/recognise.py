@@ -11,13 +11,15 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from pixaff.errors import CheckpointError
+from pixaff.errors import CheckpointError, shortened
 from pixaff.io.checkpoints import read_state_dict
 from pixaff.models.base import Network
 from pixaff.models.loading import adapted, other_classes, problems
 from pixaff.models.registry import create_model
 from pixaff.settings import Settings
 
+NAMED = 5
+"""Files that an error names."""
 IMAGENET_CLASSES = 1000
 """Of the classifiers from which trainings start; masks have room for 254."""
 
@@ -80,7 +82,8 @@ def weights_in_folder(settings: Settings, folder: str | Path, parts: Sequence[st
         raise start_error(folder / starts[0], settings.cam)
     if lacking:
         options = " or ".join(f"--{networks[network]}-weights" for network in lacking)
-        rest = f"; other files: {', '.join(others[:5])}{', ...' if len(others) > 5 else ''}" if others else ""
+        named = ", ".join(shortened(name) for name in others[:NAMED]) + (", ..." if len(others) > NAMED else "")
+        rest = f"; other files: {named}" if others else ""
         raise CheckpointError(
             f"{folder}: no file holds the weights of {' or '.join(lacking)}{rest}",
             f"whole .pth or .safetensors files are recognised by their tensors; {options} FILE takes one by name, and "

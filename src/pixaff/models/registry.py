@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from dataclasses import dataclass
 
-from pixaff.errors import UsageError
+from pixaff.errors import QUOTED, UsageError, quoted
 from pixaff.models import hybrid, lite, resnet38, resnet50, timm_backbone, vgg16
 from pixaff.models.base import AffinityNetwork, BoundaryNetwork, CamNetwork, Family, Network
 from pixaff.recipe import Recipe
@@ -144,7 +144,7 @@ def preset_settings(name: str) -> Settings:
         UsageError: No preset has that name.
     """
     if name not in PRESETS:
-        raise UsageError(f"no preset is called {name!r}", f"presets: {', '.join(PRESETS)}")
+        raise UsageError(f"no preset is called {quoted(name)}", f"presets: {', '.join(PRESETS)}")
     return PRESETS[name]
 
 
@@ -190,11 +190,11 @@ def _find(name: str) -> _Entry:
     if name.startswith(TIMM):
         backbone, _, kind = name.removeprefix(TIMM).partition(":")
         if kind not in ("", "affinity"):
-            raise UsageError(f"found {name!r}, expected timm:NAME or timm:NAME:affinity")
+            raise UsageError(f"found {quoted(name)}, expected timm:NAME or timm:NAME:affinity")
         return _Entry(timm_backbone.FAMILY, kind or "cam", (backbone,))
-    near = difflib.get_close_matches(name, list_models(), 1)
+    near = difflib.get_close_matches(name[:QUOTED], list_models(), 1)
     raise UsageError(
-        f"no network is called {name!r}",
+        f"no network is called {quoted(name)}",
         f"did you mean {near[0]}?" if near else f"networks: {', '.join(list_models())}, timm:NAME, timm:NAME:affinity",
     )
 

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pixaff.errors import PixaffError, UsageError
+from pixaff.errors import QUOTED, PixaffError, UsageError, quoted, shortened
 from pixaff.models.base import AffinityNetwork, CamNetwork, Family, Network
 
 STRIDE = 8
@@ -68,7 +68,7 @@ class TimmBackbone(nn.Module):
                 levels = self.net.eval()(torch.zeros(1, 3, side, side + self.unit))
         except (RuntimeError, AssertionError, ValueError, TypeError) as error:
             raise UsageError(
-                f"timm:{name} cannot look at images of any size: {error or type(error).__name__}",
+                f"timm:{name} cannot look at images of any size: {shortened(error, 200) or type(error).__name__}",
                 "take a network of convolutions, such as timm:resnet50, or timm:vit_small_patch16_224",
             ) from error
         shapes = [tuple(level.shape) for level in levels]
@@ -223,9 +223,9 @@ def _feature_network(name: str) -> nn.Module:
     timm = import_timm()
     # Also keeps out "hf-hub:..." and the like, which would reach for the network.
     if not timm.is_model(name):
-        near = difflib.get_close_matches(name, timm.list_models(), 3)
+        near = difflib.get_close_matches(name[:QUOTED], timm.list_models(), 3)
         raise UsageError(
-            f"timm {timm.__version__} has no network called {name!r}",
+            f"timm {timm.__version__} has no network called {quoted(name)}",
             f"did you mean {' or '.join(f'timm:{match}' for match in near)}?" if near else "see timm.list_models()",
         )
     refused: Exception | None = None
@@ -236,7 +236,8 @@ def _feature_network(name: str) -> nn.Module:
         except (TypeError, AssertionError, ValueError, RuntimeError, NotImplementedError, AttributeError) as error:
             refused = error
     raise UsageError(
-        f"timm:{name} gives no feature maps: {refused}", "take a network of convolutions, such as timm:resnet50"
+        f"timm:{name} gives no feature maps: {shortened(refused, 200)}",
+        "take a network of convolutions, such as timm:resnet50",
     ) from refused
 
 
