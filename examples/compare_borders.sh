@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Full or published borders: the walk of a model with each, from the same activation maps, at every background power.
+# Full or published borders: the walk of a model with either, from the same CAMs, at several alphas.
 #
 #     examples/compare_borders.sh VOC MODEL OUT LIST
 #
@@ -17,6 +17,6 @@ done
 for borders in published full; do
     echo "== $borders borders, at the model's alpha"
     pixaff evaluate "$out/$borders" "${score[@]}"
-    echo "-- at others"
+    echo "-- at other alphas"
     pixaff evaluate "$out/$borders" "${score[@]}" --sweep alpha=0.5:4:0.5
 done

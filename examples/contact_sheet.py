@@ -1,8 +1,8 @@
-"""Draw what the chain makes of some images: photo, map, walk, mask, ground truth.
+"""Draw what each step makes of some images: photo, CAM, walk, mask, ground truth.
 
     python examples/contact_sheet.py VOC OUT LIST sheet.png --count 24
 
-OUT is a folder that evaluate_lite.sh filled for LIST (cams, walk and walk-crf). Images are taken at even distances.
+OUT is a folder that evaluate_lite.sh filled for LIST (cams, walk and walk-crf). Images are taken at regular intervals.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def main() -> None:
             for folder in (options.out / "walk", options.out / "walk-crf", options.voc / "SegmentationClassAug")
         ]
         rows.append([image, heatmap(small, maps), *(overlay(image, mask) for mask in masks)])
-    contact_sheet(rows, ["photo", "best map", "walk", "walk + CRF", "ground truth"], names).save(options.sheet)
+    contact_sheet(rows, ["photo", "largest CAM", "walk", "walk + CRF", "ground truth"], names).save(options.sheet)
 
 
 if __name__ == "__main__":

