@@ -24,8 +24,9 @@ RED, BLUE, GREY = (210, 30, 30), (30, 30, 210), (120, 120, 120)
 
 
 class Toy(Network):
-    """What both toy networks share: images as values from 0 to 1, and one parameter to find the device by."""
+    """What both toy networks share: images as values from 0 to 1, and a parameter by which the device is found."""
 
+    bytes_per_pixel = 100
     mean = (0.0, 0.0, 0.0)
     std = (1.0, 1.0, 1.0)
 

@@ -13,19 +13,19 @@ import torch
 from toy_set import CLASSES, TinySeeded, use_tiny, write_set
 
 from pixaff.errors import LabelsError, UsageError
+from pixaff.events import Event
 from pixaff.io.checkpoints import read_state_dict
 from pixaff.io.masks import read_mask
 from pixaff.recipe import Recipe
 from pixaff.settings import Settings
 from pixaff.stages import train_cam
-from pixaff.stages.batch.run import Event
 from pixaff.stages.fit import fit
 from pixaff.stages.propagate import propagate
 from pixaff.stages.training import loop
 from pixaff.stages.training.metrics import read_records
 
-CAM = Recipe(epochs=20, batch_size=4, lr=5e-3, optimizer="adamw", precision="fp32")
-AFFINITY = Recipe(epochs=6, batch_size=4, lr=5e-3, optimizer="adamw", precision="fp32")
+CAM = Recipe(epochs=20, batch_size=4, lr=5e-3, optimizer="adamw", precision="fp32", resize=(60, 110), crop=96)
+AFFINITY = CAM.replace(epochs=6)
 SETTINGS = Settings(
     scales=(1.0,),
     seed_low=2.0,
@@ -42,8 +42,6 @@ FAST = {
     "settings": SETTINGS,
     "cam_recipe": CAM,
     "affinity_recipe": AFFINITY,
-    "long_side": (60, 110),
-    "crop": 96,
     "device": "cpu",
     "workers": 1,
 }
@@ -87,25 +85,25 @@ def test_photos_and_labels_become_a_model_and_masks(tmp_path: Path) -> None:
     assert {path.stem for path in (tmp_path / "predicted").glob("*.png")} == set(truth)
 
 
-def test_a_network_with_a_pixel_head_learns_from_its_own_maps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_segmentation_head_learns_from_its_own_cams(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     use_tiny(monkeypatch, TinySeeded)
     photos, labels, masks = write_set(tmp_path, 9)
-    result = fit(photos, labels, tmp_path / "run", classes=CLASSES, **FAST, seed_recipe=CAM)
+    result = fit(photos, labels, tmp_path / "run", classes=CLASSES, **FAST, head_recipe=CAM)
     assert result.ok
-    parts = [tmp_path / "run" / part / "cam.safetensors" for part in ("train-cam", "train-pixels")]
+    parts = [tmp_path / "run" / part / "cam.safetensors" for part in ("train-cam", "train-head")]
     first, second = map(read_state_dict, parts)
     assert not first["seeded"]
     assert second["seeded"]
     assert torch.equal(first["head.weight"], second["head.weight"])  # the classifier has no part in the seeding loss
     assert not torch.equal(first["rows.weight"], second["rows.weight"])
     # Weights that were seeded already, such as those in the package, start again from the class rows.
-    again = train_cam.train_cam(
-        photos, labels, CLASSES, tmp_path / "again", init=parts[1], recipe=CAM, size=(60, 110), crop=96, workers=0
-    )
+    again = train_cam.train_cam(photos, labels, CLASSES, tmp_path / "again", init=parts[1], recipe=CAM, workers=1)
     assert not read_state_dict(again.path)["seeded"]
     kept = read_state_dict(tmp_path / "run" / "cam.safetensors")
     assert torch.equal(kept["rows.weight"], second["rows.weight"])
-    epochs = [record for record in read_records(tmp_path / "run" / "train-pixels") if record["kind"] == "epoch"]
+    epochs = [record for record in read_records(tmp_path / "run" / "train-head") if record["kind"] == "epoch"]
     assert epochs[-1]["loss"] < 0.7 * epochs[0]["loss"]
     assert {path.stem for path in (tmp_path / "run" / "masks").glob("*.png")} == set(masks)
 
@@ -160,9 +158,8 @@ def test_finished_run_does_nothing_again(whole: tuple[Path, Path, Path]) -> None
 
 def test_other_options_or_labels_in_one_folder_are_refused(whole: tuple[Path, Path, Path], tmp_path: Path) -> None:
     photos, labels, folder = whole
-    more = Recipe(**{**CAM.to_dict(), "epochs": 22})
     with pytest.raises(UsageError, match="cam epochs 20 -> 22"):
-        fit(photos, labels, folder, **{**FAST, "cam_recipe": more})
+        fit(photos, labels, folder, **{**FAST, "cam_recipe": CAM.replace(epochs=22)})
     changed = tmp_path / "labels.csv"
     changed.write_text(labels.read_text().replace("toy00,square", "toy00,disc"))
     with pytest.raises(UsageError, match="other options or photos: data"):
@@ -173,12 +170,12 @@ def test_other_options_or_labels_in_one_folder_are_refused(whole: tuple[Path, Pa
 
 def test_overwrite_starts_anew_and_spares_what_is_not_the_runs(tmp_path: Path) -> None:
     photos, labels, _ = write_set(tmp_path, 4)
-    short = {"cam_recipe": Recipe(**{**CAM.to_dict(), "epochs": 1})}
+    short = {"cam_recipe": CAM.replace(epochs=1)}
     short["affinity_recipe"] = short["cam_recipe"]
     fit(photos, labels, tmp_path / "run", **{**FAST, **short})
     (tmp_path / "run" / "notes.txt").write_text("mine")
     (tmp_path / "run" / "masks" / "stale.png").write_bytes(b"")
-    other = {"cam_recipe": Recipe(**{**CAM.to_dict(), "epochs": 2})}
+    other = {"cam_recipe": CAM.replace(epochs=2)}
     result = fit(photos, labels, tmp_path / "run", **{**FAST, **short, **other}, overwrite=True)
     assert len(result.done) == 4
     assert (tmp_path / "run" / "notes.txt").read_text() == "mine"

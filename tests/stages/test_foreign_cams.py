@@ -232,10 +232,9 @@ def test_affinities_are_trained_on_folders_of_psa(tmp_path, monkeypatch):
         tmp_path / "psa" / "low",
         tmp_path / "psa" / "high",
         tmp_path / "run",
-        recipe=Recipe(epochs=1, batch_size=2, lr=5e-3, optimizer="adamw", precision="fp32"),
-        crop=96,
+        recipe=Recipe(epochs=1, batch_size=2, lr=5e-3, optimizer="adamw", precision="fp32", crop=96),
         device="cpu",
-        workers=0,
+        workers=1,
     )
     assert result.path.is_file()
     assert result.done == ["toy02.png", "toy03.png"]

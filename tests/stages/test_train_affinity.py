@@ -13,6 +13,7 @@ from toy_set import TinyAffinity, use_tiny, write_set
 from pixaff.errors import TrainingError, UsageError
 from pixaff.io.cams import CamFile, write_cams
 from pixaff.io.checkpoints import read_metadata, read_state_dict
+from pixaff.models.base import AffinityNetwork
 from pixaff.ops.labels import affinity_label_map
 from pixaff.recipe import Recipe
 from pixaff.stages.train_affinity import pair_loss, train_affinity
@@ -20,8 +21,8 @@ from pixaff.stages.training.metrics import read_records
 from pixaff.stages.training.posteriors import label_photo
 
 GOLDEN = np.load(Path(__file__).parents[1] / "data" / "reference_golden.npz")
-RECIPE = Recipe(epochs=2, batch_size=4, lr=5e-3, optimizer="adamw", precision="fp32")
-FAST = {"recipe": RECIPE, "crop": 96, "device": "cpu", "workers": 0}
+RECIPE = Recipe(epochs=2, batch_size=4, lr=5e-3, optimizer="adamw", precision="fp32", crop=96)
+FAST = {"recipe": RECIPE, "device": "cpu", "workers": 1}
 
 
 @pytest.fixture(autouse=True)
@@ -47,8 +48,7 @@ def write_posteriors(folder: Path, masks: dict[str, np.ndarray]) -> tuple[Path, 
 def test_network_learns_which_cells_belong_together(tmp_path: Path) -> None:
     photos, _, masks = write_set(tmp_path, 12)
     low, high = write_posteriors(tmp_path, masks)
-    recipe = Recipe(**{**RECIPE.to_dict(), "epochs": 14})
-    result = train_affinity(photos, low, high, tmp_path / "run", **{**FAST, "recipe": recipe})
+    result = train_affinity(photos, low, high, tmp_path / "run", **{**FAST, "recipe": RECIPE.replace(epochs=14)})
     assert result.path == tmp_path / "run" / "affinity.safetensors"
     assert len(result.done) == 12
     epochs = [record for record in read_records(tmp_path / "run") if record["kind"] == "epoch"]
@@ -99,8 +99,9 @@ def test_pair_loss_reads_labels_and_features_in_one_order() -> None:
     labels[:, 6:, 11:] = 255
     sure = torch.nn.functional.one_hot(labels.clamp(max=2), 3).permute(0, 3, 1, 2).float() * 1e3
 
-    class Features:
+    class Features(AffinityNetwork):
         def __init__(self, values: torch.Tensor) -> None:
+            super().__init__()
             self.values = values
 
         def features(self, image: torch.Tensor) -> torch.Tensor:
@@ -136,7 +137,7 @@ def test_crop_without_a_single_pair_is_refused(tmp_path: Path, crop: int, radius
     photos, _, masks = write_set(tmp_path, 2)
     low, high = write_posteriors(tmp_path, masks)
     with pytest.raises(UsageError, match=f"radius is {radius}" if radius == 1 else f"crop is {crop}"):
-        train_affinity(photos, low, high, tmp_path / "run", **{**FAST, "crop": crop, "radius": radius})
+        train_affinity(photos, low, high, tmp_path / "run", recipe={"crop": crop}, radius=radius, device="cpu")
 
 
 def test_nothing_labelled_is_an_error(tmp_path: Path) -> None:

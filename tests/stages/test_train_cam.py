@@ -13,14 +13,15 @@ import torch
 from toy_set import CLASSES, TinyCam, use_tiny, write_set
 
 from pixaff.errors import CheckpointError, TrainingError, UsageError
+from pixaff.events import Event
 from pixaff.io.checkpoints import read_metadata, read_state_dict, write_state_dict
+from pixaff.models.base import CamNetwork
 from pixaff.recipe import Recipe
-from pixaff.stages.batch.run import Event
 from pixaff.stages.train_cam import cam_loss, seed_loss, train_cam
 from pixaff.stages.training.metrics import read_records
 
-RECIPE = Recipe(epochs=2, batch_size=4, lr=5e-3, optimizer="adamw", precision="fp32")
-FAST = {"recipe": RECIPE, "size": (60, 90), "crop": 64, "device": "cpu", "workers": 0}
+RECIPE = Recipe(epochs=2, batch_size=4, lr=5e-3, optimizer="adamw", precision="fp32", resize=(60, 90), crop=64)
+FAST = {"recipe": RECIPE, "device": "cpu", "workers": 1}
 
 
 @pytest.fixture(autouse=True)
@@ -30,8 +31,7 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_network_learns_to_tell_the_classes(tmp_path: Path) -> None:
     photos, labels, _ = write_set(tmp_path, 18)
-    recipe = Recipe(**{**RECIPE.to_dict(), "epochs": 14})
-    result = train_cam(photos, labels, CLASSES, tmp_path / "run", **{**FAST, "recipe": recipe})
+    result = train_cam(photos, labels, CLASSES, tmp_path / "run", **{**FAST, "recipe": RECIPE.replace(epochs=14)})
     assert result.path == tmp_path / "run" / "cam.safetensors"
     assert result.ok
     assert len(result.done) == 18
@@ -51,7 +51,7 @@ def test_seed_loss_weighs_background_and_classes_the_same() -> None:
     logits = torch.randn(2, 3, 2, 2, generator=torch.Generator().manual_seed(0))
     labels = torch.tensor([[[0, 0], [0, 2]], [[255, 1], [255, 255]]])
 
-    class Model(torch.nn.Module):
+    class Model(CamNetwork):
         def segmentation_logits(self, image: torch.Tensor) -> torch.Tensor:
             return logits
 
@@ -73,13 +73,15 @@ def test_seed_loss_weighs_background_and_classes_the_same() -> None:
 def test_one_folder_of_posteriors_is_too_few(tmp_path: Path) -> None:
     photos, labels, _ = write_set(tmp_path, 3)
     with pytest.raises(UsageError, match="expected two"):
-        train_cam(photos, labels, CLASSES, tmp_path / "run", crf_low=tmp_path, **FAST)
+        train_cam(photos, labels, CLASSES, tmp_path / "run", crf_low_dir=tmp_path, **FAST)
 
 
-def test_a_network_without_a_pixel_head_is_refused_posteriors(tmp_path: Path) -> None:
+def test_a_network_without_a_segmentation_head_is_refused_posteriors(tmp_path: Path) -> None:
     photos, labels, _ = write_set(tmp_path, 3)
     with pytest.raises(UsageError, match="no segmentation head"):
-        train_cam(photos, labels, CLASSES, tmp_path / "run", crf_low=tmp_path, crf_high=tmp_path, **FAST)
+        train_cam(
+            photos, labels, CLASSES, tmp_path / "run", network="vgg16_cam", crf_low_dir=tmp_path, crf_high_dir=tmp_path
+        )
 
 
 def test_loss_is_the_multi_label_soft_margin(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -116,9 +118,9 @@ def test_bad_photos_and_labels_are_named_and_left_out(tmp_path: Path) -> None:
 
 def test_list_chooses_the_photos(tmp_path: Path) -> None:
     photos, labels, _ = write_set(tmp_path, 6)
-    (tmp_path / "list.txt").write_text("toy04\ntoy01\nmissing\n")
-    result = train_cam(photos, labels, CLASSES, tmp_path / "run", listing=tmp_path / "list.txt", yes=True, **FAST)
-    assert sorted(result.done) == ["toy01.png", "toy04.png"]
+    (tmp_path / "list.txt").write_text("toy04\ntoy00\nmissing\n")
+    result = train_cam(photos, labels, CLASSES, tmp_path / "run", listing=tmp_path / "list.txt", **FAST)
+    assert sorted(result.done) == ["toy00.png", "toy04.png"]
     assert [name for name, _ in result.failed] == ["missing"]
 
 
@@ -138,14 +140,14 @@ def test_nothing_to_train_on_is_said_before_anything_is_written(tmp_path: Path) 
     [
         ({"crop": 60}, "crop is 60"),
         ({"crop": 0}, "crop is 0"),
-        ({"size": (90, 60)}, "90 to 60"),
-        ({"size": (0, 9)}, "0"),
+        ({"resize": (90, 60)}, "90 to 60"),
+        ({"resize": (0, 9)}, "resize is 0, 9, expected a number at least 1"),
     ],
 )
 def test_sizes_out_of_range_are_refused(tmp_path: Path, options: dict, words: str) -> None:
     photos, labels, _ = write_set(tmp_path, 3)
     with pytest.raises(UsageError, match=words):
-        train_cam(photos, labels, CLASSES, tmp_path / "run", **{**FAST, **options})
+        train_cam(photos, labels, CLASSES, tmp_path / "run", recipe=options, device="cpu")
 
 
 def test_finished_unfinished_and_anew(tmp_path: Path) -> None:
@@ -193,7 +195,7 @@ def test_weights_start_where_they_are_told(tmp_path: Path) -> None:
     torch.manual_seed(1)
     start = TinyCam(7)  # a classifier of other classes: its head does not fit
     write_state_dict(tmp_path / "start.safetensors", start.state_dict(), half=True)
-    still = Recipe(**{**RECIPE.to_dict(), "lr": 1e-12, "weight_decay": 0.0})
+    still = RECIPE.replace(lr=1e-12, weight_decay=0.0)
     notes: list[str] = []
     options = {**FAST, "recipe": still, "report": lambda event: notes.append(event.text)}
     start_file = tmp_path / "start.safetensors"

@@ -11,9 +11,11 @@ from PIL import Image
 from toy_set import write_set
 
 from pixaff.models import create_model
+from pixaff.recipe import Recipe
 from pixaff.stages.training import datasets
 from pixaff.stages.training.augment import (
     Crop,
+    Normalisation,
     cut_cells,
     cut_picture,
     jitter_colours,
@@ -26,11 +28,11 @@ from pixaff.stages.training.datasets import (
     CamPhotos,
     draw_batches,
     load_batches,
-    normalisation,
     readable_photos,
 )
 
-HALF = (0.5, 0.5, 0.5)
+HALF = Normalisation((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+RECIPE = Recipe(resize=(60, 90), crop=64)
 
 
 def test_batches_are_new_permutations_of_one_size() -> None:
@@ -73,12 +75,12 @@ def test_photos_are_fed_as_the_network_s_own_preprocessing_does(
     Image.fromarray(image).save(tmp_path / "a.png")
     with torch.device("meta"):
         model = create_model(network)
-    mean, std, bgr = normalisation(model)
-    options = {"mean": mean, "std": std, "bgr": bgr, "crop": 64, "seed": 0}
+    normalisation = Normalisation(model.mean, model.std, model.bgr)
+    options = {"normalisation": normalisation, "recipe": RECIPE.replace(resize=(64, 64))}
     monkeypatch.setattr(datasets, "jitter_colours", lambda rng, picture: picture)
     cells = np.zeros((8, 8), np.uint8)
     for photos in (
-        CamPhotos([tmp_path / "a.png"], [(0,)], 1, size=(64, 64), **options),
+        CamPhotos([tmp_path / "a.png"], [(0,)], 1, **options),
         AffinityPhotos([tmp_path / "a.png"], [(64, 64)], [cells], **options),
     ):
         found = photos[(0, 0)][0]["image"]
@@ -114,11 +116,12 @@ def test_picture_is_normalised_then_padded_then_mirrored() -> None:
     picture = Image.new("RGB", (3, 2), (0, 51, 255))
     picture.putpixel((0, 0), (255, 255, 255))
     crop = Crop(size=(2, 3), side=8, source=(0, 0), target=(4, 1), extent=(2, 3), mirror=False)
-    plain = place_picture(picture, crop, HALF, (0.5, 0.25, 0.5))
+    normalisation = Normalisation(HALF.mean, (0.5, 0.25, 0.5))
+    plain = place_picture(picture, crop, normalisation)
     assert torch.allclose(plain[:, 4, 1], torch.tensor([1.0, 2.0, 1.0]))
     assert torch.allclose(plain[:, 5, 3], torch.tensor([-1.0, -1.2, 1.0]))
     assert plain.count_nonzero() == 3 * 6
-    mirrored = place_picture(picture, Crop(**{**vars(crop), "mirror": True}), HALF, (0.5, 0.25, 0.5))
+    mirrored = place_picture(picture, Crop(**{**vars(crop), "mirror": True}), normalisation)
     assert torch.equal(mirrored, plain.flip(-1))
 
 
@@ -145,8 +148,8 @@ def test_labels_stay_on_their_pixels_through_crop_and_mirror(
     grey = np.repeat(np.repeat(cells, 8, 0), 8, 1)[:height, :width]
     Image.fromarray(np.stack([grey] * 3, -1)).save(tmp_path / "cells.png")
     monkeypatch.setattr(datasets, "jitter_colours", lambda rng, picture: picture)
-    plain = {"mean": (0.0,) * 3, "std": (1.0,) * 3}
-    photos = AffinityPhotos([tmp_path / "cells.png"], [(height, width)], [cells], **plain, crop=side, seed=0)
+    options = {"normalisation": Normalisation((0.0,) * 3, (1.0,) * 3), "recipe": Recipe(crop=side)}
+    photos = AffinityPhotos([tmp_path / "cells.png"], [(height, width)], [cells], **options)
     seen = set()
     for epoch in range(40):
         sample, _ = photos[epoch, 0]
@@ -172,7 +175,7 @@ def test_sample_depends_on_seed_epoch_and_index_alone(tmp_path: Path) -> None:
     paths = sorted(folder.iterdir())
 
     def photos(seed: int) -> CamPhotos:
-        return CamPhotos(paths, [(0,), (1,), (), (0, 1)], 3, mean=HALF, std=HALF, size=(60, 90), crop=64, seed=seed)
+        return CamPhotos(paths, [(0,), (1,), (), (0, 1)], 3, normalisation=HALF, recipe=RECIPE.replace(seed=seed))
 
     sample, failed = photos(0)[2, 3]
     torch.manual_seed(5)
@@ -198,7 +201,7 @@ def test_unreadable_photos_are_found_by_their_header_or_replaced_later(tmp_path:
     assert [path.name for path, _ in failed] == ["missing.jpg", "notes.jpg"]
     assert [path.name for path in good] == ["cut.jpg", "toy00.png", "toy01.png", "toy02.png", "whole.jpg"]
 
-    photos = CamPhotos(good, [(0,)] + [(1,)] * 4, 2, mean=HALF, std=HALF, size=(60, 90), crop=64, seed=0)
+    photos = CamPhotos(good, [(0,)] + [(1,)] * 4, 2, normalisation=HALF, recipe=RECIPE)
     sample, problems = photos[0, 0]
     assert [path.name for path, _ in problems] == ["cut.jpg"]
     assert sample["target"].tolist() == [0, 1]  # those of the photo that took its place
@@ -207,7 +210,7 @@ def test_unreadable_photos_are_found_by_their_header_or_replaced_later(tmp_path:
         loaded = list(load_batches(photos, batches, workers, pin=False))
         assert [[path.name for path, _ in problems] for _, problems in loaded] == [["cut.jpg"], ["cut.jpg"]]
         assert torch.equal(loaded[0][0]["image"][0], sample["image"])
-    alone = CamPhotos([folder / "cut.jpg"], [(0,)], 2, mean=HALF, std=HALF, size=(60, 90), crop=64, seed=0)
+    alone = CamPhotos([folder / "cut.jpg"], [(0,)], 2, normalisation=HALF, recipe=RECIPE)
     assert [(tensors, len(problems)) for tensors, problems in load_batches(alone, [[(0, 0)]], 1, pin=False)] == [
         ({}, 1)
     ]

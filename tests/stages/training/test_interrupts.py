@@ -17,18 +17,18 @@ from pixaff.io.masks import read_mask
 COUNT = 60
 PROGRAM = """
 import sys, time
+from pixaff import predictor
 from pixaff.cli.app import app
-from pixaff.stages import propagate
 from toy_bundle import toy_bundle
 
-pause, walked = float(sys.argv[1]), propagate.random_walk
+pause, walked = float(sys.argv[1]), predictor.random_walk
 
 def slowly(*arguments, **options):
     time.sleep(pause)
     return walked(*arguments, **options)
 
-propagate.load_model = lambda *args, **kwargs: toy_bundle()
-propagate.random_walk = slowly
+predictor.load_model = lambda *args, **kwargs: toy_bundle()
+predictor.random_walk = slowly
 app(sys.argv[2:])
 """
 
