@@ -85,9 +85,7 @@ def test_photos_and_labels_become_a_model_and_masks(tmp_path: Path) -> None:
     assert {path.stem for path in (tmp_path / "predicted").glob("*.png")} == set(truth)
 
 
-def test_a_segmentation_head_learns_from_its_own_cams(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_segmentation_head_learns_from_its_own_cams(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     use_tiny(monkeypatch, TinySeeded)
     photos, labels, masks = write_set(tmp_path, 9)
     result = fit(photos, labels, tmp_path / "run", classes=CLASSES, **FAST, head_recipe=CAM)
