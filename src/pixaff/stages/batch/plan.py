@@ -115,10 +115,9 @@ class Plan:
             return
         reasons = "; ".join(f"{len(names)} with {reason} ({_some(names)})" for reason, names in self._stale.items())
         count = len({name for names in self._stale.values() for name in names})
-        words = (
-            f"{count} outputs in {self.out} no longer fit" if count > 1 else f"1 output in {self.out} no longer fits"
-        )
-        text = f"{words} and stay: {reasons}: --overwrite makes them again, --keep accepts them"
+        words = "output no longer fits" if count == 1 else "outputs no longer fit"
+        hint = "kept: --overwrite recomputes them, --keep accepts them"
+        text = f"{self.out}: {count} existing {words}: {reasons} ({hint})"
         self.run.report(Event("warning", self.command, text))
 
     def done(self, photo: Path, made: str) -> None:
