@@ -6,8 +6,8 @@ trained further on what a CRF makes of its own maps: cam, crf and train-cam once
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -26,13 +26,15 @@ from pixaff.run_options import RunOptions, TrainingOptions
 from pixaff.settings import Settings, value_words
 from pixaff.stages.batch.image_labels import ask_about, labels_of, read_given_labels
 from pixaff.stages.batch.inputs import find_images
+from pixaff.stages.batch.ledger import read_ledger
 from pixaff.stages.batch.record import read_record, write_record
 from pixaff.stages.batch.run import Report
 from pixaff.stages.cam import cam
-from pixaff.stages.crf import crf
-from pixaff.stages.propagate import propagate
+from pixaff.stages.crf import SIDES, crf
+from pixaff.stages.propagate import OVERLAYS, SCORES, propagate
 from pixaff.stages.train_affinity import train_affinity
 from pixaff.stages.train_cam import train_cam
+from pixaff.stages.training.checkpoint import CHECKPOINT
 from pixaff.stages.training.folder import Trained, digest, leave_out, leave_out_unreadable
 
 if TYPE_CHECKING:
@@ -43,6 +45,10 @@ if TYPE_CHECKING:
 COMMAND = "fit"
 PARTS = ("train-cam", "seed-cams", "seed-crf", "train-head", "cams", "crf", "train-affinity", "masks")
 """Subfolders of a run, in the order in which they are filled."""
+INNER = (*SIDES, OVERLAYS, SCORES)
+"""Folders in these."""
+WRITTEN = (RECORD, CAM, AFFINITY, CHECKPOINT, "run.json", "run.jsonl", "metrics.jsonl", "loss.png")
+"""Files of the trainings and of the run itself."""
 
 
 def fit(
@@ -245,12 +251,18 @@ def _same_run(out: Path, options: Mapping[str, Any]) -> None:
 
 
 def _clear(out: Path) -> None:
-    """Remove the parts of an earlier run, and nothing that another program or command wrote."""
+    """Remove what an earlier run wrote, and nothing that a person or another command put beside it."""
     record = read_record(out)
     if record is None or record.get("command") != COMMAND:
         return
     for part in PARTS:
-        if (out / part).is_dir():
-            shutil.rmtree(out / part)
-    for file in (*out.glob("*.safetensors"), out / RECORD, out / "run.json"):
-        file.unlink(missing_ok=True)
+        stems = {Path(name).stem for name in read_ledger(out / part).images}
+        for folder in (out / part, *(out / part / inner for inner in INNER)):
+            for file in [path for path in folder.iterdir() if path.is_file()] if folder.is_dir() else []:
+                if file.stem in stems or file.name in WRITTEN:
+                    file.unlink(missing_ok=True)
+        for folder in (*(out / part / inner for inner in INNER), out / part):
+            with suppress(OSError):  # not there, or not empty
+                folder.rmdir()
+    for name in WRITTEN:
+        (out / name).unlink(missing_ok=True)

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pixaff.errors import shortened
 from pixaff.io.cams import find_cams, read_cams
 from pixaff.io.images import write_picture
 from pixaff.io.scores import check_saved, write_scores
@@ -17,6 +18,7 @@ from pixaff.settings import Settings
 from pixaff.stages.batch.image_labels import PREDICT, given_entries, labels_of, names_of, read_given_labels
 from pixaff.stages.batch.inputs import default_out, existing_folder, find_images, given_path, single_file
 from pixaff.stages.batch.plan import Plan, weights_of
+from pixaff.stages.batch.record import read_record
 from pixaff.stages.batch.run import Report, run_plan, skip_all
 from pixaff.stages.batch.sweeps import FOLDER as SCORES
 
@@ -113,6 +115,9 @@ def propagate(
         command=COMMAND,
         report=run.report,
     )
+    if folder is not None and chosen.classes is None and tagged is None:
+        # CAMs of another model: their classes have the names that it recorded beside them, or none.
+        predictor.classes = tuple((read_record(folder) or {}).get("classes") or ())
     powers = background_powers() if save_scores else ()
     if save_scores:
         check_saved([predictor.settings.alpha], LOWEST, HIGHEST)
@@ -142,7 +147,11 @@ def propagate(
                 write_picture(file, result.overlay(), quality=90)
             else:
                 write_scores(file, result.scores_file())
-        return {"classes": list(result.classes)}
+        facts: dict[str, Any] = {"classes": list(result.classes)}
+        if result.classes and not result.mask.any():
+            which = "its labels" if given is not None else "its classes"
+            facts["warning"] = f"{shortened(path)}: the mask shows none of {which} ({', '.join(result.classes)})"
+        return facts
 
     return run_plan(
         plan,
@@ -160,6 +169,6 @@ def propagate(
         },
         device=predictor.device_words,
         weights=predictor.files,
-        classes=predictor.classes,
+        classes=predictor.classes or None,
         listing=listing,
     )

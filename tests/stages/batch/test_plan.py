@@ -1,4 +1,4 @@
-"""Which images are to do: outputs that fit are skipped, the others are told of, and no output takes an input's place."""
+"""Which images are to do: outputs that fit are skipped, others are told of, and no output takes the place of an input."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def test_a_file_as_output_is_that_file(photos: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["phtos", "https://example.org/photo.jpg", "s3://bucket/a.jpg"])
 def test_a_mistyped_input_makes_nothing(tmp_path: Path, name: str, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UsageError, match="no such file or folder|found the address"):
+    with pytest.raises(UsageError, match=r"no such file or folder|found the address"):
         propagate(name, "masks")
     assert list(tmp_path.iterdir()) == []
 

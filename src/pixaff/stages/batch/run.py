@@ -21,7 +21,7 @@ from pixaff.stages.batch.plan import Plan
 from pixaff.stages.batch.record import write_run_record
 
 Outcome = Mapping[str, Any] | BaseException
-"""What became of an image: facts about it for the record, or the exception that it raised."""
+"""What became of an image: facts about it, a "warning" among them if there is one, or the exception that it raised."""
 
 
 @dataclass
@@ -128,6 +128,8 @@ def _take(plan: Plan, photo: Path, outcome: Outcome, made: str, result: Report) 
         result.done.append(photo.name)
         event = Event("done", plan.command, photo=photo, outputs=plan.outputs(photo), data=outcome)
         plan.run.report(event)
+        if "warning" in outcome:
+            plan.run.report(Event("warning", plan.command, str(outcome["warning"])))
 
 
 def _fail(plan: Plan, photo: Path, reason: str, result: Report) -> None:
