@@ -140,7 +140,7 @@ def enlarged(maps: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 def test_maps_for_psa_are_dicts_of_the_photos_size(photos, tmp_path):
     cam(photos, tmp_path / "ours")
     assert cam(photos, tmp_path / "psa", format="psa").ok
-    assert sorted(path.name for path in (tmp_path / "psa").iterdir()) == ["both.npy", "red.npy", "run.json"]
+    assert sorted(path.name for path in (tmp_path / "psa").iterdir()) == ["both.npy", "red.npy", "run.json", "run.jsonl"]
     theirs = np.load(tmp_path / "psa" / "both.npy", allow_pickle=True).item()
     ours = read_cams(tmp_path / "ours" / "both.npz")
     assert list(theirs) == [0, 1]
@@ -245,7 +245,7 @@ def test_golden_maps_of_psa_lead_to_the_published_posteriors_and_labels(tmp_path
     """Their file in, their posteriors and affinity labels out; cat and person are shown."""
     (tmp_path / "image.png").write_bytes((DATA / "crf_image.png").read_bytes())
     save(tmp_path / "cams" / "image.npy", dict(zip((7, 14), GOLDEN["cam"].astype(np.float32), strict=True)))
-    powers = {"crf_low": 4, "crf_high": 32}
+    powers = {"crf_low": 4, "crf_high": 32, "size": 0}
     assert crf(tmp_path / "image.png", tmp_path / "cams", tmp_path, engine="torch", format="psa", **powers).ok
     for side, alpha in (("low", 4), ("high", 32)):
         rows = np.load(tmp_path / side / "image.npy", allow_pickle=True).item()

@@ -73,9 +73,7 @@ def evaluate(
     else:
         _print_tables(found)
     if found.failed:
-        console.say(
-            f"evaluate: {len(found.failed)} images of the list could not be compared; the score leaves them out"
-        )
+        console.say(f"evaluate: {counted(len(found.failed), 'image')} could not be compared and left out of the score")
         raise typer.Exit(1)
 
 
@@ -116,4 +114,4 @@ def _print_tables(found: Evaluation) -> None:
         rows.add_row(name, _percent(value))
     out.print(rows)
     at = f" at {best.setting}, the best of {len(found.scores)}," if len(found.scores) > 1 else ""
-    out.print(f"\nmIoU {_percent(best.miou)}{at} on {found.images} images ({found.listing})")
+    out.print(f"\nmIoU {_percent(best.miou)}{at} on {counted(found.images, 'image')} ({found.listing})", soft_wrap=True)
