@@ -28,6 +28,7 @@ class Toy(Network):
 
     mean = (0.0, 0.0, 0.0)
     std = (1.0, 1.0, 1.0)
+    bytes_per_pixel = 24
 
     def __init__(self) -> None:
         super().__init__()
