@@ -113,6 +113,7 @@ def propagate(
         command=COMMAND,
         report=run.report,
     )
+    predictor.require_affinity_network()
     powers = background_powers() if save_scores else ()
     if save_scores:
         check_saved([predictor.settings.alpha], LOWEST, HIGHEST)
