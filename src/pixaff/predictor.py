@@ -266,7 +266,7 @@ class Predictor:
     def affinity(self, image: ImageLike) -> Tensor:
         """Affinities of neighbouring cells (section 3.2), float32 (P,L), as `pixaff.ops.affinity.pair_affinity`."""
         with self._steady():
-            return self._affinity(_at_network_size(self._affinity_network(), self.sample(image).image))
+            return self._affinity(_at_network_size(self.require_affinity_network(), self.sample(image).image))
 
     @torch.inference_mode()
     def walk(self, cams: Tensor | NDArray[np.floating[Any]], affinity: Tensor) -> Tensor:
@@ -310,7 +310,7 @@ class Predictor:
             powers: Further alphas for which the background is walked, too; see `Prediction.scores_file`.
             spread: Maps a function over samples, as the built-in ``map`` does; a pool's may compute several at a time.
         """
-        network, settings = self._affinity_network(), self.settings
+        network, settings = self.require_affinity_network(), self.settings
         shown = [sample for sample in samples if not sample.shows_none]
 
         def begin(sample: Sample) -> tuple[tuple[int, ...], Tensor, dict[str, float], Tensor, Tensor]:
@@ -352,7 +352,7 @@ class Predictor:
 
     def _background(self, sample: Sample, powers: Sequence[float]) -> Prediction:
         """The prediction for an image that shows no class."""
-        network, size = self._affinity_network(), sample.image.shape[:2]
+        network, size = self.require_affinity_network(), sample.image.shape[:2]
         seen = network.seen_size(size)
         grid = (-(-seen[0] // STRIDE), -(-seen[1] // STRIDE))
         return Prediction(
@@ -399,7 +399,7 @@ class Predictor:
 
         In bf16 the network computes in bfloat16, the affinities of its features in float32.
         """
-        network = self._affinity_network()
+        network = self.require_affinity_network()
         self._check_memory(network, image.shape[:2])
         x = network.preprocess(image)[None].to(self.device)
         x = F.pad(x, (0, -x.shape[3] % STRIDE, 0, -x.shape[2] % STRIDE))
@@ -452,7 +452,12 @@ class Predictor:
     def _steady(self) -> AbstractContextManager[None]:
         return steady_threads(self.device, self.cam_network, self.affinity_network)
 
-    def _affinity_network(self) -> AffinityNetwork:
+    def require_affinity_network(self) -> AffinityNetwork:
+        """The AffinityNet, without which there are no masks.
+
+        Raises:
+            CheckpointError: The model has none.
+        """
         if self.affinity_network is None:
             raise CheckpointError("the model has no AffinityNet", "train one: pixaff train-affinity, or pixaff fit")
         return self.affinity_network

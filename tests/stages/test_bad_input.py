@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from toy_bundle import RED, use_toy
+from toy_bundle import RED, draw, use_toy
 from typer.testing import CliRunner
 
 from pixaff.cli.app import app
@@ -113,9 +113,16 @@ def test_the_red_half_is_where_the_viewer_sees_it(odd_photos, name):
 
 
 def test_a_missing_photo_and_no_photo_are_told_apart(tmp_path):
-    done = CliRunner().invoke(app, ["propagate", f"{tmp_path}/gone.jpg", "--out", f"{tmp_path}/out"])
+    draw(tmp_path / "there.png", (RED, 8, 8))
+    call = ["propagate", f"{tmp_path}/gone.jpg", "--out", f"{tmp_path}/out"]
+    done = CliRunner().invoke(app, call)
+    assert done.exit_code == 2
+    assert "gone.jpg: no such file or folder (check the path)" in done.stderr
+    assert not (tmp_path / "out").exists()
+    done = CliRunner().invoke(app, [*call, f"{tmp_path}/there.png"])
     assert done.exit_code == 1
     assert "gone.jpg: no such file" in done.stderr
+    assert (tmp_path / "out" / "there.png").is_file()
     (tmp_path / "empty").mkdir()
     done = CliRunner().invoke(app, ["propagate", f"{tmp_path}/empty"])
     assert done.exit_code == 2

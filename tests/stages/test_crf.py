@@ -48,7 +48,7 @@ def test_a_preset_gives_both_powers_and_the_size(photos, tmp_path):
     record = json.loads((tmp_path / "out" / "run.json").read_text())
     settings = record["settings"]
     assert (settings["crf_low"], settings["crf_high"], settings["size"]) == (4, 24, 0)
-    assert (record["images"], record["list"], record["settings"]["engine"]) == (1, None, "torch")
+    assert (record["images"], record["last_run"]["list"], record["settings"]["engine"]) == (1, None, "torch")
 
 
 def test_worker_processes_give_the_same(photos, tmp_path, monkeypatch):

@@ -12,8 +12,8 @@ import pixaff
 from pixaff.cli.app import app
 from pixaff.cli.console import Console
 from pixaff.errors import DownloadError, UsageError
-from pixaff.stages import fetching
-from pixaff.stages.batch.run import Event
+from pixaff.events import Event
+from pixaff.published import posterior_folder
 from pixaff.stages.download_weights import check_sources
 
 BODY = weights_bytes()
@@ -27,7 +27,7 @@ def fake(tmp_path, monkeypatch):
     monkeypatch.setenv("PIXAFF_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("PIXAFF_CATALOGUE", str(tmp_path / "own.toml"))
     monkeypatch.delenv("PIXAFF_OFFLINE", raising=False)
-    monkeypatch.setattr(fetching, "Connection", impatient)
+    monkeypatch.setattr("pixaff.published.Connection", impatient)
     with serving() as server:
         route_drive(server, monkeypatch.setattr)
         (tmp_path / "own.toml").write_text(
@@ -50,12 +50,13 @@ def objects(*arguments, code=0):
 
 
 def test_the_list_shows_what_exists_and_what_is_cached(fake, tmp_path):
-    lines = call().stdout.splitlines()
-    assert [line.split()[:2] for line in lines][:2] == [["hybrid", "missing"], ["vgg16-cam", "missing"]]
-    assert "(onedrive:https://1drv.ms/u/s!ArK_bULPXnoqhYEOXFAks9NZsiJPCw?e=FKANlR)" in lines[5]
+    lines = {line.split()[0]: line for line in call().stdout.splitlines()}
+    assert all(line.split()[1] == "missing" for line in lines.values())
+    assert {"vgg16-cam", "resnet38-affinity", "hybrid", "crf-high", "w", "m", "a"} < lines.keys()
+    assert "(onedrive:https://1drv.ms/u/s!ArK_bULPXnoqhYEOXFAks9NZsiJPCw?e=FKANlR)" in lines["crf-low"]
     call("w")
     facts = {item["name"]: item for item in objects("--list")}
-    assert len(facts) == 10
+    assert list(facts) == list(lines)
     assert facts["w"]["status"] == "cached"
     assert facts["w"]["path"] == str(tmp_path / "cache" / "w" / "w.pth")
     assert facts["w"]["files"]["w.pth"]["size"] == facts["w"]["bytes"] == len(BODY)
@@ -168,13 +169,22 @@ def test_training_takes_published_posteriors_by_name(fake, tmp_path):
         file.writestr("out/2007_000032.npy", b"\x93NUMPY")
     fake.routes["/a.zip"] = File(archive.read_bytes())
     events = []
-    folder = fetching.posterior_folder("@a", "train-affinity", events.append)
+    folder = posterior_folder("@a", "train-affinity", events.append)
     assert [path.name for path in folder.iterdir()] == ["2007_000032.npy"]
     assert {event.command for event in events} == {"train-affinity"}
-    assert fetching.posterior_folder(tmp_path, "train-affinity", events.append) == tmp_path
+    assert posterior_folder(tmp_path, "train-affinity", events.append) == tmp_path
     done = runner.invoke(
         app,
-        ["train-affinity", str(tmp_path), "--crf-low", "@crf-lo", "--crf-high", "@a", "--out", str(tmp_path / "run")],
+        [
+            "train-affinity",
+            str(tmp_path),
+            "--crf-low-dir",
+            "@crf-lo",
+            "--crf-high-dir",
+            "@a",
+            "--out",
+            str(tmp_path / "run"),
+        ],
     )
     assert done.exit_code == 2
     assert "no weights are called 'crf-lo' (did you mean crf-low?)" in done.stderr
@@ -197,10 +207,10 @@ def test_a_terminal_gets_a_bar(capsys, monkeypatch):
     monkeypatch.setattr("sys.stderr.isatty", lambda: True)
     with Console(as_json=True) as console:
         console(Event("download", "cam", "resnet38-cam", data={"done": 5_000_000, "total": 10_000_000}))
-        assert console.bar is not None
-        assert console.bar.tasks[0].percentage == 50
+        assert console.bar.drawn
+        assert console.bar._bar.tasks[0].percentage == 50
         console(Event("download", "cam", "crf-low", data={"done": 5, "total": None}))
-        assert console.bar.tasks[0].description == "crf-low"
+        assert console.bar._bar.tasks[0].description == "crf-low"
         console(Event("end", "cam"))
-        assert console.bar is None
+        assert not console.bar.drawn
     assert capsys.readouterr().out == ""

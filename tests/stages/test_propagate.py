@@ -124,7 +124,7 @@ def test_the_record_stays_with_the_masks_that_a_run_skipped(photos):
     for _ in range(2):  # the second time as well
         assert "alpha 3 -> 9" in warnings_of(photos, alpha=9)[0]
         record = json.loads((out / "run.json").read_text())
-        assert (record["settings"]["alpha"], record["counts"]["skipped"]) == (3.0, 3)
+        assert (record["settings"]["alpha"], record["last_run"]["skipped"]) == (3.0, 3)
     (out / "red.png").unlink()
     assert "alpha 3 -> 9" in warnings_of(photos, alpha=9)[0]
     record = json.loads((out / "run.json").read_text())
@@ -137,23 +137,33 @@ def test_the_record_stays_with_the_masks_that_a_run_skipped(photos):
     assert "other_settings" not in json.loads((out / "run.json").read_text())
 
 
-def test_options_that_are_given_or_left_out_are_other_settings(photos, tmp_path):
+def test_cams_that_are_given_or_left_out_make_other_masks(photos, tmp_path):
     cam(photos, tmp_path / "cams")
     propagate(photos)
-    assert f"cams none -> {tmp_path / 'cams'}" in warnings_of(photos, cams=tmp_path / "cams")[0]
+    words = "3 outputs in {} no longer fit and stay: 3 with other CAMs (blue.png, both.jpg, red.png)"
+    (warning,) = warnings_of(photos, cams=tmp_path / "cams")
+    assert warning.startswith(words.format(photos.parent / "photos-masks"))
+    assert warnings_of(photos, cams=tmp_path / "cams", keep=True) == []
     propagate(photos, cams=tmp_path / "cams", overwrite=True)
-    assert f"cams {tmp_path / 'cams'} -> none" in warnings_of(photos)[0]
+    assert warnings_of(photos, cams=tmp_path / "cams") == []
+    (warning,) = warnings_of(photos)
+    assert warning.startswith(words.format(photos.parent / "photos-masks"))
 
 
-def test_a_killed_run_is_known_by_its_settings(photos, monkeypatch):
-    def killed(*_arguments):
-        raise KeyboardInterrupt
+def test_the_masks_of_a_stopped_run_are_known_by_their_settings(photos):
+    events = []
 
-    with monkeypatch.context() as patch:
-        patch.setattr("pixaff.predictor.write_mask", killed)
-        with pytest.raises(KeyboardInterrupt):
-            propagate(photos)
-    assert "alpha 3 -> 9" in warnings_of(photos, alpha=9)[0]
+    def stop(event):
+        events.append(event)
+        if event.kind == "done":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        propagate(photos, batch_size=1, workers=1, report=stop)
+    assert events[-1].text == "stopped after 1 of 3; the same command continues with the rest"
+    done = next(event.photo.name for event in events if event.kind == "done")
+    (warning,) = warnings_of(photos, alpha=9)
+    assert f"1 with other settings: alpha 3 -> 9 ({done})" in warning
 
 
 def test_the_record_tells_what_made_the_masks(photos):
@@ -162,7 +172,8 @@ def test_the_record_tells_what_made_the_masks(photos):
     record = json.loads((photos.parent / "photos-masks" / "run.json").read_text())
     assert record["command"] == "propagate"
     assert (record["settings"]["alpha"], record["settings"]["final_crf"]) == (5.0, True)
-    assert record["counts"] == {"done": 3, "skipped": 0, "failed": 1}
+    assert (record["images"], record["done"], list(record["failed"])) == (4, 3, ["bad.jpg"])
+    assert record["last_run"] == {"list": None, "images": 4, "done": 3, "skipped": 0, "failed": 1}
     assert record["classes"] == list(CLASSES)
     assert {"pixaff", "torch", "python"} <= record["versions"].keys()
 

@@ -115,6 +115,7 @@ def propagate(
         command=COMMAND,
         report=run.report,
     )
+    predictor.require_affinity_network()
     if folder is not None and chosen.classes is None and tagged is None:
         # CAMs of another model: their classes have the names that it recorded beside them, or none.
         predictor.classes = tuple((read_record(folder) or {}).get("classes") or ())

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 import io
+import os
 from pathlib import Path
 
 import pytest
 
 from pixaff.errors import LabelsError, UsageError
-from pixaff.stages.batch.inputs import default_out, find_images
+from pixaff.stages.batch.inputs import default_out, find_images, single_file
 
 
 def touch(folder: Path, *names: str) -> None:
@@ -62,12 +63,43 @@ def test_the_list_of_another_data_set_is_refused(tmp_path):
         find_images(tmp_path, tmp_path / "list.txt")
 
 
-def test_two_photos_of_one_stem_are_refused_but_not_a_photo_and_its_caption(tmp_path):
-    touch(tmp_path, "a.jpg", "a.txt")
-    assert names(find_images(tmp_path)) == ["a.jpg", "a.txt"]
-    touch(tmp_path, "a.png")
-    with pytest.raises(UsageError, match=r"a\.jpg.*a\.png"):
-        find_images(tmp_path)
+def test_what_plainly_is_no_photo_is_passed_over_and_counted(tmp_path):
+    touch(tmp_path, "a.jpg", "a.txt", "Thumbs.db")
+    events = []
+    assert names(find_images(tmp_path, command="cam", report=events.append)) == ["a.jpg"]
+    assert [(event.kind, event.command) for event in events] == [("note", "cam")]
+    assert events[0].text == "passed over 2 files that are no photos: Thumbs.db, a.txt"
+
+
+def test_inputs_of_which_none_exists_are_refused_and_an_absent_one_among_others_is_kept(tmp_path):
+    touch(tmp_path, "a.jpg")
+    with pytest.raises(UsageError, match=r"phtos: no such file or folder \(and 1 more\) \(check the path\)"):
+        find_images([tmp_path / "phtos", tmp_path / "b.jpg"])
+    with pytest.raises(UsageError, match=r"found the address https://example\.com/a\.jpg, .*download it first"):
+        find_images("https://example.com/a.jpg")
+    assert names(find_images([tmp_path / "a.jpg", tmp_path / "gone.jpg"])) == ["a.jpg", "gone.jpg"]
+
+
+def test_standard_input_may_be_empty_or_hold_names_separated_by_nul(tmp_path, monkeypatch):
+    for data, expected in (
+        (b"", []),
+        (b"a b.jpg\0c\nd.jpg\0", ["a b.jpg", "c\nd.jpg"]),
+        (b"caf\xe9.jpg\n", [os.fsdecode(b"caf\xe9.jpg")]),
+    ):
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(data)))
+        assert names(find_images("-")) == expected
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"\xff\xd8\xff\xe0")))
+    with pytest.raises(UsageError, match="found a picture on standard input, expected paths"):
+        find_images("-")
+
+
+def test_one_photo_may_be_written_to_a_file_of_its_own(tmp_path):
+    assert single_file(tmp_path / "x.png", [Path("a.jpg")])
+    assert not single_file(tmp_path / "x", [Path("a.jpg")])
+    (tmp_path / "folder.png").mkdir()
+    assert not single_file(tmp_path / "folder.png", [Path("a.jpg")])
+    with pytest.raises(UsageError, match=r"found 2 photos and one output file, .*x\.png"):
+        single_file(tmp_path / "x.png", [Path("a.jpg"), Path("b.jpg")])
 
 
 def test_no_photos_is_a_usage_error(tmp_path):

@@ -1,4 +1,4 @@
-"""Which images are to do: outputs that fit are skipped, others are told of, and no output takes the place of an input."""
+"""Which images are to do: what fits is skipped, the rest is told of, and no output takes the place of an input."""
 
 from __future__ import annotations
 

@@ -7,8 +7,11 @@ from pathlib import Path
 import pytest
 
 from pixaff.errors import ImageError, OutputError
+from pixaff.events import Event
+from pixaff.run_options import RunOptions
 from pixaff.stages.batch.executors import in_batches, in_processes, in_threads
-from pixaff.stages.batch.run import Event, run
+from pixaff.stages.batch.plan import Plan
+from pixaff.stages.batch.run import run_plan
 
 PHOTOS = [Path(f"{i}.jpg") for i in range(10)]
 
@@ -78,36 +81,52 @@ def test_few_photos_are_in_memory_at_a_time():
     assert most <= 2 * 2 + 2 + 3
 
 
-def collect(photos, work, **options):
+def collect(out, photos=PHOTOS, names=("{}",), report=None, overwrite=False, **options):
+    """Run `batches` over photos into a folder; what ``save`` returns or, without it, a square is written."""
     events: list[Event] = []
-    report = run(photos, work, command="test", report=events.append, **options)
-    return report, events
+
+    def outputs(photo):
+        return tuple(out / name.format(photo.stem) for name in names)
+
+    def save(path, value):
+        for file in outputs(path):
+            file.write_text(str(value))
+        return {}
+
+    run = RunOptions(report=report or events.append, overwrite=overwrite)
+    plan = Plan(out, "test", photos, outputs, run)
+    work = partial(batches, **{"save": save, **options})
+    return run_plan(plan, work, settings={"alpha": 3}, device="cpu"), events
 
 
 def test_what_exists_is_skipped_unless_it_is_to_be_overwritten(tmp_path):
-    def outputs(photo):
-        return (tmp_path / photo.stem,)
-
-    def save(path, value):
-        outputs(path)[0].write_text(str(value))
-        return {}
-
     (tmp_path / "3").write_text("old")
-    report, _ = collect(PHOTOS[:5], partial(batches, save=save), outputs=outputs)
+    report, _ = collect(tmp_path, PHOTOS[:5])
     assert report.skipped == ["3.jpg"]
     assert report.done == ["0.jpg", "1.jpg", "2.jpg", "4.jpg"]
     assert (tmp_path / "3").read_text() == "old"
-    report, _ = collect(PHOTOS[:5], partial(batches, save=save), outputs=outputs, overwrite=True)
+    report, _ = collect(tmp_path, PHOTOS[:5], overwrite=True)
     assert len(report.done) == 5
     assert (tmp_path / "3").read_text() == "9"
 
 
-def test_a_photo_with_only_some_of_its_outputs_is_done_again(tmp_path):
-    (tmp_path / "0-low").touch()
-    report, _ = collect(
-        PHOTOS[:1], batches, outputs=lambda p: (tmp_path / f"{p.stem}-low", tmp_path / f"{p.stem}-high")
-    )
-    assert report.done == ["0.jpg"]
+def test_a_photo_with_only_some_of_its_outputs_or_empty_ones_is_done_again(tmp_path):
+    (tmp_path / "0-low").write_text("old")
+    (tmp_path / "1-low").write_text("old")
+    (tmp_path / "1-high").touch()
+    report, _ = collect(tmp_path, PHOTOS[:2], names=("{}-low", "{}-high"))
+    assert report.done == ["0.jpg", "1.jpg"]
+
+
+def test_an_output_that_vanishes_during_the_run_is_named(tmp_path):
+    def save(path, value):
+        if path.stem != "2":
+            (tmp_path / path.stem).write_text("x")
+        return {}
+
+    report, _ = collect(tmp_path, PHOTOS[:4], save=save)
+    assert report.done == ["0.jpg", "1.jpg", "3.jpg"]
+    assert report.failed == [("2.jpg", f"2.jpg: its output was removed from {tmp_path} during the run")]
 
 
 def test_failures_are_named_and_the_rest_is_done(tmp_path):
@@ -118,13 +137,13 @@ def test_failures_are_named_and_the_rest_is_done(tmp_path):
             raise KeyError(13)
         return int(path.stem)
 
-    report, events = collect(PHOTOS, partial(batches, load=load), outputs=lambda p: (tmp_path / p.stem,))
+    report, events = collect(tmp_path, load=load)
     assert dict(report.failed) == {"2.jpg": "2.jpg: truncated (copy it again)", "5.jpg": "KeyError: 13"}
     assert len(report.done) == 8
     assert not report.ok
     assert [event.text for event in events if event.kind == "failed"] == [reason for _, reason in report.failed]
-    assert events[0].kind == "begin"
-    assert events[0].total == 10
+    assert [event.kind for event in events[:2]] == ["settings", "begin"]
+    assert events[1].total == 10
     assert events[-1].kind == "end"
 
 
@@ -135,7 +154,7 @@ def test_debugging_lets_unforeseen_errors_through(tmp_path, monkeypatch):
         raise KeyError(13)
 
     with pytest.raises(KeyError):
-        collect(PHOTOS, partial(batches, load=load), outputs=lambda p: (tmp_path / p.stem,))
+        collect(tmp_path, load=load)
 
 
 def test_a_full_disk_ends_the_run(tmp_path):
@@ -148,16 +167,17 @@ def test_a_full_disk_ends_the_run(tmp_path):
     def save(path, value):
         raise OutputError("disk full")
 
-    work = partial(batches, compute=compute, save=save, batch_size=1)
+    photos = [Path(f"{i}.jpg") for i in range(50)]
     with pytest.raises(OutputError, match="disk full"):
-        collect([Path(f"{i}.jpg") for i in range(50)], work, outputs=lambda p: (tmp_path / p.stem,))
+        collect(tmp_path, photos, compute=compute, save=save, batch_size=1)
     assert len(computed) < 10
 
 
 def test_ctrl_c_stops_the_workers_before_it_is_passed_on(tmp_path):
-    saved = []
+    saved, words = [], []
 
     def interrupt(event):
+        words.append(event.text)
         if event.kind == "done":
             raise KeyboardInterrupt
 
@@ -165,16 +185,11 @@ def test_ctrl_c_stops_the_workers_before_it_is_passed_on(tmp_path):
         saved.append(path)
         return {}
 
-    work = partial(batches, save=save, batch_size=1)
+    photos = [Path(f"{i}.jpg") for i in range(100)]
     with pytest.raises(KeyboardInterrupt):
-        run(
-            [Path(f"{i}.jpg") for i in range(100)],
-            work,
-            command="test",
-            outputs=lambda p: (tmp_path / p.stem,),
-            report=interrupt,
-        )
+        collect(tmp_path, photos, save=save, batch_size=1, report=interrupt)
     assert len(saved) < 10
+    assert words[-1] == "stopped after 1 of 100; the same command continues with the rest"
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("pixaff")]
 
 

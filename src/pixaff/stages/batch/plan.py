@@ -22,8 +22,10 @@ from pixaff.run_options import RunOptions
 from pixaff.settings import value_words
 from pixaff.stages.batch.ledger import Ledger, digest, quick_stamps, read_ledger, same_file, stamp
 
-EMBEDDED = Path(pixaff.__file__).parent / "weights" / "lite"
-"""Folder of the model inside the package."""
+EMBEDDED = Path(pixaff.__file__).parent / "models" / "embedded"
+"""Folder of the model inside the package; `pixaff.models.bundle` says so too, but takes as long to import as torch."""
+LITE = "lite"
+"""Its name."""
 NAMED = 3
 """Images that a warning names of each kind."""
 
@@ -105,8 +107,8 @@ class Plan:
             self.ledger.append({**line, **facts})
         for photo in self.skipped:
             before = (self.ledger.images.get(photo.name) or {}).get("made")
-            if before is not None and before != made:
-                self._stale.setdefault(self._difference(before, settings, weights), []).append(photo.name)
+            if before is not None and before != made and (reason := self._difference(before, settings, weights)):
+                self._stale.setdefault(reason, []).append(photo.name)
         return made
 
     def warn(self) -> None:
@@ -156,7 +158,8 @@ class Plan:
         if line.get("labels") != self._labels(photo):
             self._stale.setdefault("other labels", []).append(photo.name)
         cams = None if self.cams is None else self.cams(photo)
-        if cams is not None and not same_file(cams, line.get("cams")):
+        made_of = line.get("cams")
+        if (cams is None) != (made_of is None) or (cams is not None and not same_file(cams, made_of)):
             self._stale.setdefault("other CAMs", []).append(photo.name)
 
     def _labels(self, photo: Path) -> list[str | int] | None:
@@ -176,9 +179,12 @@ class Plan:
             for name in dict.fromkeys((*settings, *then))
             if name not in ("labels", "cams", *_PLACES) and _plain(then.get(name)) != _plain(settings.get(name))
         ]
-        if line.get("weights") != dict(weights):
+        before_weights = line.get("weights")
+        known: dict[str, Any] = before_weights if isinstance(before_weights, dict) else {}
+        if any(known[part] != weights[part] for part in known.keys() & weights.keys()):
             changed.append("other weights")
-        return f"other settings: {', '.join(changed)}" if changed else "other settings"
+        # Nothing where only CAMs were given once and not the other time, which says itself.
+        return f"other settings: {', '.join(changed)}" if changed else ""
 
 
 _WEIGHTS = frozenset((".safetensors", ".pth", ".pt", ".bin", ".ckpt"))
@@ -191,8 +197,8 @@ def weights_of(options: Mapping[str, Any]) -> list[Path]:
     named = [Path(options[name]) for name in ("cam_weights", "affinity_weights") if options.get(name) is not None]
     model = options.get("model")
     if model is None and options.get("preset") is None:
-        model = EMBEDDED.name
-    folders = [EMBEDDED if str(model) == EMBEDDED.name else Path(model)] if model is not None else []
+        model = LITE
+    folders = [EMBEDDED if str(model) == LITE else Path(model)] if model is not None else []
     if options.get("weights_dir") is not None:
         folders.append(Path(options["weights_dir"]))
     for folder in folders:
