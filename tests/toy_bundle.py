@@ -29,7 +29,6 @@ class Toy(Network):
     bytes_per_pixel = 100
     mean = (0.0, 0.0, 0.0)
     std = (1.0, 1.0, 1.0)
-    bytes_per_pixel = 24
 
     def __init__(self) -> None:
         super().__init__()
