@@ -140,12 +140,8 @@ def enlarged(maps: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 def test_maps_for_psa_are_dicts_of_the_photos_size(photos, tmp_path):
     cam(photos, tmp_path / "ours")
     assert cam(photos, tmp_path / "psa", format="psa").ok
-    assert sorted(path.name for path in (tmp_path / "psa").iterdir()) == [
-        "both.npy",
-        "red.npy",
-        "run.json",
-        "run.jsonl",
-    ]
+    names = sorted(path.name for path in (tmp_path / "psa").iterdir())
+    assert names == ["both.npy", "red.npy", "run.json", "run.jsonl"]
     theirs = np.load(tmp_path / "psa" / "both.npy", allow_pickle=True).item()
     ours = read_cams(tmp_path / "ours" / "both.npz")
     assert list(theirs) == [0, 1]
