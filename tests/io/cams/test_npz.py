@@ -282,3 +282,21 @@ def test_case_pipes_and_loops(tmp_path: Path) -> None:
 def test_maps_that_lie_on_their_side(size: tuple[int, int], photo: tuple[int, int], expected: bool) -> None:
     file = CamFile(np.array([1]), np.zeros((1, *size), np.float32), size)
     assert file.lies_on_its_side(photo) is expected
+
+
+def test_an_archive_of_very_many_members_is_refused_before_they_are_listed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
+        for number in range(20_000):
+            archive.writestr(f"{number}.npy", b"")
+    monkeypatch.setattr(zipfile, "ZipFile", lambda _: pytest.fail("listed"))
+    with pytest.raises(FormatError, match=r"a\.npz: damaged: an archive of too many members"):
+        read_cams(tmp_path / "a.npz")
+
+
+def test_an_archive_with_a_comment_is_read(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", **good())
+    with zipfile.ZipFile(tmp_path / "a.npz", "a") as archive:
+        archive.comment = b"made by a program PK\5 of ours"
+    assert read_cams(tmp_path / "a.npz").size == (48, 64)
