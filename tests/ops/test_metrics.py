@@ -108,3 +108,18 @@ def test_bad_settings_are_refused():
 def test_scoring_does_not_import_torch():
     code = "import sys, pixaff.ops.metrics; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_large_maps_are_counted_in_parts(monkeypatch):
+    rng = np.random.default_rng(0)
+    pred, gt = rng.integers(0, 3, (50, 41)), rng.choice([0, 1, 2, 255], (50, 41))
+    whole = ConfusionMatrix(3)
+    whole.update(pred, gt)
+    monkeypatch.setattr("pixaff.ops.metrics._PART", 100)
+    parts = ConfusionMatrix(3)
+    parts.update(pred, gt)
+    assert (parts.matrix == whole.matrix).all()
+    pred[-1, -1], gt[-1, -1] = 9, 1  # in the last part: nothing is counted
+    with pytest.raises(ValueError, match="pred: found the value 9"):
+        parts.update(pred, gt)
+    assert (parts.matrix == whole.matrix).all()

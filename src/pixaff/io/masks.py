@@ -18,6 +18,7 @@ from pixaff.io.picture_files import opened
 
 VOID = 255
 Colour = tuple[int, int, int]
+_PART = 1 << 24
 _NUMBERS = "pixel values must be class numbers: 0 background, 1..K classes, 255 void"
 
 
@@ -107,7 +108,7 @@ def read_mask(
             raise FormatError(f"{path}: found the value 255, expected {void} for void", "check --void")
         values[values == void] = VOID
     if num_classes is not None:
-        present = np.flatnonzero(np.bincount(values.ravel(), minlength=256))
+        present = _present(values)
         wrong = present[(present > num_classes) & (present != VOID)]
         if wrong.size:
             numbers = ", ".join(map(str, wrong[:5])) + (", ..." if wrong.size > 5 else "")
@@ -133,7 +134,7 @@ def _palette_values(
     palette = np.array(picture.getpalette("RGB"), np.uint8).reshape(-1, 3)
     first_is_black = len(palette) > 0 and not palette[0].any()
     meant: dict[int, int | None] = {}
-    for number in np.flatnonzero(np.bincount(values.ravel(), minlength=256)).tolist():
+    for number in _present(values).tolist():
         if number in (VOID, void):  # of whatever colour
             continue
         colour = _colour(palette[number]) if number < len(palette) else None
@@ -158,6 +159,13 @@ def _palette_values(
     for number, found in meant.items():
         table[number] = number if found is None else found
     return table
+
+
+def _present(values: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """The values that occur, in ascending order; counted in parts, as a count takes eight times the memory."""
+    parts = np.array_split(values.ravel(), values.size // _PART + 1)
+    seen = np.any([np.bincount(part, minlength=256) > 0 for part in parts], axis=0)
+    return np.flatnonzero(seen).astype(np.int64)
 
 
 def _by_colour(

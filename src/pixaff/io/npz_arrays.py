@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import struct
 import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -22,6 +23,8 @@ FREE_BYTES = 64 << 20
 RATIO = 100
 """A file may unpack to so many times its length, and to `FREE_BYTES` in any case. Maps unpack to some 2 to 20 times."""
 _MEMBERS = 100
+_LONGEST_DIRECTORY = 1 << 20  # bytes of an archive's table of contents, which takes longer to read than its arrays
+_END = struct.Struct("<4s4H2LH")  # the record at the end: ..., length of the table of contents, its place, of a comment
 _DAMAGED = "write it again, or remove it"
 
 
@@ -104,6 +107,7 @@ def _opened(path: str | os.PathLike[str], maker: str) -> Iterator[zipfile.ZipFil
     """The archive; what goes wrong in the block becomes a `FormatError` that names the file."""
     try:
         check_regular(path, FormatError)
+        _check_directory(path)
         with zipfile.ZipFile(path) as archive:
             yield archive
     except FormatError:
@@ -119,6 +123,24 @@ def _opened(path: str | os.PathLike[str], maker: str) -> Iterator[zipfile.ZipFil
     # Arrays with damaged headers or compressed data: ValueError, zlib.error, EOFError, SyntaxError, ...
     except Exception as error:
         raise FormatError(f"{path}: damaged: {str(error)[:80] or type(error).__name__}", _DAMAGED) from None
+
+
+def _check_directory(path: str | os.PathLike[str]) -> None:
+    """Refuse an archive of very many members before they are listed.
+
+    Raises:
+        ValueError: There are.
+    """
+    with open(path, "rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(-min(size, _END.size + 0xFFFF), os.SEEK_END)
+        tail = file.read()
+    # As Python's zipfile looks for it: without a comment, else wherever it is last.
+    place = len(tail) - _END.size
+    if not (tail[max(place, 0) :].startswith(b"PK\5\6") and tail.endswith(b"\0\0")):
+        place = tail.rfind(b"PK\5\6")
+    if 0 <= place <= len(tail) - _END.size and _END.unpack_from(tail, place)[5] > _LONGEST_DIRECTORY:
+        raise ValueError("an archive of too many members")
 
 
 def _headers(archive: zipfile.ZipFile) -> dict[str, Header]:

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     IntArray = np.ndarray[Any, Any] | Tensor
 
 
+_PART = 1 << 24  # values that are counted at a time, in 64-bit integers
+
+
 class ConfusionMatrix:
     """Counts of (true class, predicted class) over any number of label maps.
 
@@ -55,10 +58,13 @@ class ConfusionMatrix:
         pred, gt = _integers(pred, "pred"), _integers(gt, "gt")
         if pred.shape != gt.shape:
             raise ValueError(f"pred and gt: found shapes {pred.shape} and {gt.shape}, expected equal ones")
-        valid = gt != self.ignore_index
-        columns = self._in_range(pred[valid], "pred")
-        rows = self._in_range(gt[valid], "gt")
-        counts = np.bincount(rows * self.num_classes + columns, minlength=self.matrix.size)
+        counts = np.zeros(self.matrix.size, np.int64)
+        parts = gt.size // _PART + 1
+        for found, truth in zip(*(np.array_split(values.ravel(), parts) for values in (pred, gt)), strict=True):
+            valid = truth != self.ignore_index
+            columns = self._in_range(found[valid], "pred")
+            rows = self._in_range(truth[valid], "gt")
+            counts += np.bincount(rows * self.num_classes + columns, minlength=counts.size)
         self.matrix += counts.reshape(self.matrix.shape)
 
     def merge(self, other: ConfusionMatrix) -> ConfusionMatrix:

@@ -213,18 +213,18 @@ def test_an_array_that_claims_more_than_its_member_holds_is_damage(tmp_path: Pat
 
 def test_case_maps_that_swell(tmp_path: Path) -> None:
     """A map of 17,000 x 17,000 zeros for a photo of 40 x 60 is refused from its header; so is one without a size."""
-    huge = {"classes": np.array([1]), "cams": np.zeros((1, 3000, 3000), np.float16), "size": np.array([40, 60])}
+    huge = {"classes": np.array([1]), "cams": np.zeros((1, 4500, 3000), np.float16), "size": np.array([40, 60])}
     np.savez_compressed(tmp_path / "a.npz", **huge)
     assert (tmp_path / "a.npz").stat().st_size < 100_000
     tracemalloc.start()
-    with pytest.raises(FormatError, match=r"a\.npz: found maps of 3000 x 3000 for a photo of 40 x 60 pixels"):
+    with pytest.raises(FormatError, match=r"a\.npz: found maps of 4500 x 3000 for a photo of 40 x 60 pixels"):
         read_cams(tmp_path / "a.npz")
     assert tracemalloc.get_traced_memory()[1] < 4e6
     tracemalloc.stop()
-    np.savez_compressed(tmp_path / "a.npz", **huge | {"size": np.array([3000, 3000])})
-    with pytest.raises(FormatError, match="found maps of 3000 x 3000 for a photo of 40 x 60"):
+    np.savez_compressed(tmp_path / "a.npz", **huge | {"size": np.array([4500, 3000])})
+    with pytest.raises(FormatError, match="found maps of 4500 x 3000 for a photo of 40 x 60"):
         read_cams(tmp_path / "a.npz", photo=(40, 60))
-    assert read_cams(tmp_path / "a.npz").size == (3000, 3000)
+    assert read_cams(tmp_path / "a.npz").size == (4500, 3000)
     # Small photos that a program brought to one size, and photos that it enlarged.
     for photo in ((40, 60), (400, 600)):
         write_cams(tmp_path / "b.npz", [1], np.zeros((1, 2 * photo[0], 2 * photo[1])), photo)
@@ -282,3 +282,21 @@ def test_case_pipes_and_loops(tmp_path: Path) -> None:
 def test_maps_that_lie_on_their_side(size: tuple[int, int], photo: tuple[int, int], expected: bool) -> None:
     file = CamFile(np.array([1]), np.zeros((1, *size), np.float32), size)
     assert file.lies_on_its_side(photo) is expected
+
+
+def test_an_archive_of_very_many_members_is_refused_before_they_are_listed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
+        for number in range(20_000):
+            archive.writestr(f"{number}.npy", b"")
+    monkeypatch.setattr(zipfile, "ZipFile", lambda _: pytest.fail("listed"))
+    with pytest.raises(FormatError, match=r"a\.npz: damaged: an archive of too many members"):
+        read_cams(tmp_path / "a.npz")
+
+
+def test_an_archive_with_a_comment_is_read(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", **good())
+    with zipfile.ZipFile(tmp_path / "a.npz", "a") as archive:
+        archive.comment = b"made by a program PK\5 of ours"
+    assert read_cams(tmp_path / "a.npz").size == (48, 64)

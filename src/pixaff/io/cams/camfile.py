@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 MAX_PIXELS = 300_000_000  # of one map, as of a photo
 _TOLERANCE = 1e-3  # what rounding in another program may put above 1 or below 0
 _LARGER = 2  # maps may be as many times the photo's long side: some programs work on enlarged photos,
-_FIXED_SIZE = 1024  # or bring every photo, however small, to one size
+_FIXED_SIZE = 4096  # or bring every photo, however small, to one size, as pixaff does
 
 
 @dataclass(frozen=True, eq=False)
