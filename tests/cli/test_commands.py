@@ -14,10 +14,9 @@ from pixaff.cli.app import app
 from pixaff.cli.console import Console, seconds_words
 from pixaff.cli.numbers import optional_numbers, sweep
 from pixaff.errors import OutputError, UsageError
+from pixaff.events import Event
 from pixaff.io.masks import write_mask
-from pixaff.models.base import CAM_RECIPE
 from pixaff.models.registry import PRESETS
-from pixaff.stages.batch.run import Event
 
 COMMANDS = [command.name for command in app.registered_commands]
 runner = CliRunner()
@@ -58,15 +57,15 @@ def test_every_command_explains_itself(command):
 
 
 @pytest.mark.parametrize(
-    ("options", "cam", "affinity", "alpha", "lr"),
+    ("options", "cam", "affinity", "alpha"),
     [
-        ([], "lite_cam", "lite_affinity", PRESETS["lite"].alpha, CAM_RECIPE.lr),
-        (["--model", "vgg16_cam"], "vgg16_cam", "vgg16_affinity", 16, 0.1),
-        (["--preset", "psa-resnet38", "--alpha", "5"], "resnet38_cam", "resnet38_affinity", 5, 0.1),
-        (["--preset", "psa-vgg16", "--affinity-model", "lite_affinity"], "vgg16_cam", "lite_affinity", 16, 0.1),
+        ([], "lite_cam", "lite_affinity", PRESETS["lite"].alpha),
+        (["--network", "vgg16_cam"], "vgg16_cam", "vgg16_affinity", 16),
+        (["--preset", "psa-resnet38", "--alpha", "5"], "resnet38_cam", "resnet38_affinity", 5),
+        (["--preset", "psa-vgg16", "--affinity-network", "lite_affinity"], "vgg16_cam", "lite_affinity", 16),
     ],
 )
-def test_fit_takes_networks_numbers_and_recipes_together(monkeypatch, options, cam, affinity, alpha, lr):
+def test_fit_takes_networks_settings_and_recipes_together(monkeypatch, options, cam, affinity, alpha):
     given = {}
 
     def fit(photos, labels, out, **options):
@@ -74,16 +73,21 @@ def test_fit_takes_networks_numbers_and_recipes_together(monkeypatch, options, c
         raise OutputError("stopped")
 
     monkeypatch.setattr(pixaff, "fit", fit, raising=False)
-    runner.invoke(app, ["fit", "photos", "--labels", "labels.csv", "--out", "run", *options])
+    recipes = ["--cam-epochs", "3", "--head-epochs", "4", "--affinity-lr", "0.5", "--crop", "96", "--resize", "60:90"]
+    done = runner.invoke(app, ["fit", "photos", "--labels", "labels.csv", "--out", "run", *recipes, *options])
+    assert done.stderr.splitlines() == ["Error: stopped"]
     settings = given["settings"]
-    assert (settings.cam, settings.affinity, settings.alpha, given["cam_recipe"].lr) == (cam, affinity, alpha, lr)
-    assert given["affinity_recipe"].lr == (2e-4 if affinity == "lite_affinity" else 0.1)
+    assert (settings.cam, settings.affinity, settings.alpha) == (cam, affinity, alpha)
+    shared = {"crop": 96, "resize": (60, 90)}
+    assert given["cam_recipe"] == {**shared, "epochs": 3}
+    assert given["head_recipe"] == {**shared, "epochs": 4}
+    assert given["affinity_recipe"] == {**shared, "lr": 0.5}
 
 
 def test_usage_errors_exit_with_2_and_one_line():
     done = runner.invoke(app, ["crf", "photos", "--cams", "nowhere", "--out", "x"])
     assert done.exit_code == 2
-    assert done.stderr.splitlines() == ["Error: nowhere: no such folder (make activation maps first: pixaff cam)"]
+    assert done.stderr.splitlines() == ["Error: nowhere: no such folder (make CAMs first: pixaff cam)"]
     assert runner.invoke(app, ["crf"]).exit_code == 2
     assert runner.invoke(app, ["nope"]).exit_code == 2
 
