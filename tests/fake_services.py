@@ -40,7 +40,7 @@ def weights_bytes(seed: int = 0, size: int = 1000) -> bytes:
 
 def impatient(**options: Any) -> Connection:
     """For servers that answer at once."""
-    return Connection(**{"timeout": 5.0, "retries": 3, "backoff": 0.01, "longest_wait": 1.0, **options})
+    return Connection(**{"timeout": 5.0, "slowest": 1e6, "retries": 3, "backoff": 0.01, "longest_wait": 1.0, **options})
 
 
 @dataclass

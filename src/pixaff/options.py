@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
+from numbers import Integral, Real
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
-from pixaff.errors import UsageError
+from pixaff.errors import UsageError, shortened
 
 T = TypeVar("T")
 _KEY = "option"
+_PLAIN = {bool: "yes or no", int: "a whole number", float: "a number"}
 
 
 @dataclass(frozen=True)
@@ -85,9 +87,14 @@ def check_options(values: Any) -> None:
             continue
         choices = choices_of(expected)
         if choices and value not in choices:
-            raise UsageError(f"{name} is {value!r}, expected {' or '.join(choices)}")
+            raise UsageError(f"{name} is {shortened(repr(value))}, expected {' or '.join(choices)}")
+        if expected in _PLAIN and not _is_plain(value, expected):
+            raise UsageError(f"{name} is {shortened(repr(value))}, expected {_PLAIN[expected]}")
         if get_origin(expected) is tuple:
             number = get_args(expected)[0]
+            value = tuple(value) if isinstance(value, Iterable) and not isinstance(value, str) else (None,)
+            if not all(_is_plain(each, number) for each in value):
+                raise UsageError(f"{name} is {shortened(repr(getattr(values, name)))}, expected numbers")
             value = tuple(number(each) for each in value)
             object.__setattr__(values, name, value)
             _check_numbers(name, value, one)
@@ -96,6 +103,15 @@ def check_options(values: Any) -> None:
                 value = float(value)
                 object.__setattr__(values, name, value)
             _check_numbers(name, (value,), one)
+
+
+def _is_plain(value: Any, expected: type[Any]) -> bool:
+    """Whether a value can stand for a truth value or a number, as callers and JSON give them."""
+    if isinstance(value, Integral) and not -(1 << 63) <= int(value) < 1 << 63:
+        return False
+    if expected is bool or isinstance(value, bool):
+        return expected is bool and isinstance(value, (bool, Integral)) and value in (0, 1)
+    return isinstance(value, Real if expected is float else Integral)
 
 
 def choices_of(expected: Any) -> tuple[str, ...]:
@@ -107,7 +123,7 @@ def choices_of(expected: Any) -> tuple[str, ...]:
 
 def unknown_option(name: str, kind: str, known: Any) -> UsageError:
     """The error about a name that is no field."""
-    return UsageError(f"no {kind} is called {name!r}", f"{kind}s: {', '.join(sorted(known))}")
+    return UsageError(f"no {kind} is called {shortened(name)!r}", f"{kind}s: {', '.join(sorted(known))}")
 
 
 def _check_numbers(name: str, numbers: tuple[float, ...], one: Option) -> None:

@@ -47,7 +47,7 @@ def test_a_folder_without_a_model_and_a_damaged_one(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"holds neither model\.json nor cam\.safetensors"):
         load_model(tmp_path)
     (tmp_path / "model.json").write_text("{")
-    with pytest.raises(CheckpointError, match="cannot be understood"):
+    with pytest.raises(CheckpointError, match="no valid JSON"):
         load_model(tmp_path)
     (tmp_path / "model.json").write_text(json.dumps({"format": 1, "classes": ["a"], "settings": {"alhpa": 1}}))
     with pytest.raises(CheckpointError, match="alhpa"):

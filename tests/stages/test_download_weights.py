@@ -187,7 +187,7 @@ def test_training_takes_published_posteriors_by_name(fake, tmp_path):
         ],
     )
     assert done.exit_code == 2
-    assert "no weights are called 'crf-lo' (did you mean crf-low?)" in done.stderr
+    assert 'no weights are called "crf-lo" (did you mean crf-low?)' in done.stderr
 
 
 def test_a_line_now_and_then_tells_of_a_download_without_a_terminal(capsys, monkeypatch):

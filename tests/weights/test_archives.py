@@ -133,7 +133,7 @@ def test_a_member_that_is_there_twice_overwrites_nothing(tmp_path, target):
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as file:
         file.writestr("a.npy", b"first")
         file.writestr("a.npy", b"second")
-    with pytest.raises(DownloadError, match=r"'a\.npy' is there twice"):
+    with pytest.raises(DownloadError, match=r"\"a\.npy\" is there twice"):
         extract(tmp_path / "a.zip", target)
     assert (target / "a.npy").read_bytes() == b"first"
 

@@ -15,11 +15,12 @@ from pickle import UnpicklingError
 from typing import Any, BinaryIO
 
 _SLACK = 1 << 20  # bytes given to functions beside those of the file: short words are pointed back to, as in "latin1"
-_LARGEST_KEY = 1 << 32
+LARGEST_KEY = 1 << 32
 
 _NUMBERS = {"BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT"}
-_TEXTS = {"SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8", "SHORT_BINBYTES", "BINBYTES", "BINBYTES8", "BYTEARRAY8"}
-_VALUES = _NUMBERS | _TEXTS
+_TEXTS = {"SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8", "SHORT_BINSTRING", "BINSTRING"}
+_BYTES = {"SHORT_BINBYTES", "BINBYTES", "BINBYTES8", "BYTEARRAY8"}
+_VALUES = _NUMBERS | _TEXTS | _BYTES
 _CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
 _TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 
@@ -131,7 +132,7 @@ def read_pickle(stream: BinaryIO, names: Names, budget: Budget, persistent: Call
             _of_type(list, stack[-1]).extend(items)
         elif name in ("SETITEM", "SETITEMS"):
             items = since_mark() if name == "SETITEMS" else [stack.pop(-2), stack.pop()]
-            _set_items(_of_type(dict, stack[-1]), items, budget.keys)
+            _set_items(_dict(stack[-1]), items, budget.keys)
         elif name == "GLOBAL":
             module, _, attribute = argument.partition(" ")
             stack.append(_named(names, module, attribute))
@@ -168,13 +169,18 @@ def _of_type(kind: type, value: Any) -> Any:
     return value
 
 
+def _dict(value: Any) -> dict[Any, Any]:
+    """A dict, or an object of a caller's `Function` that is one."""
+    return value if isinstance(value, Built) and isinstance(value, dict) else _of_type(dict, value)
+
+
 def _set_items(target: dict[Any, Any], items: list[Any], most: int) -> None:
     for key, value in zip(items[::2], items[1::2], strict=True):
         # Hashing tuples inside tuples can take for ever.
         if type(key) not in (int, str):
             raise UnpicklingError(f"has a {type(key).__name__} as a key")
         # Large numbers can be chosen so that all have the same hash; then each insertion looks at all before it.
-        if type(key) is int and abs(key) >= _LARGEST_KEY:
+        if type(key) is int and abs(key) >= LARGEST_KEY:
             raise UnpicklingError("has a key of more than 32 bits")
         target[key] = value
     if len(target) > most:

@@ -18,11 +18,12 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from pixaff.errors import CheckpointError, PixaffError, UsageError, quoted
+from pixaff.errors import CheckpointError, UsageError, quoted
 from pixaff.io.atomic import write_text
 from pixaff.io.checkpoints import read_metadata, read_state_dict, write_state_dict
 from pixaff.io.labels import VOC_CLASSES, read_classes
 from pixaff.io.labels.classes import MAX_CLASSES
+from pixaff.io.records import entry, parse_json, read_json
 from pixaff.models.base import AffinityNetwork, CamNetwork, Network
 from pixaff.models.loading import load_state, ready
 from pixaff.models.recognise import (
@@ -212,6 +213,15 @@ def write_bundle(
     write_text(folder / RECORD, json.dumps(record, indent=2) + "\n")
 
 
+def check_record(record: Path) -> None:
+    """Make sure that a ``model.json`` can be understood.
+
+    Raises:
+        CheckpointError: It cannot; names the file and what is wrong.
+    """
+    _check_model(record, *_recorded(record))
+
+
 def embedded_folder() -> Path:
     """Folder of the model inside the package."""
     return Path(__file__).parent / "embedded"
@@ -242,38 +252,47 @@ def _preset_with_networks(model: str | Path | None, preset: str | None, weights:
 def _in_folder(model: str | Path, parts: Sequence[str]) -> _Source:
     """The embedded model, or the one in a folder."""
     folder = embedded_folder() if str(model) == EMBEDDED else Path(model)
-    if (folder / RECORD).is_file():
+    try:
+        recorded, trained = (folder / RECORD).is_file(), (folder / CAM).is_file()
+    except OSError as error:
+        raise CheckpointError(f"{folder}: cannot be read: {error.strerror}", "check its permissions") from None
+    if recorded:
         names, settings = _recorded(folder / RECORD)
-    elif (folder / CAM).is_file():
+    elif trained:
         names, settings = _trained(folder / CAM)
     else:
         raise CheckpointError(
             f"{folder} holds neither {RECORD} nor {CAM}",
             f'give "{EMBEDDED}" or the folder of a finished `pixaff fit` or `pixaff train-cam`',
         )
-    _check_model(folder / (RECORD if (folder / RECORD).is_file() else CAM), names, settings)
+    _check_model(folder / (RECORD if recorded else CAM), names, settings)
     files = {part: folder / FILES[part] for part in parts if part == "cam" or (folder / FILES[part]).is_file()}
     return _Source(settings, files, names, f"swap {CAM} and {AFFINITY}", folder, {"model": str(model)})
 
 
 def _recorded(record: Path) -> tuple[tuple[str, ...], Settings]:
     """Classes and settings of a model's folder."""
-    try:
-        found = json.loads(record.read_text(encoding="utf-8"))
-        version, classes = found["format"], tuple(str(name) for name in found["classes"])
-        settings = Settings.from_dict(found["settings"])
-    except (OSError, ValueError, KeyError, TypeError, PixaffError) as error:
-        raise CheckpointError(f"{record}: cannot be understood: {error}", "copy the whole folder again") from error
-    if version != FORMAT:
+    found = read_json(record, "the record of a model", CheckpointError, _COPY)
+    if (version := entry(found, "format", int, record, CheckpointError)) != FORMAT:
         raise CheckpointError(f"{record}: found format {version}, expected {FORMAT}", "update pixaff")
-    return classes, settings
+    classes = entry(found, "classes", list, record, CheckpointError)
+    if not all(isinstance(name, str) for name in classes):
+        raise CheckpointError(f"{record}: found classes that are no names", _COPY)
+    values = entry(found, "settings", dict, record, CheckpointError)
+    for name in ("preset", "cam", "affinity"):
+        if name in values:
+            entry(values, name, str, record, CheckpointError)
+    try:
+        return tuple(classes), Settings.from_dict(values)
+    except (UsageError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{record}: {error.message if isinstance(error, UsageError) else error}", _COPY) from None
 
 
 def _trained(weights: Path) -> tuple[tuple[str, ...], Settings]:
     """Classes and network that a training wrote into its weights, with the preset's hyper-parameters."""
     metadata = read_metadata(weights)
     try:
-        classes = tuple(str(name) for name in json.loads(metadata["classes"]))
+        classes = tuple(str(name) for name in parse_json(metadata["classes"]))
         settings = settings_of_network(metadata["network"])
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(
@@ -405,7 +424,7 @@ def _names_for(count: int, path: Path, classes: str | Path | None) -> tuple[str,
             raise UsageError(f"{classes} names {len(names)} classes, {path} is for {count}", "give the names of these")
         return names
     try:
-        recorded = json.loads(read_metadata(path).get("classes", "[]"))
+        recorded = parse_json(read_metadata(path).get("classes", "[]"))
     except ValueError:
         recorded = []
     if isinstance(recorded, list) and len(recorded) == count:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import os
 from pathlib import Path
 from typing import Any
@@ -11,11 +10,12 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from pixaff.errors import FormatError, PixaffError, UsageError
+from pixaff.errors import CheckpointError, FormatError, PixaffError, UsageError
 from pixaff.io.cams import read_cams
 from pixaff.io.checkpoints import read_metadata, read_state_dict
 from pixaff.io.images import IMAGE_SUFFIXES, image_size
 from pixaff.io.masks import VOID, read_mask, voc_palette
+from pixaff.io.records import read_json
 from pixaff.settings import HYPER_PARAMETERS
 from pixaff.stages.batch.executors import default_workers
 from pixaff.stages.batch.record import NAME, read_record, versions
@@ -123,7 +123,10 @@ def _folder(path: Path) -> dict[str, Any]:
         facts |= {"kind": f"outputs of pixaff {record.get('command')}", NAME: record}
     model = path / "model.json"
     if model.is_file():
-        facts |= {"kind": "model", "model.json": json.loads(model.read_text(encoding="utf-8"))}
+        from pixaff.models.bundle import check_record
+
+        check_record(model)
+        facts |= {"kind": "model", "model.json": read_json(model, "the record of a model", CheckpointError)}
     return facts
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import gzip
 import hashlib
 import io
 import re
 import stat
 import tarfile
+import unicodedata
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -16,8 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO
 
-from pixaff.errors import DownloadError
+from pixaff.errors import DownloadError, quoted
 from pixaff.io.atomic import output_errors
+from pixaff.io.zips import open_zip
 from pixaff.weights.disk import ensure_space, size_words
 
 
@@ -27,6 +30,8 @@ class UntrustedError(DownloadError):
 
 KEPT = (".npy", ".png")
 CHUNK = 1 << 18
+MOST_NAME, MOST_PATH = 255, 1000
+"""Bytes of a name and of a path in an archive: what file systems take, and a part of the 4,096 of a whole path."""
 _MAGIC = {
     b"PK\x03\x04": "zip",
     b"\x1f\x8b": "tar.gz",
@@ -36,6 +41,8 @@ _MAGIC = {
     b"\xfd7zXZ\x00": "xz",
     b"\x28\xb5\x2f\xfd": "zstd",
 }
+_NAMING = (errno.ENAMETOOLONG, errno.EILSEQ, errno.EINVAL, errno.ENOTDIR, errno.EISDIR)
+_UNUSABLE = ("Cc", "Cs")  # control characters, and bytes that are no UTF-8
 _RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
 
 _DAMAGED = (
@@ -95,8 +102,8 @@ def archive_kind(path: Path) -> str:
 def extract(archive: Path, target: Path, limits: Limits = LIMITS) -> dict[str, tuple[int, str]]:
     """Unpack the `.npy` and `.png` members of an archive.
 
-    Every member is looked at, kept or not; the first bad one ends it. What was unpacked until then stays in
-    ``target`` for the caller to remove.
+    Every member is looked at, kept or not; the first bad one ends it, and so does an archive that ends too early. What
+    was unpacked until then stays in ``target`` for the caller to remove.
 
     Args:
         archive: A zip, tar or tar.gz file.
@@ -144,15 +151,20 @@ def safe_path(name: str, what: str) -> PurePosixPath:
         wrong = "an absolute path"
     elif ".." in path.parts:
         wrong = '".." in its path'
-    elif any(ord(sign) < 32 or sign in '\\:*?"<>|' for sign in name) or any(map(_unusable, path.parts)):
+    elif any(unicodedata.category(sign) in _UNUSABLE or sign in '\\:*?"<>|' for sign in name) or any(
+        _RESERVED.fullmatch(part) or part.endswith((".", " ")) for part in path.parts
+    ):
         wrong = "a name that is none on every system"
+    elif any(_length(part) > MOST_NAME for part in path.parts) or _length(name) > MOST_PATH:
+        wrong = "a name that is too long"
     else:
         return path
-    raise UntrustedError(f"{what}: the member {name[:200]!r} has {wrong}", "distrust it; nothing of it is kept")
+    raise UntrustedError(f"{what}: the member {quoted(name)} has {wrong}", "distrust it; nothing of it is kept")
 
 
-def _unusable(part: str) -> bool:
-    return bool(_RESERVED.fullmatch(part)) or part.endswith((".", " ")) or len(part) > 200
+def _length(name: str) -> int:
+    """Bytes of a name, by which file systems count."""
+    return len(name.encode("utf-8", "surrogatepass"))
 
 
 class _Room:
@@ -169,6 +181,7 @@ class _Room:
         self.most = min(limits.total, limits.free + limits.ratio * archive.stat().st_size)
         self.members = self.bytes = self.checked = 0
         self.kept: dict[str, tuple[int, str]] = {}
+        self.folders: set[PurePosixPath] = set()
 
     def admit(self, name: str, regular: bool, folder: bool, size: int) -> PurePosixPath | None:
         """Look at a member; the path to unpack it to, or None for one that is passed over."""
@@ -180,11 +193,11 @@ class _Room:
             return None
         if not regular:
             raise UntrustedError(
-                f"{self.what}: the member {name[:200]!r} is neither file nor folder",
+                f"{self.what}: the member {quoted(name)} is neither file nor folder",
                 "distrust it; nothing of it is kept",
             )
         if size > self.limits.member:
-            self.refuse(f"a member of {size_words(size)}, {name[:200]!r}")
+            self.refuse(f"a member of {size_words(size)}, {quoted(name)}")
         if self.bytes + size > self.most:
             self.refuse(f"more than {size_words(self.most)} to unpack")
         return path if path.suffix.lower() in KEPT and not path.name.startswith(".") else None
@@ -192,19 +205,29 @@ class _Room:
     def write(self, path: PurePosixPath, content: IO[bytes]) -> None:
         """Unpack one file, counting what really comes."""
         place = self.target.joinpath(*path.parts)
+        self.folders |= set(path.parents)
+        if path in self.folders or any(str(folder) in self.kept for folder in path.parents):
+            raise UntrustedError(
+                f"{self.what}: the member {quoted(path)} is a file and a folder", "nothing of it is kept"
+            )
         hasher, size = hashlib.sha256(), 0
         with contextlib.ExitStack() as stack:
             with output_errors(place):
-                place.parent.mkdir(parents=True, exist_ok=True)
                 try:
+                    place.parent.mkdir(parents=True, exist_ok=True)
                     file = stack.enter_context(open(place, "xb"))
                 except FileExistsError:
-                    raise DownloadError(f"{self.what}: the member {str(path)!r} is there twice") from None
+                    raise UntrustedError(f"{self.what}: the member {quoted(path)} is there twice") from None
+                except OSError as error:
+                    if error.errno not in _NAMING:
+                        raise
+                    reason = f"the member {quoted(path)} has a name that this file system does not take"
+                    raise UntrustedError(f"{self.what}: {reason}: {error.strerror}") from None
             while piece := content.read(CHUNK):
                 size += len(piece)
                 self.count(len(piece))
                 if size > self.limits.member:
-                    self.refuse(f"a member of more than {size_words(self.limits.member)}, {str(path)!r}")
+                    self.refuse(f"a member of more than {size_words(self.limits.member)}, {quoted(path)}")
                 hasher.update(piece)
                 with output_errors(place):
                     file.write(piece)
@@ -223,7 +246,7 @@ class _Room:
 
 
 def _unzip(archive: Path, room: _Room) -> dict[str, tuple[int, str]]:
-    with zipfile.ZipFile(archive) as file:
+    with open_zip(archive) as file:
         members = file.infolist()
         if len(members) > room.limits.members:
             room.refuse(f"{len(members)} members, more than {room.limits.members}")
@@ -256,7 +279,23 @@ def _untar(archive: Path, kind: str, room: _Room) -> dict[str, tuple[int, str]]:
             content = None if path is None else file.extractfile(member)
             if path is not None and content is not None:
                 room.write(path, content)
+        _check_end(bounded)
     return room.kept
+
+
+def _check_end(stream: _Bounded) -> None:
+    """Whether a tar ends as it must: tarfile takes any header that is damaged or missing for the end.
+
+    Raises:
+        tarfile.TarError: It is cut, damaged, or goes on after its end.
+    """
+    if stream.last != bytes(tarfile.BLOCKSIZE):
+        raise tarfile.ReadError("a header is damaged" if stream.last else "it ends too early")
+    if stream.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+        raise tarfile.ReadError("it ends too early")
+    while rest := stream.read(CHUNK):  # which also compares the checksum of a gzip stream
+        if rest.count(0) != len(rest):
+            raise tarfile.ReadError("something follows after its end")
 
 
 def _members(file: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
@@ -272,7 +311,7 @@ class _Bounded(io.RawIOBase):
         self.raw, self.room = raw, room
         # Headers and padding of each member come on top of the files' bytes.
         self.most = room.most + 10_240 + 4_096 * room.limits.members
-        self.place = 0
+        self.place, self.last = 0, b""
 
     def read(self, size: int = -1) -> bytes:
         if size < 0 or size > 1 << 20:
@@ -280,7 +319,7 @@ class _Bounded(io.RawIOBase):
         if self.place + size > self.most:
             self.room.refuse(f"more than {size_words(self.room.most)} to unpack")
         found = self.raw.read(size)
-        self.place += len(found)
+        self.place, self.last = self.place + len(found), found
         return found
 
     def seek(self, place: int, whence: int = 0) -> int:

@@ -16,10 +16,11 @@ from typing import Any
 import filelock
 import platformdirs
 
-from pixaff.errors import DownloadError
+from pixaff.errors import DownloadError, OutputError
 from pixaff.io.atomic import output_errors, write_text
-from pixaff.weights.archives import UntrustedError, content_folder
-from pixaff.weights.catalogue import Entry, Expected
+from pixaff.io.records import read_json
+from pixaff.weights.archives import UntrustedError, content_folder, safe_path
+from pixaff.weights.catalogue import Entry, Expected, is_name
 from pixaff.weights.sources.connection import Say
 
 VARIABLE, OFFLINE = "PIXAFF_CACHE", "PIXAFF_OFFLINE"
@@ -45,6 +46,8 @@ def locked(root: Path, name: str, say: Say) -> Iterator[None]:
         OutputError: The cache cannot be written.
     """
     with output_errors(root):
+        if (root / ".locks").is_symlink():
+            raise OutputError(f"{root / '.locks'}: found a link, expected a folder of the cache", "remove it")
         (root / ".locks").mkdir(parents=True, exist_ok=True)
         lock = filelock.FileLock(root / ".locks" / name)
         try:
@@ -65,23 +68,24 @@ def read_lock(root: Path) -> dict[str, Any]:
         DownloadError: The lock file is damaged.
     """
     path = root / LOCK
+    hint = "restore it; or remove it, and the hashes are taken anew from what is fetched next"
+    if not root.is_dir():
+        return {}
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = read_json(path, f"a lock file of format {FORMAT}", DownloadError, hint)
         if found["format"] != FORMAT or not all(
-            isinstance(file["size"], int) and isinstance(file["sha256"], str)
-            for record in found["weights"].values()
-            for file in record["files"].values()
+            is_name(name)
+            and all(
+                safe_path(file, name) and type(known["size"]) is int and isinstance(known["sha256"], str)
+                for file, known in record["files"].items()
+            )
+            for name, record in found["weights"].items()
         ):
             raise ValueError
-    except (FileNotFoundError, NotADirectoryError):
+    except FileNotFoundError:
         return {}
-    except OSError as error:
-        raise DownloadError(f"{path}: cannot be read: {error.strerror}") from None
-    except (ValueError, KeyError, TypeError, AttributeError):
-        raise DownloadError(
-            f"{path}: found no lock file of format {FORMAT}",
-            "restore it; or remove it, and the hashes are taken anew from what is fetched next",
-        ) from None
+    except (ValueError, KeyError, TypeError, AttributeError, UntrustedError):
+        raise DownloadError(f"{path}: found no lock file of format {FORMAT}", hint) from None
     return dict(found["weights"])
 
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pixaff.errors import UsageError
+from pixaff.errors import UsageError, quoted, shortened
 from pixaff.weights.sources import Source, parse_source
 
 if sys.version_info >= (3, 11):
@@ -115,7 +115,7 @@ def load_catalogue(own: str | os.PathLike[str] | None = None, entries: Iterable[
     own = own or os.environ.get(VARIABLE)
     if own:
         for name, fields in _read(Path(own)).items():
-            where = f"{own}: [{name}]"
+            where = f"{own}: [{shortened(name)}]"
             if not isinstance(fields, dict):
                 raise UsageError(f"{where}: expected a table of fields")
             known = _fields(found[name], fields.get("kind")) if name in found else {}
@@ -134,7 +134,13 @@ def find(catalogue: Mapping[str, Entry], name: str) -> Entry:
         return catalogue[name]
     near = difflib.get_close_matches(name, catalogue, 1)
     hint = f"did you mean {near[0]}?" if near else f"names: {', '.join(catalogue)}"
-    raise UsageError(f"no weights are called {name[:80]!r}", hint)
+    raise UsageError(f"no weights are called {quoted(name)}", hint)
+
+
+def is_name(name: str) -> bool:
+    """Whether a text can name an entry. It becomes a folder, and must be one on every system."""
+    reserved = re.fullmatch(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", name)  # on Windows
+    return bool(_NAME.fullmatch(name)) and not name.endswith(".") and not reserved
 
 
 def check_fits(source: Source, kind: str) -> None:
@@ -155,7 +161,9 @@ def _read(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise UsageError(f"{path}: cannot be read: {error.strerror}", "see --catalogue and PIXAFF_CATALOGUE") from None
     except ValueError as error:  # TOMLDecodeError, UnicodeDecodeError
-        raise UsageError(f"{path}: not TOML: {error}") from None
+        raise UsageError(f"{path}: not TOML: {shortened(error)}") from None
+    except RecursionError:
+        raise UsageError(f"{path}: not TOML: brackets inside brackets without end") from None
 
 
 def _fields(entry: Entry, kind: Any) -> dict[str, Any]:
@@ -172,16 +180,15 @@ def _fields(entry: Entry, kind: Any) -> dict[str, Any]:
 
 
 def _entry(name: str, fields: Mapping[str, Any], where: str) -> Entry:
-    # The name becomes a folder and must be one on every system; "nul" and the like are none on Windows.
-    if not _NAME.fullmatch(name) or name.endswith(".") or re.fullmatch(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", name):
+    if not is_name(name):
         raise UsageError(f"{where}: expected a name of small letters, digits, - and _")
     for key in fields:
         if key not in _KEYS:
             near = difflib.get_close_matches(key, _KEYS, 1)
-            raise UsageError(f"{where}: unknown field {key}", f"did you mean {near[0]}?" if near else "")
+            raise UsageError(f"{where}: unknown field {shortened(key)}", f"did you mean {near[0]}?" if near else "")
     kind = fields.get("kind", "weights")
     if kind not in KINDS:
-        raise UsageError(f"{where}: found the kind {kind!r}, expected one of {', '.join(KINDS)}")
+        raise UsageError(f"{where}: found the kind {shortened(repr(kind))}, expected one of {', '.join(KINDS)}")
     mirrors = fields.get("mirrors", [])
     addresses = [fields.get("source"), *(mirrors if isinstance(mirrors, list) else [None])]
     if not all(isinstance(address, str) for address in addresses):
@@ -206,7 +213,7 @@ def _entry(name: str, fields: Mapping[str, Any], where: str) -> Entry:
             raise UsageError(f"{where}: files is for the kind folder, expected sha256 and size")
     for each in pinned:
         if not _FILE.fullmatch(each) or each in ("record.json", "files"):
-            raise UsageError(f"{where}: found the file name {each!r}, expected a plain one")
+            raise UsageError(f"{where}: found the file name {quoted(each)}, expected a plain one")
     files = {each: _expected(values, f"{where} {each}") for each, values in pinned.items()}
     return Entry(name, str(fields.get("what", "")), kind, file, sources, files)
 

@@ -12,8 +12,8 @@ from pixaff.io.atomic import output_errors
 from pixaff.weights.archives import KEPT, content_folder
 from pixaff.weights.cache import RECORD, UNPACKED, cache_folder, locked, recorded_files, write_record
 from pixaff.weights.catalogue import Entry, Expected
-from pixaff.weights.disk import digest, ensure_space
-from pixaff.weights.obtain import take, unfinished, weights_in
+from pixaff.weights.disk import digest, ensure_space, writable
+from pixaff.weights.obtain import own_folder, take, unfinished, weights_in
 from pixaff.weights.sources import Connection
 from pixaff.weights.verify import check, list_unpacked
 
@@ -97,8 +97,8 @@ def import_folder(
 
 
 def _bring(root: Path, entry: Entry, files: Sequence[tuple[Path, str]], connection: Connection) -> Path:
-    folder = root / entry.name
     with locked(root, entry.name, connection.say):
+        folder = own_folder(root, entry)
         found: dict[str, tuple[Path, Expected]] = {}
         try:
             for path, file in files:
@@ -119,8 +119,8 @@ def _bring(root: Path, entry: Entry, files: Sequence[tuple[Path, str]], connecti
 
 
 def _bring_unpacked(root: Path, entry: Entry, base: Path, maps: Sequence[Path], connection: Connection) -> Path:
-    folder = root / entry.name
     with locked(root, entry.name, connection.say):
+        folder = own_folder(root, entry)
         draft = folder / ".unpack"
         shutil.rmtree(draft, ignore_errors=True)
         try:
@@ -145,7 +145,7 @@ def _copy(path: Path, target: Path, connection: Connection, name: str) -> None:
     with output_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         ensure_space(target.parent, total)
-        with open(path, "rb") as source, open(target, "wb") as copy:
+        with open(path, "rb") as source, writable(target, "wb") as copy:
             while piece := source.read(1 << 20):
                 copy.write(piece)
                 done += len(piece)

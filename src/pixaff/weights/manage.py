@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import json
-import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from pixaff.errors import DownloadError
+from pixaff.errors import DownloadError, PixaffError
 from pixaff.io.atomic import output_errors
-from pixaff.weights.archives import content_folder
+from pixaff.io.records import read_json
+from pixaff.weights.archives import content_folder, safe_path
 from pixaff.weights.cache import RECORD, UNPACKED, cached, locked, read_lock, recorded_files
 from pixaff.weights.catalogue import Entry, Expected
-from pixaff.weights.disk import digest, size_words
+from pixaff.weights.disk import bytes_in, digest, remove, size_words
 from pixaff.weights.obtain import unfinished
 from pixaff.weights.sources.connection import Say
 
@@ -46,7 +45,7 @@ def state(root: Path, entry: Entry) -> State:
         path, status = None, "changed"
     if status == "missing" and unfinished(folder):
         status = "unfinished"
-    return State(status, path or folder, _bytes(folder), recorded_files(root, entry.name))
+    return State(status, path or folder, bytes_in(folder), recorded_files(root, entry.name))
 
 
 def verify(root: Path, entry: Entry) -> list[str]:
@@ -61,9 +60,9 @@ def verify(root: Path, entry: Entry) -> list[str]:
     if entry.kind != "archive":
         return list(_compare(folder, recorded_files(root, entry.name)))
     try:
-        listed = json.loads((folder / RECORD).read_text(encoding="utf-8"))
-        files = {str(name): Expected(sha256, size) for name, (size, sha256) in listed.items()}
-    except (OSError, ValueError, TypeError, AttributeError):
+        listed = read_json(folder / RECORD, "the list of the unpacked files")
+        files = {safe_path(name, RECORD).as_posix(): Expected(sha256, size) for name, (size, sha256) in listed.items()}
+    except (FileNotFoundError, PixaffError, ValueError, TypeError):
         return [f"{folder / RECORD}: cannot be read, expected the list of the unpacked files"]
     base = folder / UNPACKED
     there = {path.relative_to(base).as_posix() for path in base.rglob("*") if path.is_file()}
@@ -84,14 +83,14 @@ def prune(root: Path, catalogue: Mapping[str, Entry], names: list[str], dry_run:
     gone: dict[Path, int] = {}
     for name in sorted({*read_lock(root), *catalogue, *names}):
         folder = root / name
-        if not folder.is_dir():
+        if not folder.is_dir() and not folder.is_symlink():
             continue
         with locked(root, name, say), output_errors(folder):
             whole = name in names or name not in catalogue
-            for path in [folder] if whole else unfinished(folder):
-                gone[path] = _bytes(path)
+            for path in [folder] if whole or folder.is_symlink() else unfinished(folder):
+                gone[path] = bytes_in(path)
                 if not dry_run:
-                    shutil.rmtree(path) if path.is_dir() else path.unlink()
+                    remove(path)
     return gone
 
 
@@ -100,7 +99,7 @@ def content_words(path: Path) -> str:
     if path.is_file():
         return size_words(path.stat().st_size)
     count = sum(1 for each in content_folder(path).rglob("*") if each.is_file())
-    return f"{count} files, {size_words(_bytes(path))}"
+    return f"{count} files, {size_words(bytes_in(path))}"
 
 
 def _compare(folder: Path, files: Mapping[str, Expected]) -> Iterator[str]:
@@ -115,9 +114,3 @@ def _compare(folder: Path, files: Mapping[str, Expected]) -> Iterator[str]:
                 f"{path}: found sha256 {found.sha256} ({found.size} bytes), "
                 f"expected {known.sha256} ({known.size} bytes)"
             )
-
-
-def _bytes(path: Path) -> int:
-    if path.is_file():
-        return path.stat().st_size
-    return sum(each.stat().st_size for each in path.rglob("*") if each.is_file())

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from pixaff.errors import CheckpointError, DownloadError
+from pixaff.errors import CheckpointError, DownloadError, OutputError, shortened
+from pixaff.io.atomic import output_errors
 from pixaff.weights.archives import UntrustedError, content_folder, safe_path
 from pixaff.weights.cache import (
     OFFLINE,
@@ -22,7 +22,7 @@ from pixaff.weights.cache import (
     write_record,
 )
 from pixaff.weights.catalogue import Entry, Expected, Source, check_fits, parse_source
-from pixaff.weights.disk import digest
+from pixaff.weights.disk import bytes_in, digest, remove
 from pixaff.weights.sources import Connection
 from pixaff.weights.verify import check, is_weights_name, move, unpack
 
@@ -74,7 +74,7 @@ def fetch(
             )
         if force:
             remove_unfinished(root / entry.name)
-        (root / entry.name).mkdir(parents=True, exist_ok=True)
+        own_folder(root, entry)
         failures = []
         for number, source in enumerate(ways, 1):
             try:
@@ -145,12 +145,32 @@ def take(root: Path, entry: Entry, found: dict[str, tuple[Path, Expected]], sour
     return folder / entry.file if entry.kind == "weights" else folder
 
 
+def own_folder(root: Path, entry: Entry) -> Path:
+    """The folder of an entry in the cache, made where it is missing, and no link out of it.
+
+    Raises:
+        OutputError: It cannot be made, or is a link.
+    """
+    folder = root / entry.name
+    with output_errors(folder):
+        if folder.is_symlink():
+            raise OutputError(
+                f"{folder}: found a link, expected a folder of the cache",
+                "remove it; for a cache on another disk: --cache-dir or PIXAFF_CACHE",
+            )
+        folder.mkdir(parents=True, exist_ok=True)
+        for path in unfinished(folder):
+            if path.is_symlink():
+                path.unlink()
+    return folder
+
+
 def remove_unfinished(folder: Path) -> int:
     """Remove what unfinished downloads left in a folder of the cache; returns the bytes."""
     freed = 0
     for path in unfinished(folder):
-        freed += sum(each.stat().st_size for each in [path, *path.rglob("*")] if each.is_file())
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
+        freed += bytes_in(path)
+        remove(path)
     return freed
 
 
@@ -237,7 +257,10 @@ def _verified(path: Path, known: Expected | None) -> tuple[Path, Expected] | Non
 def _all_failed(
     root: Path, entry: Entry, failures: Sequence[tuple[Source, DownloadError | CheckpointError]]
 ) -> DownloadError:
-    reasons = [f"{source}: {error.message.removeprefix(f'{entry.name}: ')}" for source, error in failures]
+    reasons = [
+        f"{source}: {shortened(error.message.removeprefix(f'{source}: ').removeprefix(f'{entry.name}: '), 200)}"
+        for source, error in failures
+    ]
     hints = list(dict.fromkeys(error.hint for _, error in failures if error.hint))
     # A file that must not be trusted is none to fetch by hand.
     if not any(isinstance(error, (UntrustedError, CheckpointError)) for _, error in failures):

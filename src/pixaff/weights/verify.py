@@ -11,11 +11,11 @@ from pathlib import Path
 
 from pixaff.errors import CheckpointError, DownloadError
 from pixaff.io.atomic import output_errors, write_text
+from pixaff.io.heads import is_page, page_words
 from pixaff.weights.archives import LIMITS, Limits, archive_kind, extract
 from pixaff.weights.cache import RECORD, UNPACKED, expected, label, mismatch
 from pixaff.weights.catalogue import Entry, Expected
-from pixaff.weights.disk import digest
-from pixaff.weights.sources.web import is_page, page_words
+from pixaff.weights.disk import digest, remove
 
 WEIGHTS_SUFFIXES = (".pth", ".pt", ".ckpt", ".bin", ".safetensors")
 
@@ -78,7 +78,7 @@ def unpack(archive: Path, folder: Path, what: str, limits: Limits = LIMITS) -> N
     """
     draft = folder / ".unpack"
     with output_errors(folder):
-        shutil.rmtree(draft, ignore_errors=True)
+        remove(draft)
         draft.mkdir(parents=True)
     try:
         with _called(what, archive):
@@ -98,7 +98,7 @@ def list_unpacked(folder: Path, draft: Path, files: Mapping[str, tuple[int, str]
     old = folder / ".old"
     lines = [f"  {json.dumps(name)}: {json.dumps(facts)}" for name, facts in sorted(files.items())]
     with output_errors(folder):
-        shutil.rmtree(old, ignore_errors=True)
+        remove(old)
         if (folder / UNPACKED).exists():
             os.replace(folder / UNPACKED, old)
         write_text(folder / RECORD, "{\n" + ",\n".join(lines) + "\n}\n")

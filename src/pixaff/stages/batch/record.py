@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pixaff._version import __version__
+from pixaff.errors import FormatError
 from pixaff.io.atomic import write_text
+from pixaff.io.records import read_json
 from pixaff.stages.batch.ledger import read_ledger
 
 if TYPE_CHECKING:
@@ -52,10 +54,10 @@ def write_record(out: Path, command: str, settings: Mapping[str, Any], **facts: 
 def read_record(folder: Path) -> dict[str, Any] | None:
     """What `write_record` wrote, or None where there is no such file or it is not readable."""
     try:
-        record = json.loads((folder / NAME).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        record = read_json(folder / NAME, "the record of a run")
+    except (FileNotFoundError, FormatError):
         return None
-    return record if isinstance(record, dict) else None
+    return record if isinstance(record.get("settings"), dict) else None
 
 
 def write_run_record(

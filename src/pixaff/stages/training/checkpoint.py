@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from pixaff.errors import CheckpointError, TrainingError
+from pixaff.errors import CheckpointError, TrainingError, shortened
 from pixaff.io.checkpoints import load_training, save_training
 from pixaff.stages.training.metrics import Mean
 
@@ -63,7 +63,9 @@ def load_checkpoint(
     state = load_training(path)
     try:
         saved, position = state["config"], state["position"]
-        changed = [f"{name} {saved.get(name)} -> {now}" for name, now in config.items() if saved.get(name) != now]
+        changed = [
+            f"{name} {shortened(saved.get(name))} -> {now}" for name, now in config.items() if saved.get(name) != now
+        ]
         if changed:
             raise TrainingError(
                 f"{path} belongs to another training: {', '.join(changed)}",
@@ -74,4 +76,4 @@ def load_checkpoint(
         window, epoch = Mean(**position.pop("window")), Mean(**position.pop("epoch"))
         return Position(**position, window=window, epoch=epoch)
     except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
-        raise CheckpointError(f"{path}: no checkpoint of this training: {error}", "overwrite it") from error
+        raise CheckpointError(f"{path}: no checkpoint of this training: {shortened(error)}", "overwrite it") from error

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from pixaff.errors import OutputError
 from pixaff.io.atomic import write_text
+from pixaff.io.records import parse_json
 from pixaff.viz.curve import loss_curve
 
 METRICS = "metrics.jsonl"
@@ -51,17 +53,30 @@ def append_record(folder: Path, record: Mapping[str, Any]) -> None:
 
 
 def read_records(folder: Path) -> list[dict[str, Any]]:
-    """All whole records; a last line that a kill cut off is left out; no file, no records."""
+    """All whole records; a line that a kill cut off, or that is none, is left out; no file, no records."""
     path = folder / METRICS
-    if not path.is_file():
-        return []
+    try:
+        lines = path.read_bytes().split(b"\n") if path.is_file() else []
+    except OSError:
+        lines = []  # no training ends because of its log
     records = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            records.append(json.loads(line))
-        except ValueError:
-            continue
+    for line in lines:
+        with suppress(ValueError):
+            if _is_record(found := parse_json(line)):
+                records.append(found)
     return records
+
+
+def _is_record(found: Any) -> bool:
+    """Whether a line holds what a training writes: a kind, a step, and numbers."""
+    if not isinstance(found, dict):
+        return False
+    numbers = [value for name, value in found.items() if name != "kind"]
+    return (
+        isinstance(found.get("kind"), str)
+        and type(found.get("step")) is int
+        and all(type(value) is float or (type(value) is int and abs(value) < 1 << 53) for value in numbers)
+    )
 
 
 def keep_records(folder: Path, step: int) -> None:
@@ -73,5 +88,6 @@ def keep_records(folder: Path, step: int) -> None:
 def draw_curve(folder: Path) -> None:
     """Draw the terms of the loss over the steps."""
     records = [record for record in read_records(folder) if record["kind"] == "steps"]
-    if records:
-        loss_curve(folder / CURVE, records, [name for name in records[0] if name not in POSITION])
+    terms = dict.fromkeys(name for record in records for name in record if name not in POSITION)
+    if terms:
+        loss_curve(folder / CURVE, records, list(terms))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pixaff.errors import UsageError
+from pixaff.errors import UsageError, quoted
 from pixaff.weights.sources import web
 from pixaff.weights.sources.base import Found, Source
 from pixaff.weights.sources.connection import Connection
@@ -35,6 +35,6 @@ def parse_source(text: str) -> Source:
             if (found := source.recognise(text)) is not None:
                 return found
     raise UsageError(
-        f"found the source {text[:80]!r}, expected an http or https address",
+        f"found the source {quoted(web.shown(text))}, expected an http or https address",
         f"or {', '.join(f'{source.kind}:...' for source in SOURCES if source is not Http)}",
     )

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
-from pixaff.errors import DownloadError, UsageError
+from pixaff.errors import DownloadError, UsageError, quoted
 from pixaff.weights.sources.connection import Connection
 
 
@@ -125,4 +125,4 @@ class Source(ABC):
     @classmethod
     def unknown(cls, found: str, expected: str) -> UsageError:
         """The error about a text that names no such source."""
-        return UsageError(f"found {found[:80]!r}, expected {expected}")
+        return UsageError(f"found {quoted(found)}, expected {expected}")

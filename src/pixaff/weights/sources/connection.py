@@ -26,7 +26,8 @@ class Connection:
 
     Attributes:
         timeout: Seconds to wait for a connection, and for the next bytes.
-        retries: Further attempts after a fault that may pass.
+        slowest: Bytes a second, over twice the timeout, below which a server is given up.
+        retries: Further attempts after a fault that may pass, before the file has become longer by a good piece.
         backoff: Seconds before the first further attempt; doubled each time.
         longest_wait: Seconds; a server that asks for a longer wait is given up.
         progress: Told how far a file is.
@@ -34,6 +35,7 @@ class Connection:
     """
 
     timeout: float = 30.0
+    slowest: float = 1024.0
     retries: int = 5
     backoff: float = 1.0
     longest_wait: float = 120.0

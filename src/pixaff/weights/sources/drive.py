@@ -9,6 +9,8 @@ from __future__ import annotations
 import io
 import re
 import threading
+import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -16,13 +18,17 @@ from typing import Any, ClassVar
 from urllib.parse import parse_qs, urlsplit
 
 from pixaff.errors import DownloadError, OutputError, PixaffError
+from pixaff.io.heads import is_page, page_words
 from pixaff.weights.disk import ensure_space
 from pixaff.weights.sources.base import Found, Source
 from pixaff.weights.sources.connection import Connection
-from pixaff.weights.sources.web import Passing, fault_words, is_page, page_words, patiently, shown
+from pixaff.weights.sources.web import Passing, fault_words, patiently, shown
 
 SAME_START = 1 << 20
 """Bytes compared before an earlier download is resumed: gdown checks no validator between two runs."""
+
+PIECE = 1 << 19
+"""Bytes between two of gdown's calls of the progress callback."""
 
 _ID = re.compile(r"[-\w]{10,100}", re.ASCII)
 _HOSTS = ("drive.google.com", "docs.google.com", "drive.usercontent.google.com")
@@ -197,18 +203,23 @@ def _same_start(file_id: str, part: Path, connection: Connection) -> bool:
 
 
 def _gdown(file_id: str, connection: Connection, progress: Callable[[int, int | None], None], **options: Any) -> None:
-    """Call gdown, with an end to its waiting: it would follow confirmation pages that lead to each other for ever."""
+    """Call gdown, with an end to its waiting: for pages that lead to each other for ever, and servers that drip."""
     import gdown
 
-    late = threading.Event()
-    timer = threading.Timer(connection.timeout * (connection.retries + 1), late.set)
-    timer.daemon = True
+    late, over = threading.Event(), threading.Event()
+    patience = max(connection.timeout * (connection.retries + 1), PIECE / connection.slowest)
+    came = deque([time.monotonic()], 2)
+
+    def watch() -> None:
+        while not over.wait(0.1):
+            if time.monotonic() - came[-1] > patience:
+                late.set()
 
     def advance(done: int, total: int | None) -> None:
-        timer.cancel()
+        came.append(time.monotonic())
         progress(done, total)
 
-    timer.start()
+    threading.Thread(target=watch, daemon=True).start()
     try:
         with _worded():
             gdown.download(
@@ -220,8 +231,12 @@ def _gdown(file_id: str, connection: Connection, progress: Callable[[int, int | 
                 cancel=late,
                 **options,
             )
+    except DownloadError:
+        if late.is_set() and len(came) > 1:
+            raise DownloadError("Google Drive is too slow") from None
+        raise
     finally:
-        timer.cancel()
+        over.set()
 
 
 @contextmanager

@@ -10,25 +10,25 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import requests
-from urllib3.exceptions import HTTPError
 
 from pixaff.errors import DownloadError
 from pixaff.io.atomic import output_errors, write_text
-from pixaff.weights.disk import ensure_space
+from pixaff.io.heads import is_page, page_words
+from pixaff.io.records import parse_json
+from pixaff.weights.disk import ensure_space, size_words, writable
 from pixaff.weights.sources.connection import Connection
 from pixaff.weights.sources.web import (
-    CHUNK,
-    GOOD_PIECE,
     Passing,
     body_length,
     content_range,
-    fault_words,
-    is_page,
     judge,
-    page_words,
     patiently,
+    pieces,
     request,
 )
+
+MOST_BYTES = 100 << 30
+"""A length beyond is a mistake of the server's, not a lack of disk space: the largest published file has 20 GB."""
 
 
 def download(
@@ -63,7 +63,8 @@ def download(
         OutputError: The disk is full.
     """
     partial = Partial(folder, file, origin or address)
-    patiently(lambda: _once(address, partial, connection, label, size), connection, label)
+    begun = partial.state()[0]
+    patiently(lambda: _once(address, partial, connection, label, size), connection, label, begun)
     return partial.path
 
 
@@ -79,19 +80,24 @@ def _once(address: str, partial: Partial, connection: Connection, label: str, si
         judge(response, label)
         start, total = content_range(response)
         if offset and response.status_code == 206:
-            same = validator_of(response.headers) in ("", validator) and (None in (known, total) or known == total)
+            # A careless server sends the part of whatever the file is today, and no validator with it.
+            same = validator_of(response.headers) == validator and (None in (known, total) or known == total)
             if start != offset or not same:
                 partial.discard()
                 raise Passing("the file has changed since the download began", 0.0)
             total = known if total is None else total
+        elif response.status_code == 206:
+            raise DownloadError(f"{label}: the server gives a part of the file when asked for the whole")
         else:
             if offset:
                 connection.say(f"{label}: cannot be resumed here, or has changed: fetched anew")
             offset, total = 0, body_length(response)
         if size is not None and total is not None and size != total:
             raise DownloadError(f"{label}: found {total} bytes, expected {size}")
-        pieces = _pieces(response, offset, total)
-        first = next(pieces, b"")
+        if total is not None and total > MOST_BYTES:
+            raise DownloadError(f"{label}: the server claims {size_words(total)}, more than {size_words(MOST_BYTES)}")
+        body = _body(response, offset, total)
+        first = next(body, b"")
         if not offset and is_page(first):
             raise DownloadError(f"{label}: {page_words(first)}, expected a file")
         ensure_space(partial.path.parent, (total or offset) - offset)
@@ -99,37 +105,38 @@ def _once(address: str, partial: Partial, connection: Connection, label: str, si
             partial.begin(validator_of(response.headers), total)
         done = checked = offset
         with partial.append() as write:
-            for piece in itertools.chain([first], pieces):
+            for piece in itertools.chain([first], body):
                 write(piece)
                 done += len(piece)
+                if done > (MOST_BYTES if size is None else size):
+                    partial.discard()
+                    raise DownloadError(f"{label}: found more than {size_words(size or MOST_BYTES)}")
                 if total is None and done - checked > 1 << 26:
                     ensure_space(partial.path.parent, 0)
                     checked = done
                 connection.progress(label, done, total)
 
 
-def _pieces(response: requests.Response, offset: int, total: int | None) -> Iterator[bytes]:
+def _body(response: requests.Response, offset: int, total: int | None) -> Iterator[bytes]:
     """The body as it comes; of a known length, no more and no less.
 
     Raises:
         Passing: It ends before the end.
     """
     done, reason = offset, ""
-    pieces = response.raw.stream(CHUNK, decode_content=False)
-    while True:
-        try:
-            piece = next(pieces, b"")
-        except (HTTPError, OSError) as error:
-            piece, reason = b"", f" ({fault_words(error)})"
-        if total is not None:
-            piece = piece[: total - done]
-        if not piece:
-            break
-        done += len(piece)
-        yield piece
+    try:
+        for piece in pieces(response):
+            if total is not None:
+                piece = piece[: total - done]
+            done += len(piece)
+            yield piece
+            if done == total:
+                return
+    except Passing as fault:
+        reason = f" ({fault.words})"
     if reason or (total is not None and done < total):
         where = f"{done} bytes" if total is None else f"{done} of {total} bytes"
-        raise Passing(f"cut at {where}{reason}", gained=done - offset >= GOOD_PIECE)
+        raise Passing(f"cut at {where}{reason}", reached=done)
 
 
 def validator_of(headers: Mapping[str, str]) -> str:
@@ -154,7 +161,7 @@ class Partial:
     def state(self) -> tuple[int, str, int | None]:
         """Bytes that are there, the server's validator, and the bytes in all; (0, "", None) to begin anew."""
         try:
-            note = json.loads(self.note.read_text(encoding="utf-8"))
+            note = parse_json(self.note.read_bytes())
             total = note["total"]
             if note["origin"] == self.origin and note["validator"] and isinstance(total, int | None):
                 return self.path.stat().st_size, str(note["validator"]), total
@@ -164,14 +171,14 @@ class Partial:
 
     def begin(self, validator: str, total: int | None) -> None:
         """Empty the file, then note what it is going to be: in this order, no note ever speaks of older bytes."""
-        with output_errors(self.path), open(self.path, "wb"):
+        with output_errors(self.path), writable(self.path, "wb"):
             pass
         write_text(self.note, json.dumps({"origin": self.origin, "validator": validator, "total": total}))
 
     @contextlib.contextmanager
     def append(self) -> Iterator[Callable[[bytes], object]]:
         """Yields the function that adds bytes."""
-        with output_errors(self.path), open(self.path, "ab") as file:
+        with output_errors(self.path), writable(self.path, "ab") as file:
             yield file.write
 
     def discard(self) -> None:

@@ -6,7 +6,6 @@ No message here shows the query of an address: it may hold a token.
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import re
 import time
@@ -16,12 +15,14 @@ from typing import Any, TypeVar
 from urllib.parse import urljoin, urlsplit
 
 import requests
-from urllib3.exceptions import HTTPError
 
 from pixaff import __version__
-from pixaff.errors import DownloadError
+from pixaff.errors import DownloadError, quoted, shortened
+from pixaff.io.heads import is_page, page_words
+from pixaff.io.records import parse_json
 from pixaff.weights.sources.base import Found
 from pixaff.weights.sources.connection import Connection
+from pixaff.weights.sources.pace import PacedAdapter
 
 CHUNK = 1 << 16
 GOOD_PIECE = 1 << 20
@@ -47,12 +48,12 @@ class Passing(Exception):
     Args:
         words: What happened.
         wait: Seconds that the server asks to wait; None leaves it to the caller.
-        gained: Whether a good piece of the file came before it.
+        reached: Bytes that the file has had before it.
     """
 
-    def __init__(self, words: str, wait: float | None = None, gained: bool = False) -> None:
+    def __init__(self, words: str, wait: float | None = None, reached: int = 0) -> None:
         super().__init__(words)
-        self.words, self.wait, self.gained = words, wait, gained
+        self.words, self.wait, self.reached = words, wait, reached
 
 
 def is_address(text: str) -> bool:
@@ -66,27 +67,24 @@ def is_address(text: str) -> bool:
 
 def shown(address: str) -> str:
     """An address without the parts that may be secret: user, password, query."""
-    bare = re.split(r"[?#;]", address, maxsplit=1)[0]
-    scheme, mark, rest = bare.partition("://")
-    host, slash, path = rest.partition("/")
-    text = scheme + mark + host.rpartition("@")[2] + slash + path
-    return "".join(sign if sign.isprintable() else "?" for sign in text[:200])
+    scheme, mark, rest = address.partition("://")
+    if not mark:
+        scheme, rest = "", address
+    if not is_address(address):
+        rest = rest.rpartition("@")[2]  # where the host begins is anybody's guess
+    host, slash, path = re.split(r"[?#;]", rest, maxsplit=1)[0].partition("/")
+    return shortened(scheme + mark + host.rpartition("@")[2] + slash + path, 200)
 
 
-def is_page(head: bytes) -> bool:
-    """Whether a file begins like a web page (HTML or XML), as no weights and no archive do."""
-    return head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<")
-
-
-def page_words(head: bytes) -> str:
-    """A web page in words, with its title."""
-    title = re.search(rb"<title[^>]*>([^<]{1,200})", head, re.IGNORECASE)
-    words = " ".join(title[1].decode("utf-8", "replace").split()) if title else ""
-    return f'found a web page (HTML), "{words}"' if words else "found a web page (HTML)"
-
-
-def patiently(action: Callable[[], T], connection: Connection, what: str) -> T:
+def patiently(action: Callable[[], T], connection: Connection, what: str, longest: int = 0) -> T:
     """Do something until it does not fail in passing.
+
+    Args:
+        action: What to do.
+        connection: Patience.
+        what: What it is in words.
+        longest: Bytes that are there of a file. An attempt that made it longer than ever by a good piece is progress,
+            and the attempts are counted anew.
 
     Raises:
         DownloadError: It failed ``connection.retries + 1`` times, or the server asks for too long a wait.
@@ -96,7 +94,9 @@ def patiently(action: Callable[[], T], connection: Connection, what: str) -> T:
         try:
             return action()
         except Passing as fault:
-            attempt = 0 if fault.gained else attempt + 1
+            attempt += 1
+            if fault.reached >= longest + GOOD_PIECE:
+                attempt, longest = 0, fault.reached
             if attempt > connection.retries:
                 times = "" if attempt == 1 else f", {attempt} times"
                 raise DownloadError(f"{what}: {fault.words}{times}", "try again later") from None
@@ -132,6 +132,8 @@ def request(
     """
     sent = {"User-Agent": f"pixaff/{__version__}", "Accept-Encoding": "identity", **(headers or {})}
     with requests.Session() as session:
+        for scheme in ("http://", "https://"):
+            session.mount(scheme, PacedAdapter(2 * connection.timeout, connection.slowest))
         for _ in range(MOST_REDIRECTS + 1):
             if hops is not None:
                 hops.append(address)
@@ -147,7 +149,7 @@ def request(
                 )
             except (requests.exceptions.SSLError, requests.exceptions.InvalidSchema, ValueError) as error:
                 raise DownloadError(f"{shown(address)}: {fault_words(error)}") from None
-            except requests.RequestException as error:
+            except Exception as error:  # what an answer that is no HTTP leads to; it may quote the whole address
                 raise Passing(fault_words(error)) from None
             location = response.headers.get("Location")
             if response.status_code not in _REDIRECTS or location is None:
@@ -171,16 +173,14 @@ def next_address(address: str, location: str) -> str:
     """
     try:
         target = urljoin(address, location)
-        parts = urlsplit(target)
-        usable = parts.scheme in ("http", "https") and bool(parts.hostname)
     except ValueError:
-        usable = False
-    if not usable:
-        scheme = re.match(r"[a-zA-Z][\w+.-]*:", location)
+        target = ""
+    if not is_address(target):
+        scheme = re.match(r"(?!https?:)[a-zA-Z][\w+.-]{0,20}:", location)
         raise DownloadError(
-            f"{shown(address)}: redirected to {scheme[0] if scheme else 'no'} address, expected http or https"
+            f"{shown(address)}: redirected to {scheme[0] if scheme else 'no valid'} address, expected http or https"
         )
-    if urlsplit(address).scheme == "https" and parts.scheme == "http":
+    if urlsplit(address).scheme == "https" and urlsplit(target).scheme == "http":
         raise DownloadError(f"{shown(address)}: redirected from https to http, which anybody on the way can change")
     return target
 
@@ -227,7 +227,7 @@ def get_json(
             judge(answer, what)
             text = _piece(answer, GOOD_PIECE)
         try:
-            found = json.loads(text)
+            found = parse_json(text)
         except ValueError:
             found = None
         if not isinstance(found, dict):
@@ -260,33 +260,53 @@ def probe(address: str, connection: Connection) -> Found:
 
 def content_range(response: requests.Response) -> tuple[int, int | None]:
     """Where a part begins (-1: not told), and the bytes in all."""
-    match = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", response.headers.get("Content-Range", ""))
+    match = re.fullmatch(r"bytes (\d{1,18})-\d{1,18}/(\d{1,18}|\*)", response.headers.get("Content-Range", ""))
     if response.status_code != 206 or match is None:
         return -1, None
     return int(match[1]), None if match[2] == "*" else int(match[2])
 
 
 def body_length(response: requests.Response) -> int | None:
-    value = response.headers.get("Content-Length", "")
-    return int(value) if value.isdecimal() and "Transfer-Encoding" not in response.headers else None
+    """Bytes of the body, where the server tells.
+
+    Raises:
+        DownloadError: What it tells is no number of bytes.
+    """
+    value = response.headers.get("Content-Length")
+    if value is None or "Transfer-Encoding" in response.headers:
+        return None
+    if not re.fullmatch(r"[0-9]{1,18}", value):
+        raise DownloadError(f"the server claims a length of {quoted(value)} bytes")
+    return int(value)
+
+
+def pieces(response: requests.Response) -> Iterator[bytes]:
+    """The body as it comes.
+
+    Raises:
+        Passing: It is cut, too slow, or no HTTP.
+    """
+    try:
+        yield from response.raw.stream(CHUNK, decode_content=False)
+    except Exception as error:  # http.client and urllib3 raise ValueError and others where a server is careless
+        raise Passing(fault_words(error)) from None
 
 
 def _piece(response: requests.Response, most: int) -> bytes:
     """The first bytes of a body, whose rest stays unread."""
     found = b""
-    try:
-        for piece in response.raw.stream(CHUNK, decode_content=False):
-            found += piece
-            if len(found) >= most:
-                break
-    except (HTTPError, OSError) as error:
-        raise Passing(f"cut ({fault_words(error)})") from None
+    for piece in pieces(response):
+        found += piece
+        if len(found) >= most:
+            break
     return found[:most]
 
 
 def fault_words(error: BaseException) -> str:
     """What failed on the way, in words of our own: those of the libraries quote whole addresses."""
     names = {type(error).__name__, *(type(link).__name__ for link in _links(error))}
+    if names & {"TooSlow"}:
+        return "the server is too slow"
     if names & {"ReadTimeout", "ConnectTimeout", "ReadTimeoutError", "ConnectTimeoutError", "TimeoutError"}:
         return "no answer in time"
     if names & {"NameResolutionError", "gaierror"}:
@@ -295,7 +315,11 @@ def fault_words(error: BaseException) -> str:
         return "connection refused"
     if names & {"SSLError", "SSLCertVerificationError"}:
         return "the certificate or encryption is not in order"
-    return "connection lost" if names & {"ProtocolError", "IncompleteRead"} else type(error).__name__
+    if names & {"ProtocolError", "IncompleteRead", "ConnectionResetError", "BrokenPipeError"}:
+        return "connection lost"
+    if isinstance(error, (requests.ConnectionError, OSError)):
+        return f"no connection: {type(error).__name__}"
+    return f"no valid answer: {type(error).__name__}"
 
 
 def _links(error: BaseException) -> Iterator[BaseException]:
