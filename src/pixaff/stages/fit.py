@@ -35,7 +35,7 @@ from pixaff.stages.propagate import OVERLAYS, SCORES, propagate
 from pixaff.stages.train_affinity import train_affinity
 from pixaff.stages.train_cam import train_cam
 from pixaff.stages.training.checkpoint import CHECKPOINT
-from pixaff.stages.training.folder import Trained, digest, leave_out, leave_out_unreadable
+from pixaff.stages.training.folder import Trained, digest, leave_out, leave_out_unreadable, one_at_a_time
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -51,6 +51,7 @@ WRITTEN = (RECORD, CAM, AFFINITY, CHECKPOINT, "run.json", "run.jsonl", "metrics.
 """Files of the trainings and of the run itself."""
 
 
+@one_at_a_time("pixaff fit")
 def fit(
     photos: str | Path | Sequence[str | Path],
     labels: str | Path,
@@ -109,8 +110,6 @@ def fit(
     affinity_recipe = whole_recipe(affinity_recipe, registry.affinity_recipe(settings.affinity))
     where = pick_device(how.device)
     result = Trained(path=out)
-    if how.overwrite:
-        _clear(out)
     each = replace(how, overwrite=False, resume=True, yes=True)
     found = find_images(photos, None if listing is None else Path(listing))
     names = _class_names(labels, classes, found)
@@ -129,6 +128,8 @@ def fit(
         "classes": list(names),
         "data": digest(f"{photo.stem} {present}" for photo, present in labelled.items()),
     }
+    if how.overwrite:
+        _clear(out)
     _same_run(out, decides)
     write_record(out, COMMAND, decides, device=device_words(where), list=listing, images=len(labelled))
     report(Event("settings", COMMAND, data={**decides, "device": device_words(where)}))

@@ -24,7 +24,7 @@ from pixaff.stages.batch.executors import default_workers
 from pixaff.stages.batch.inputs import find_images
 from pixaff.stages.training.augment import Normalisation
 from pixaff.stages.training.datasets import CELL, AffinityPhotos
-from pixaff.stages.training.folder import Trained, digest, finish, is_trained
+from pixaff.stages.training.folder import Trained, digest, finish, is_trained, one_at_a_time
 from pixaff.stages.training.loop import LossFn, train
 from pixaff.stages.training.posteriors import confident_cells
 from pixaff.stages.training.starting import seeded, start_weights
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 COMMAND = "train-affinity"
 
 
+@one_at_a_time("a training")
 def train_affinity(
     photos: str | Path | Sequence[str | Path],
     crf_low_dir: str | Path,

@@ -24,7 +24,15 @@ from pixaff.stages.batch.image_labels import ask_about, labels_of, read_given_la
 from pixaff.stages.batch.inputs import find_images
 from pixaff.stages.training.augment import Normalisation
 from pixaff.stages.training.datasets import IGNORE, AffinityPhotos, CamPhotos
-from pixaff.stages.training.folder import Trained, digest, finish, is_trained, leave_out, leave_out_unreadable
+from pixaff.stages.training.folder import (
+    Trained,
+    digest,
+    finish,
+    is_trained,
+    leave_out,
+    leave_out_unreadable,
+    one_at_a_time,
+)
 from pixaff.stages.training.loop import LossFn, train
 from pixaff.stages.training.posteriors import confident_cells
 from pixaff.stages.training.starting import RANDOM, seeded, start_weights
@@ -37,6 +45,7 @@ if TYPE_CHECKING:
 COMMAND = "train-cam"
 
 
+@one_at_a_time("a training")
 def train_cam(
     photos: str | Path | Sequence[str | Path],
     labels: str | Path,

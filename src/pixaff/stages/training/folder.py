@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import inspect
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 from torch import nn
 
 from pixaff.errors import UsageError
 from pixaff.events import Callback, Event
 from pixaff.io.checkpoints import write_state_dict
+from pixaff.io.locks import folder_lock
 from pixaff.run_options import TrainingOptions
 from pixaff.stages.batch.run import Report
 from pixaff.stages.training.checkpoint import CHECKPOINT
 from pixaff.stages.training.datasets import readable_photos
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 @dataclass
@@ -29,6 +36,25 @@ class Trained(Report):
     """
 
     path: Path = field(default_factory=Path)
+
+
+def one_at_a_time(what: str) -> Callable[[Callable[P, T]], Callable[P, T]]:
+    """Let one process at a time run a function into its folder ``out``; see `pixaff.io.locks.folder_lock`."""
+
+    def decorate(function: Callable[P, T]) -> Callable[P, T]:
+        @functools.wraps(function)
+        def run(*args: P.args, **kwargs: P.kwargs) -> T:
+            out = Path(str(inspect.signature(function).bind(*args, **kwargs).arguments["out"]))
+            try:
+                with folder_lock(out, what):
+                    return function(*args, **kwargs)
+            finally:
+                with suppress(OSError):  # holds something, as it should
+                    out.rmdir()
+
+        return run
+
+    return decorate
 
 
 def is_trained(weights: Path, run: TrainingOptions, command: str) -> bool:
