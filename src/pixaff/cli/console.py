@@ -62,10 +62,7 @@ class Console:
         self.total = self.count = 0
         self.spoke = self.began = time.monotonic()
         self.gone: set[str] = set()
-        self.log = None
-        if self.options.log_file is not None:
-            with output_errors(self.options.log_file):
-                self.log = open(self.options.log_file, "a", encoding="utf-8", errors="surrogateescape")  # noqa: SIM115
+        self._log("")
 
     def __enter__(self) -> Console:
         return self
@@ -75,8 +72,6 @@ class Console:
     ) -> None:
         if self.bar is not None:
             self.bar.close()
-        if self.log is not None:
-            self.log.close()
 
     def __call__(self, event: Event) -> None:
         """The callback that stages report to."""
@@ -100,9 +95,7 @@ class Console:
 
     def say(self, words: str, *, always: bool = False) -> None:
         """A line on standard error, above the bar if there is one; with ``quiet`` only what is ``always`` said."""
-        if self.log is not None:
-            self.log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {words}\n")
-            self.log.flush()
+        self._log(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {words}\n")
         if self.options.quiet and not always:
             return
         if self.bar is not None and self.bar.drawn:
@@ -113,6 +106,12 @@ class Console:
     def data(self, facts: dict[str, Any]) -> None:
         """A JSON object on standard output."""
         self._print(json.dumps(facts, default=str), "stdout")
+
+    def _log(self, text: str) -> None:
+        if self.options.log_file is not None:
+            path, how = self.options.log_file, {"encoding": "utf-8", "errors": "surrogateescape"}
+            with output_errors(path), open(path, "a", **how) as file:
+                file.write(text)
 
     def _print(self, words: str, stream: str) -> None:
         if stream in self.gone:
@@ -129,7 +128,7 @@ class Console:
             # Errors about files name them; of others, such as a lack of memory, this line must.
             named = event.photo is None or event.photo.name in event.text
             self.say(f"failed: {event.text if named else f'{shortened(event.photo)}: {event.text}'}", always=True)
-        elif self.options.verbose or self.log is not None:
+        elif self.options.verbose or self.options.log_file is not None:
             self._tell_photo(event)
         is_data = self.photos_of is None or event.command in self.photos_of
         if self.options.as_json and is_data:
@@ -150,8 +149,8 @@ class Console:
         words = f"{event.kind}: {shortened(event.photo)}"
         if self.options.verbose:
             self.say(words)
-        elif self.log is not None:
-            self.log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {words}\n")
+        else:
+            self._log(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {words}\n")
 
     def _progress(self, event: Event) -> None:
         if event.total != self.total:

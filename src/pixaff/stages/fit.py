@@ -27,6 +27,7 @@ from pixaff.settings import Settings, value_words
 from pixaff.stages.batch.image_labels import ask_about, labels_of, read_given_labels
 from pixaff.stages.batch.inputs import find_images
 from pixaff.stages.batch.ledger import read_ledger
+from pixaff.stages.batch.plan import check_files
 from pixaff.stages.batch.record import read_record, write_record
 from pixaff.stages.batch.run import Report
 from pixaff.stages.cam import cam
@@ -110,6 +111,7 @@ def fit(
     affinity_recipe = whole_recipe(affinity_recipe, registry.affinity_recipe(settings.affinity))
     where = pick_device(how.device)
     result = Trained(path=out)
+    check_files([out / name for name in (*WRITTEN, "photos.txt")], [labels, listing, cam_init, affinity_init])
     each = replace(how, overwrite=False, resume=True, yes=True)
     found = find_images(photos, None if listing is None else Path(listing))
     names = _class_names(labels, classes, found)

@@ -88,7 +88,7 @@ def train_affinity(
         least = CELL * (2 * radius - 1)
         raise UsageError(f"crop is {recipe.crop}, expected at least {least} for radius {radius}: it holds no pair")
     result = Trained(path=weights)
-    if is_trained(weights, how, COMMAND):
+    if is_trained(weights, how, COMMAND, [init, listing]):
         return result
     found = find_images(photos, None if listing is None else Path(listing))
     low, high = (posterior_folder(folder, COMMAND, report) for folder in (crf_low_dir, crf_high_dir))

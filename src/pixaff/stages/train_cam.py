@@ -102,7 +102,9 @@ def train_cam(
         raise UsageError(f"{network} has no segmentation head", "leave out --crf-low-dir and --crf-high-dir")
     recipe = whole_recipe(recipe, own)
     result = Trained(path=weights)
-    if is_trained(weights, how, COMMAND):
+    if is_trained(
+        weights, how, COMMAND, [init, labels, listing, classes if isinstance(classes, (str, Path)) else None]
+    ):
         return result
     names = read_classes(classes) if isinstance(classes, (str, Path)) else tuple(classes)
     found = find_images(photos, None if listing is None else Path(listing))

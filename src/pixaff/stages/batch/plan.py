@@ -239,6 +239,22 @@ def check_outputs(
                 )
 
 
+def check_files(written: Iterable[Path], reads: Iterable[Path | str | None]) -> None:
+    """Refuse a run that would write to one of the files that it reads; None stands for one that is not given.
+
+    Raises:
+        UsageError: Names both paths.
+    """
+    places = _Places()
+    inputs = {places.of(Path(path)): path for path in reads if path is not None}
+    for path in written:
+        if places.of(path) in inputs:
+            raise UsageError(
+                f"the output {shortened(path)} is the input {shortened(inputs[places.of(path)])}",
+                "choose another -o DIR, or copy the input elsewhere",
+            )
+
+
 class _Places:
     """Where paths lead: a key for the folder, looked up once, and the name in it."""
 

@@ -19,10 +19,13 @@ from pixaff.events import Callback, Event
 from pixaff.io.checkpoints import write_state_dict
 from pixaff.io.locks import folder_lock
 from pixaff.run_options import TrainingOptions
+from pixaff.stages.batch.plan import check_files
 from pixaff.stages.batch.run import Report
 from pixaff.stages.training.checkpoint import CHECKPOINT
 from pixaff.stages.training.datasets import readable_photos
 
+FILES = (CHECKPOINT, "metrics.jsonl", "loss.png", "run.json")
+"""What a training writes beside the weights."""
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -57,13 +60,16 @@ def one_at_a_time(what: str) -> Callable[[Callable[P, T]], Callable[P, T]]:
     return decorate
 
 
-def is_trained(weights: Path, run: TrainingOptions, command: str) -> bool:
+def is_trained(weights: Path, run: TrainingOptions, command: str, reads: Iterable[Path | str | None] = ()) -> bool:
     """Whether the weights are there already. With ``overwrite`` they and the checkpoint are removed.
 
+    ``reads`` are the files that the training reads, none of which may be one that it writes.
+
     Raises:
-        UsageError: An unfinished training is there, and nobody said what should become of it.
+        UsageError: An unfinished training is there, and nobody said what should become of it; or an output is an input.
     """
     checkpoint = weights.with_name(CHECKPOINT)
+    check_files([weights.with_name(name) for name in (weights.name, *FILES)], reads)
     if run.overwrite and run.resume:
         raise UsageError("resume and overwrite contradict each other", "give one of them")
     if run.overwrite:
