@@ -36,7 +36,7 @@ def test_files_of_the_map_exist() -> None:
     text = re.sub(r"```.*?```", "", MAP, flags=re.DOTALL)
     named = {name for name in re.findall(r"`([\w/]+(?:/|\.py))`", text) if "NAME" not in name}
     assert len(named) > 30
-    homes = (CODE, CODE / "stages" / "training", CODE / "io", CODE / "weights", ROOT)
+    homes = (CODE, CODE / "stages" / "training", CODE / "stages" / "batch", CODE / "io", CODE / "weights", ROOT)
     assert sorted(name for name in named if not any((home / name).exists() for home in homes)) == []
 
 
