@@ -109,9 +109,9 @@ class Console:
 
     def _log(self, text: str) -> None:
         if self.options.log_file is not None:
-            path, how = self.options.log_file, {"encoding": "utf-8", "errors": "surrogateescape"}
-            with output_errors(path), open(path, "a", **how) as file:
-                file.write(text)
+            path = self.options.log_file
+            with output_errors(path), open(path, "ab") as file:
+                file.write(text.encode("utf-8", "surrogateescape"))
 
     def _print(self, words: str, stream: str) -> None:
         if stream in self.gone:
