@@ -131,6 +131,9 @@ def evaluate(
     stems, source = _stems(truths, ground_truth, listing)
     record = read_record(predictions) or (read_record(predictions.parent) if walked else None) or {}
     names, colours = _classes(classes, record)
+    if classes is None and record and names is VOC_CLASSES:
+        text = f"{predictions} records no class names: taking the 20 of Pascal VOC; --classes names others"
+        report(Event("note", COMMAND, text))
     there = [Path(stem) for stem in stems if nfc(stem) in found]
     if not there:
         raise UsageError(
