@@ -63,11 +63,11 @@ def test_the_same_run_again_has_nothing_to_do(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ("photo", "1 output in {} no longer fits and stay: 1 with another photo of that name (b.photos)"),
-        ("labels", "1 output in {} no longer fits and stay: 1 with other labels (b.photos)"),
-        ("cams", "1 output in {} no longer fits and stay: 1 with other CAMs (b.photos)"),
-        ("alpha", "3 outputs in {} no longer fit and stay: 3 with other settings: alpha 3 -> 9 (a.photos, b.photos, "),
-        ("weights", "3 outputs in {} no longer fit and stay: 3 with other settings: other weights (a.photos"),
+        ("photo", "{}: 1 existing output no longer fits: 1 with another photo of that name (b.photos)"),
+        ("labels", "{}: 1 existing output no longer fits: 1 with other labels (b.photos)"),
+        ("cams", "{}: 1 existing output no longer fits: 1 with other CAMs (b.photos)"),
+        ("alpha", "{}: 3 existing outputs no longer fit: 3 with other settings: alpha 3 -> 9 (a.photos, b.photos, "),
+        ("weights", "{}: 3 existing outputs no longer fit: 3 with other settings: other weights (a.photos"),
     ],
 )
 def test_what_no_longer_fits_is_said_with_its_reason_and_stays(folder: Path, change: str, words: str) -> None:
@@ -87,7 +87,7 @@ def test_what_no_longer_fits_is_said_with_its_reason_and_stays(folder: Path, cha
         assert carry_out(plan(folder, events, labels=labels, cams=True), alpha, weights) == []
         (found,) = warnings(events)
         assert found.startswith(words.format(folder / "out"))
-        assert found.endswith("--overwrite makes them again, --keep accepts them")
+        assert found.endswith("(kept: --overwrite recomputes them, --keep accepts them)")
     events = []
     carry_out(plan(folder, events, labels=labels, cams=True, keep=True), alpha, weights)
     assert warnings(events) == []
