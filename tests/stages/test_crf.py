@@ -28,7 +28,9 @@ def photos(tmp_path):
 
 
 def test_both_posteriors_are_those_of_the_dense_crf(photos, tmp_path):
-    report = crf(photos, tmp_path / "cams", tmp_path / "out", crf_low=2, crf_high=20, engine="torch", workers=1)
+    report = crf(
+        photos, tmp_path / "cams", tmp_path / "out", crf_low=2, crf_high=20, size=64, engine="torch", workers=1
+    )
     assert len(report.done) == 4
     maps = read_cams(tmp_path / "cams" / "p1.npz").cams
     image = read_image(photos / "p1.png")

@@ -100,7 +100,7 @@ def test_predictions_out_of_range_or_void_are_refused(folders):
 
 def test_classes_come_from_the_record_beside_the_masks_or_are_voc(folders):
     assert list(evaluate(folders / "masks", folders / "gt").best.iou)[1:] == list(VOC_CLASSES)
-    (folders / "masks" / "run.json").write_text(json.dumps({"classes": ["fox", "hen", "owl"]}))
+    (folders / "masks" / "run.json").write_text(json.dumps({"settings": {}, "classes": ["fox", "hen", "owl"]}))
     iou = evaluate(folders / "masks", folders / "gt").best.iou
     assert list(iou) == ["background", "fox", "hen", "owl"]
     assert math.isnan(iou["owl"])

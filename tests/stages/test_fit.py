@@ -172,12 +172,14 @@ def test_overwrite_starts_anew_and_spares_what_is_not_the_runs(tmp_path: Path) -
     short["affinity_recipe"] = short["cam_recipe"]
     fit(photos, labels, tmp_path / "run", **{**FAST, **short})
     (tmp_path / "run" / "notes.txt").write_text("mine")
-    (tmp_path / "run" / "masks" / "stale.png").write_bytes(b"")
+    (tmp_path / "run" / "masks" / "mine.png").write_bytes(b"mine")
+    before = (tmp_path / "run" / "masks" / "toy00.png").stat().st_mtime_ns
     other = {"cam_recipe": CAM.replace(epochs=2)}
     result = fit(photos, labels, tmp_path / "run", **{**FAST, **short, **other}, overwrite=True)
     assert len(result.done) == 4
     assert (tmp_path / "run" / "notes.txt").read_text() == "mine"
-    assert not (tmp_path / "run" / "masks" / "stale.png").exists()
+    assert (tmp_path / "run" / "masks" / "mine.png").read_bytes() == b"mine"
+    assert (tmp_path / "run" / "masks" / "toy00.png").stat().st_mtime_ns > before
 
 
 def test_ctrl_c_while_training_leaves_a_checkpoint(tmp_path: Path) -> None:

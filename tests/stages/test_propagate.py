@@ -140,7 +140,7 @@ def test_the_record_stays_with_the_masks_that_a_run_skipped(photos):
 def test_cams_that_are_given_or_left_out_make_other_masks(photos, tmp_path):
     cam(photos, tmp_path / "cams")
     propagate(photos)
-    words = "3 outputs in {} no longer fit and stay: 3 with other CAMs (blue.png, both.jpg, red.png)"
+    words = "{}: 3 existing outputs no longer fit: 3 with other CAMs (blue.png, both.jpg, red.png) (kept: "
     (warning,) = warnings_of(photos, cams=tmp_path / "cams")
     assert warning.startswith(words.format(photos.parent / "photos-masks"))
     assert warnings_of(photos, cams=tmp_path / "cams", keep=True) == []

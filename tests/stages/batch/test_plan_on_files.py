@@ -87,7 +87,7 @@ def test_what_no_longer_fits_is_said_with_its_reason_and_stays(folder: Path, cha
         assert carry_out(plan(folder, events, labels=labels, cams=True), alpha, weights) == []
         (found,) = warnings(events)
         assert found.startswith(words.format(folder / "out"))
-        assert found.endswith("--overwrite makes them again, --keep accepts them")
+        assert found.endswith("(kept: --overwrite recomputes them, --keep accepts them)")
     events = []
     carry_out(plan(folder, events, labels=labels, cams=True, keep=True), alpha, weights)
     assert warnings(events) == []

@@ -54,17 +54,21 @@ def test_a_stopped_run_leaves_whole_masks_and_goes_on(tmp_path, stop, code):
         draw(photos / f"p{number:02}.png", (RED, 8, 8))
     process = start(photos, 0.05)
     deadline = time.monotonic() + 120
-    while not any(masks.glob("*.png")) and process.poll() is None and time.monotonic() < deadline:
+    while not any(masks.glob("[!.]*.png")) and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.02)
     process.send_signal(stop)
     _, words = process.communicate(timeout=60)
     assert process.returncode == code, words
     assert "Traceback" not in words
-    written = sorted(masks.glob("*.png"))
+    written = sorted(masks.glob("[!.]*.png"))  # what was not renamed yet is no mask
     assert 0 < len(written) < COUNT
     assert all(read_mask(mask).shape == (64, 96) for mask in written)
     if stop == signal.SIGINT:
-        assert sorted(path.name for path in masks.iterdir()) == [*(path.name for path in written), "run.json"]
+        assert sorted(path.name for path in masks.iterdir()) == [
+            *(path.name for path in written),
+            "run.json",
+            "run.jsonl",
+        ]
 
     process = start(photos, 0)
     paths, words = process.communicate(timeout=120)
@@ -72,4 +76,4 @@ def test_a_stopped_run_leaves_whole_masks_and_goes_on(tmp_path, stop, code):
     assert f"{COUNT - len(written)} done, {len(written)} skipped" in words
     assert len(paths.splitlines()) == COUNT
     # What the killed process had begun is swept up too.
-    assert sorted(path.suffix for path in masks.iterdir()) == sorted([".png"] * COUNT + [".json"])
+    assert sorted(path.suffix for path in masks.iterdir()) == [".json", ".jsonl"] + [".png"] * COUNT
