@@ -323,3 +323,27 @@ def test_a_directory_beyond_all_bounds_is_not_read(tmp_path, target, monkeypatch
         extract(archive, target)
     monkeypatch.setattr("pixaff.io.zips.MOST_DIRECTORY", 90_000)
     assert len(extract(archive, target)) == 200
+
+
+def test_a_zip_whose_directory_is_damaged_loses_no_member_in_silence(tmp_path, target):
+    content = zipped(tmp_path / "a.zip", GOOD).read_bytes()
+    directory = content.index(b"PK\x01\x02")
+    end = content.index(b"PK\x05\x06")
+    second = content.index(b"PK\x01\x02", directory + 4)
+
+    def refused(changed):
+        (tmp_path / "a.zip").write_bytes(changed)
+        shutil.rmtree(target)
+        target.mkdir()
+        with pytest.raises(DownloadError, match=r"a\.zip: damaged zip archive|is neither file nor folder") as caught:
+            extract(tmp_path / "a.zip", target)
+        assert len(str(caught.value)) < 300
+
+    name = content.index(b"out/2007_000032.npy", directory)
+    refused(content[: name + 18] + b"x" + content[name + 19 :])  # a suffix that is passed over
+    shorter = bytearray(content[:directory] + content[second:])  # one entry less, and the lengths fit
+    place = shorter.index(b"PK\x05\x06")
+    shorter[place + 12 : place + 16] = (end - second).to_bytes(4, "little")
+    refused(bytes(shorter))
+    for offset in (directory + 42, end + 16):  # where a member, and the directory, begin
+        refused(content[:offset] + b"\xff\xff\xff\xff" + content[offset + 4 :])
