@@ -51,7 +51,7 @@ def test_a_file_that_is_no_record_is_named(tmp_path: Path, content: str, words: 
 def test_a_file_that_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(FileNotFoundError):
         read_json(tmp_path / "a.json", "a note")
-    with pytest.raises(FormatError, match="found a folder, pipe or device"):
+    with pytest.raises(FormatError, match="found a folder, expected a file"):
         read_json(tmp_path, "a note")
     (tmp_path / "a.json").write_text("{}")
     assert read_json(tmp_path / "a.json", "a note") == {}

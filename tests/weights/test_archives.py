@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import errno
+import gzip
 import hashlib
 import io
+import shutil
 import stat
 import tarfile
 import zipfile
@@ -238,3 +241,109 @@ def test_good_paths_pass():
     assert safe_path("./out/2007_000032.npy", "a").parts == ("out", "2007_000032.npy")
     with pytest.raises(DownloadError):
         safe_path("", "a")
+
+
+MAPS = {f"crf/{index}.npy": bytes([index]) * 700 for index in range(6)}
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_case_tar_that_ends_early(tmp_path, target, packed):
+    whole = tarred(tmp_path / "whole.tar", MAPS).read_bytes()
+    end = 6 * (512 + 1024)
+    assert whole[end:].count(0) == len(whole) - end
+
+    def refused(content, words):
+        (tmp_path / "a.tar").write_bytes(gzip.compress(content) if packed else content)
+        shutil.rmtree(target)
+        target.mkdir()
+        with pytest.raises(DownloadError, match=f"a.tar: damaged tar(.gz)? archive: .*{words}"):
+            extract(tmp_path / "a.tar", target)
+
+    for place in range(512, end + 512, 512):
+        refused(whole[:place], "ends too early|unexpected end of data|truncated header")
+    for header in range(1536, end, 1536):
+        changed = bytearray(whole)
+        changed[header + 5] ^= 1
+        refused(bytes(changed), "a header is damaged")
+    refused(whole[:end] + bytes(512), "ends too early")
+    refused(whole + b"more", "something follows after its end")
+    refused(whole + whole, "something follows after its end")
+    (tmp_path / "a.tar").write_bytes(gzip.compress(whole) if packed else whole)
+    shutil.rmtree(target)
+    target.mkdir()
+    assert len(extract(tmp_path / "a.tar", target)) == 6
+    (tmp_path / "least.tar").write_bytes(whole[: end + 1024])  # no padding beyond the two blocks
+    shutil.rmtree(target)
+    target.mkdir()
+    assert len(extract(tmp_path / "least.tar", target)) == 6
+
+
+def test_case_tar_that_ends_early_in_its_packing(tmp_path, target):
+    content = bytearray(tarred(tmp_path / "a.tar.gz", MAPS, "w:gz").read_bytes())
+    content[-6] ^= 1  # the checksum at the end of the stream
+    (tmp_path / "a.tar.gz").write_bytes(bytes(content))
+    with pytest.raises(DownloadError, match=r"a\.tar\.gz: damaged tar\.gz archive"):
+        extract(tmp_path / "a.tar.gz", target)
+
+
+@pytest.mark.parametrize(("kind", "pack"), packers())
+@pytest.mark.parametrize("names", [("a.npy", "a.npy/b.npy"), ("a.npy/b.npy", "a.npy"), ("a.npy/b/c/d.npy", "a.npy/b")])
+def test_case_archive_with_a_file_as_folder(tmp_path, target, kind, pack, names):
+    if names[1].endswith("/b"):
+        names = (names[0], "a.npy")
+    archive = pack(tmp_path / "a.archive", dict.fromkeys(names, b"\x93NUMPY"))
+    with pytest.raises(DownloadError, match=r"a\.archive: the member \"a\.npy.*\" is a file and a folder"):
+        extract(archive, target)
+
+
+@pytest.mark.parametrize(("kind", "pack"), packers())
+@pytest.mark.parametrize("name", ["猫" * 100 + ".npy", "a/" * 2500 + "a.npy", "x" * 256 + ".npy"])
+def test_case_archive_with_a_file_as_folder_or_names_too_long(tmp_path, target, kind, pack, name):
+    archive = pack(tmp_path / "a.archive", {**GOOD, name: b"\x93NUMPY"})
+    with pytest.raises(DownloadError, match=r"a\.archive: the member .* has a name that is too long") as caught:
+        extract(archive, target)
+    assert len(str(caught.value)) < 300
+
+
+def test_a_name_that_the_file_system_refuses_is_the_archives_fault(tmp_path, target, monkeypatch):
+    archive = zipped(tmp_path / "a.zip", GOOD)
+
+    def refuse(self, **options):
+        raise OSError(errno.ENAMETOOLONG, "File name too long")
+
+    monkeypatch.setattr("pathlib.Path.mkdir", refuse)
+    with pytest.raises(DownloadError, match="has a name that this file system does not take: File name too long"):
+        extract(archive, target)
+
+
+def test_a_directory_beyond_all_bounds_is_not_read(tmp_path, target, monkeypatch):
+    archive = zipped(tmp_path / "a.zip", {f"{index}.npy": b"1" for index in range(200)})
+    monkeypatch.setattr("pixaff.io.zips.MOST_DIRECTORY", 9_000)
+    with pytest.raises(DownloadError, match="found a directory of over 0 MiB"):
+        extract(archive, target)
+    monkeypatch.setattr("pixaff.io.zips.MOST_DIRECTORY", 90_000)
+    assert len(extract(archive, target)) == 200
+
+
+def test_a_zip_whose_directory_is_damaged_loses_no_member_in_silence(tmp_path, target):
+    content = zipped(tmp_path / "a.zip", GOOD).read_bytes()
+    directory = content.index(b"PK\x01\x02")
+    end = content.index(b"PK\x05\x06")
+    second = content.index(b"PK\x01\x02", directory + 4)
+
+    def refused(changed):
+        (tmp_path / "a.zip").write_bytes(changed)
+        shutil.rmtree(target)
+        target.mkdir()
+        with pytest.raises(DownloadError, match=r"a\.zip: damaged zip archive|is neither file nor folder") as caught:
+            extract(tmp_path / "a.zip", target)
+        assert len(str(caught.value)) < 300
+
+    name = content.index(b"out/2007_000032.npy", directory)
+    refused(content[: name + 18] + b"x" + content[name + 19 :])  # a suffix that is passed over
+    shorter = bytearray(content[:directory] + content[second:])  # one entry less, and the lengths fit
+    place = shorter.index(b"PK\x05\x06")
+    shorter[place + 12 : place + 16] = (end - second).to_bytes(4, "little")
+    refused(bytes(shorter))
+    for offset in (directory + 42, end + 16):  # where a member, and the directory, begin
+        refused(content[:offset] + b"\xff\xff\xff\xff" + content[offset + 4 :])

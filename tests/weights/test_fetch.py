@@ -1,20 +1,24 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import pickle
 import random
+import shutil
+import tarfile
 import zipfile
 
 import pytest
 from fake_services import PAGE, QUOTA, File, drive_file, drive_folder, impatient, route_drive, serving, weights_bytes
 
-from pixaff.errors import DownloadError, OutputError, UsageError
+from pixaff.errors import CheckpointError, DownloadError, OutputError, UsageError
 from pixaff.published import catalogue_of
 from pixaff.weights import fetch, manage
 from pixaff.weights.cache import cache_folder, cached, recorded_files
 from pixaff.weights.catalogue import find
+from pixaff.weights.disk import writable
 from pixaff.weights.local import import_file, import_folder
 
 BODY = weights_bytes()
@@ -413,3 +417,189 @@ def test_prune_removes_what_is_unfinished_or_named_and_nothing_else(fake, root, 
     del catalogue["w"]
     assert [*manage.prune(root, catalogue, [], False, print)] == [root / "w"]
     assert (root / "mine" / ".file").is_file()
+
+
+# Cases that people met.
+
+
+@pytest.mark.parametrize("kind", ["port", "digits", "huge", "minus"])
+def test_case_servers_with_odd_numbers_and_the_next_source(fake, root, own, kind):
+    answers = {
+        "port": lambda call: call.redirect("http://127.0.0.1:99999/x?tempauth=SECRET"),
+        "digits": lambda call: call.handler.wfile.write(
+            b"HTTP/1.1 200 OK\r\nContent-Length: " + b"9" * 5000 + b"\r\n\r\n"
+        ),
+        "huge": lambda call: call.answer(200, b"x", claim=10**16),
+        "minus": lambda call: call.handler.wfile.write(
+            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n-5\r\nabc\r\n"
+        ),
+    }
+    fake.routes["/gone.pth"], fake.routes["/mirror/m.pth"], fake.routes["/w.pth"] = (
+        answers[kind],
+        File(BODY),
+        File(OTHER),
+    )
+    words = []
+    assert get("m", connection={"say": words.append}).read_bytes() == BODY
+    assert any(line.startswith(f"{fake.url}/gone.pth: ") for line in words)
+    assert "SECRET" not in "".join(words)
+    assert get("w").read_bytes() == OTHER
+
+
+def test_case_servers_that_never_end_and_the_next_source(fake, root, own):
+    fake.routes["/gone.pth"] = lambda call: call.answer(200, BODY[:100], claim=len(BODY))
+    fake.routes["/mirror/m.pth"] = File(BODY)
+    assert get("m").read_bytes() == BODY
+    assert len(fake.asked("/gone.pth")) == 2
+
+
+@pytest.mark.parametrize("names", [("a.npy", "a.npy/b.npy"), ("猫" * 100 + ".npy",), ("a/" * 2500 + "a.npy",)])
+def test_case_archive_with_a_file_as_folder_is_not_kept(fake, root, own, tmp_path, names):
+    archive = zipped(tmp_path / "bad.zip", dict.fromkeys(names, b"\x93NUMPY"))
+    own.write_text(own.read_text().replace('/a.zip"', f'/bad.zip"\nmirrors = ["{fake.url}/a.zip"]'))
+    fake.routes["/bad.zip"] = File(archive.read_bytes())
+    with pytest.raises(DownloadError, match=r"the member .* (is a file and a folder|has a name that is too long)"):
+        get("a")
+    assert list((root / "a").iterdir()) == []
+    fake.routes["/a.zip"] = File(zipped(tmp_path / "a.zip", MAPS).read_bytes())
+    assert get("a").name == "out_la"  # the next source
+    assert len(fake.asked("/bad.zip")) == 2
+
+
+def test_case_tar_that_ends_early_is_not_kept(fake, root, own, tmp_path):
+    with tarfile.open(tmp_path / "a.tar", "w") as file:
+        for index in range(12):
+            info = tarfile.TarInfo(f"crf/{index}.npy")
+            info.size = 512
+            file.addfile(info, io.BytesIO(bytes(512)))
+    whole = (tmp_path / "a.tar").read_bytes()
+    fake.routes["/a.zip"] = lambda call: call.answer(200, whole[:3072], Content_Type="a/b")
+    with pytest.raises(DownloadError, match="damaged tar archive: it ends too early"):
+        get("a")
+    assert list((root / "a").iterdir()) == []
+    assert recorded_files(root, "a") == {}
+    fake.routes["/a.zip"] = File(whole)
+    assert len(list(get("a").iterdir())) == 12
+
+
+@pytest.mark.parametrize("place", [1 / 3, 2 / 3])
+def test_case_weights_with_a_flipped_bit_are_not_recorded(fake, root, own, tmp_path, place):
+    with zipfile.ZipFile(io.BytesIO(BODY)) as archive:
+        numbers = next(member for member in archive.infolist() if member.file_size > 1000)
+    changed = bytearray(BODY)
+    changed[numbers.header_offset + 200 + int(place * (numbers.file_size - 200))] ^= 1
+    (tmp_path / "flipped.pth").write_bytes(changed)
+    fake.routes["/w.pth"] = File(bytes(changed))
+    with pytest.raises(DownloadError, match=r"w.*: damaged weights file: Bad CRC-32"):
+        get("w")
+    with pytest.raises(CheckpointError, match="w: damaged weights file: Bad CRC-32"):
+        import_file(entry("w"), tmp_path / "flipped.pth")
+    assert recorded_files(root, "w") == {}
+    fake.routes["/w.pth"] = File(BODY)
+    assert get("w").read_bytes() == BODY  # the undamaged file is not held to be a wrong one
+
+
+def test_case_good_weights_called_a_web_page_are_fetched(fake, root, own, tmp_path):
+    from safetensors.torch import save
+    from torch import ones
+
+    short = save({"w": ones(2)}, {"note": ""})
+    length = int.from_bytes(short[:8], "little")
+    body = save({"w": ones(2)}, {"note": "x" * (0x3C20 - length)})
+    assert body.startswith(b" <")
+    fake.routes["/w.pth"] = File(body)
+    assert get("w").read_bytes() == body
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "[" * 200_000,
+        "[]",
+        json.dumps({"format": 1, "weights": {"../../mine": {"files": {}}}}),
+        json.dumps({"format": 1, "weights": {"w": {"files": {"../../mine": {"sha256": "a", "size": 1}}}}}),
+        json.dumps({"format": 1, "weights": {"w": {"files": {"w.pth": {"sha256": [], "size": True}}}}}),
+        json.dumps({"format": 1, "weights": 5}),
+    ],
+)
+def test_case_records_that_are_odd_of_the_cache(fake, root, own, content):
+    (root.parent / "mine").mkdir()
+    root.mkdir()
+    (root / "lock.json").write_text(content)
+    for action in (
+        lambda: get("w"),
+        lambda: manage.state(root, entry("w")),
+        lambda: manage.prune(root, {}, [], False, print),
+    ):
+        with pytest.raises(DownloadError, match=r"lock\.json: .*a?( lock file of format 1).*restore it; or remove it"):
+            action()
+    assert (root.parent / "mine").is_dir()
+
+
+def test_case_records_that_are_odd_of_an_archive(fake, root, own, tmp_path):
+    fake.routes["/a.zip"] = File(zipped(tmp_path / "a.zip", MAPS).read_bytes())
+    get("a")
+    for content in ("[" * 200_000, '{"../../x": [1, "a"]}', '{"x": 5}', "3"):
+        (root / "a" / "record.json").write_text(content)
+        assert "cannot be read, expected the list" in manage.verify(root, entry("a"))[0]
+
+
+def planted(root, tmp_path):
+    """A file and a folder outside of the cache, to which somebody else has put links inside."""
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "precious").write_text("mine")
+    (root / "w").mkdir(parents=True)
+    return outside
+
+
+def test_links_in_the_cache_are_not_written_through(fake, root, own, tmp_path):
+    outside = planted(root, tmp_path)
+    for name in (".w.pth.part", ".w.pth.part.json", ".w.pth.copy"):
+        (root / "w" / name).symlink_to(outside / "precious")
+    for name in (".unpack", ".old", ".incoming"):
+        (root / "w" / name).symlink_to(outside)
+    fake.routes["/w.pth"] = File(BODY)
+    assert get("w").read_bytes() == BODY
+    (root / "w" / ".w.pth.copy").symlink_to(outside / "precious")
+    (tmp_path / "own.pth").write_bytes(BODY)
+    import_file(entry("w"), tmp_path / "own.pth")
+    assert [path.name for path in (root / "w").iterdir()] == ["w.pth"]
+    assert {path.name: path.read_text() for path in outside.iterdir()} == {"precious": "mine"}
+
+
+def test_folders_of_the_cache_are_no_links(fake, root, own, tmp_path):
+    outside = planted(root, tmp_path)
+    (root / "w").rmdir()
+    (root / "w").symlink_to(outside)
+    fake.routes["/w.pth"] = File(BODY)
+    for force in (False, True):
+        with pytest.raises(OutputError, match="w: found a link, expected a folder of the cache"):
+            get("w", force=force)
+    (tmp_path / "own.pth").write_bytes(BODY)
+    with pytest.raises(OutputError, match="found a link"):
+        import_file(entry("w"), tmp_path / "own.pth")
+    assert [*manage.prune(root, {"w": entry("w")}, ["w"], False, print)] == [root / "w"]
+    assert not (root / "w").is_symlink()
+    assert {path.name: path.read_text() for path in outside.iterdir()} == {"precious": "mine"}
+    shutil.rmtree(root / ".locks")
+    (root / ".locks").symlink_to(outside)
+    with pytest.raises(OutputError, match="found a link"):
+        get("w")
+    assert [path.name for path in outside.iterdir()] == ["precious"]
+
+
+def test_the_cache_itself_may_lie_behind_a_link(fake, root, own, tmp_path):
+    (tmp_path / "disk").mkdir()
+    root.symlink_to(tmp_path / "disk")
+    fake.routes["/w.pth"] = File(BODY)
+    assert get("w").read_bytes() == BODY
+
+
+def test_a_link_that_appears_in_the_middle_is_not_written_through(tmp_path):
+    (tmp_path / "precious").write_text("mine")
+    (tmp_path / "link").symlink_to(tmp_path / "precious")
+    for mode in ("wb", "ab"):
+        with pytest.raises(OSError, match="symbolic links"):
+            writable(tmp_path / "link", mode)
+    assert (tmp_path / "precious").read_text() == "mine"

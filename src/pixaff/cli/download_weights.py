@@ -20,16 +20,21 @@ if TYPE_CHECKING:
 @options.options_from(ConsoleOptions, into="say")
 def download_weights(
     say: dict[str, Any],
-    names: Annotated[list[str] | None, typer.Argument(metavar="NAME...", help="What to fetch; none: --list.")] = None,
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="NAME...", help="What to download; none: --list.")
+    ] = None,
     mirror: Annotated[
         str | None,
-        typer.Option("--mirror", metavar="URL", help="Fetch from there instead; ending in /: a folder with the file."),
+        typer.Option(
+            "--mirror", metavar="URL", help="Download from there; an address ending in / is a folder with the files."
+        ),
     ] = None,
     from_file: Annotated[
-        Path | None, typer.Option("--from-file", metavar="PATH", help="Take this file, which you have, into the cache.")
+        Path | None, typer.Option("--from-file", metavar="PATH", help="Copy this file into the cache instead.")
     ] = None,
     from_dir: Annotated[
-        Path | None, typer.Option("--from-dir", metavar="DIR", help="Take the files from this folder into the cache.")
+        Path | None,
+        typer.Option("--from-dir", metavar="DIR", help="Copy the files in this folder into the cache instead."),
     ] = None,
     cache_dir: Annotated[
         Path | None,
@@ -39,18 +44,16 @@ def download_weights(
         Path | None,
         typer.Option("--catalogue", metavar="FILE", help="TOML file with more names; default: PIXAFF_CATALOGUE."),
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Fetch again what is there.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what, from where and how large; do nothing.")] = False,
-    listed: Annotated[bool, typer.Option("--list", help="Show what exists and what of it is cached.")] = False,
-    verify: Annotated[bool, typer.Option("--verify", help="Hash what is cached and compare.")] = False,
-    check: Annotated[
-        bool, typer.Option("--check", help="Try every way to every source, keep nothing, report.")
-    ] = False,
+    force: Annotated[bool, typer.Option("--force", help="Download again, even if cached.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be downloaded; write nothing.")] = False,
+    listed: Annotated[bool, typer.Option("--list", help="List what is available, and what is cached.")] = False,
+    verify: Annotated[bool, typer.Option("--verify", help="Hash every cached file and compare.")] = False,
+    check: Annotated[bool, typer.Option("--check", help="Try to reach every source; store nothing.")] = False,
     prune: Annotated[
-        bool, typer.Option("--prune", help="Remove unfinished downloads, and all files of the names given.")
+        bool, typer.Option("--prune", help="Remove unfinished downloads; with names, all their files.")
     ] = False,
 ) -> None:
-    """Fetch published weights and CRF results into a cache, and look after it."""
+    """Download published weights and CRF results, and manage the cache."""
     from pixaff.stages import download_weights as stage
 
     names = names or []

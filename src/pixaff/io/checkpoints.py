@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import stat
 import zipfile
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -22,6 +21,7 @@ from pixaff.errors import CheckpointError, shortened
 from pixaff.io.atomic import atomic_path, atomic_stream
 from pixaff.io.heads import is_page, is_safetensors
 from pixaff.io.pth import Other, read_pth
+from pixaff.io.regular import check_regular
 from pixaff.io.unpickle import LARGEST_KEY
 
 WRAPPINGS = ("state_dict", "model", "model_state_dict")
@@ -155,8 +155,7 @@ def load_training(path: str | os.PathLike[str]) -> dict[str, Any]:
 def _head(path: Path) -> bytes:
     """The first 512 bytes, having refused what can be told from them."""
     try:
-        if not stat.S_ISREG(os.stat(path).st_mode) and not path.is_dir():
-            raise CheckpointError(f"{path}: found a pipe or device, expected a file of network weights")
+        check_regular(path, CheckpointError)
         with open(path, "rb") as file:
             head = file.read(512)
     except FileNotFoundError:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 from pixaff.errors import FormatError, PixaffError, quoted, shortened
+from pixaff.io.regular import check_regular
 
 MOST_BYTES = 64 << 20
 DEEPEST = 32
@@ -50,10 +50,8 @@ def read_json(path: Path, expected: str, error: type[PixaffError] = FormatError,
         PixaffError: An ``error``: it cannot be read, is too large, or holds something else; names the file.
     """
     try:
-        facts = path.stat()
-        if not stat.S_ISREG(facts.st_mode):
-            raise error(f"{path}: found a folder, pipe or device, expected {expected}", hint)
-        if facts.st_size > MOST_BYTES:
+        check_regular(path, error)
+        if path.stat().st_size > MOST_BYTES:
             raise error(f"{path}: found more than {MOST_BYTES >> 20} MiB, expected {expected}", hint)
         found = parse_json(path.read_bytes())
     except FileNotFoundError:

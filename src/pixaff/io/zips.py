@@ -11,6 +11,9 @@ from contextlib import contextmanager
 MOST_DIRECTORY = 64 << 20
 """Bytes of an archive's directory, which is read at once: some 500,000 members."""
 
+_TAIL = (1 << 16) + 22  # the last bytes: a record of the end, and a comment
+_UNTOLD = 0xFFFF  # told in another record, of large archives
+
 
 class _Bounded(io.FileIO):
     """A file for zipfile, which asks for as many bytes as the archive says that its directory has."""
@@ -31,4 +34,10 @@ def open_zip(path: str | os.PathLike[str]) -> Iterator[zipfile.ZipFile]:
         OSError: The file cannot be read.
     """
     with _Bounded(path) as file, zipfile.ZipFile(file) as archive:
+        # zipfile reads the directory by its length, and does not compare how many members that is.
+        file.seek(max(0, os.fstat(file.fileno()).st_size - _TAIL))
+        tail = file.read()
+        count = int.from_bytes(tail[tail.rfind(b"PK\5\6") + 10 :][:2], "little")
+        if count not in (len(archive.filelist), _UNTOLD):
+            raise zipfile.BadZipFile(f"found {len(archive.filelist)} members in its directory, expected {count}")
         yield archive

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO
 
-from pixaff.errors import DownloadError, quoted
+from pixaff.errors import DownloadError, quoted, shortened
 from pixaff.io.atomic import output_errors
 from pixaff.io.zips import open_zip
 from pixaff.weights.disk import ensure_space, size_words
@@ -53,6 +53,8 @@ _DAMAGED = (
     EOFError,
     ValueError,
     OverflowError,
+    LookupError,
+    OSError,  # of reading: zipfile seeks to wherever a header says
     RuntimeError,  # also a compression that zipfile does not know, and headers nested without end
 )
 
@@ -120,12 +122,13 @@ def extract(archive: Path, target: Path, limits: Limits = LIMITS) -> dict[str, t
     """
     kind = archive_kind(archive)
     room = _Room(archive, limits, target)
-    with output_errors(target):
-        try:
-            kept = _unzip(archive, room) if kind == "zip" else _untar(archive, kind, room)
-        except _DAMAGED as error:
-            reason = str(error) if isinstance(error, (zipfile.BadZipFile, tarfile.TarError)) else type(error).__name__
-            raise DownloadError(f"{archive.name}: damaged {kind} archive: {reason}", "fetch it again") from None
+    try:
+        kept = _unzip(archive, room) if kind == "zip" else _untar(archive, kind, room)
+    except _DAMAGED as error:
+        reason = (
+            str(error) if isinstance(error, (zipfile.BadZipFile, tarfile.TarError, OSError)) else type(error).__name__
+        )
+        raise DownloadError(f"{archive.name}: damaged {kind} archive: {shortened(reason)}", "fetch it again") from None
     if not kept:
         raise DownloadError(f"{archive.name}: found no {' or '.join(KEPT)} file in it")
     return kept
@@ -258,10 +261,22 @@ def _unzip(archive: Path, room: _Room) -> dict[str, tuple[int, str]]:
             folder = member.is_dir() and mode in (0, stat.S_IFDIR)
             # orig_filename: ZipFile has already replaced what it holds for separators in the other.
             path = room.admit(member.orig_filename, mode in (0, stat.S_IFREG), folder, member.file_size)
-            if path is not None:
-                with file.open(member) as content:
-                    room.write(path, content)
+            if path is None:
+                _check_header(file, member)
+                continue
+            with file.open(member) as content:
+                room.write(path, content)
     return room.kept
+
+
+def _check_header(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> None:
+    """Whether a member that is passed over is called the same in both places: its name may be a damaged one.
+
+    Raises:
+        zipfile.BadZipFile: It is not.
+    """
+    with contextlib.suppress(NotImplementedError), archive.open(member):  # packed in a way that zipfile does not know
+        pass
 
 
 def _untar(archive: Path, kind: str, room: _Room) -> dict[str, tuple[int, str]]:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import random
+import time
 
 import gdown
 import pytest
@@ -186,3 +187,21 @@ def test_a_folder_that_is_not_public(fake):
     fake.routes["/embeddedfolderview"] = lambda call: call.answer(403)
     with pytest.raises(DownloadError, match="status code 403"):
         drive.list_folder("f" * 33, impatient(retries=1))
+
+
+def test_case_servers_that_never_end_for_they_drip(fake, tmp_path):
+    def drip(call):
+        call.handler.wfile.write(
+            b"HTTP/1.1 200 OK\r\nContent-Length: 9999999\r\nContent-Type: a/b\r\n"
+            b'Content-Disposition: attachment; filename="w.pth"\r\n\r\n'
+        )
+        for _ in range(400):
+            call.handler.wfile.write(b"x")
+            call.handler.wfile.flush()
+            time.sleep(0.05)
+
+    fake.routes["/uc"] = drip
+    began = time.monotonic()
+    with pytest.raises(DownloadError, match="Google Drive does not come to the file"):
+        fetch(tmp_path, timeout=0.3, retries=0)
+    assert time.monotonic() - began < 10

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import logging
+import random
 import time
 import traceback
 from email.utils import formatdate
@@ -9,7 +10,7 @@ from email.utils import formatdate
 import pytest
 from fake_services import PAGE, File, impatient, serving, weights_bytes
 
-from pixaff.errors import DownloadError, OutputError
+from pixaff.errors import DownloadError, OutputError, UsageError
 from pixaff.weights import disk
 from pixaff.weights.sources import Http, parse_source, web
 
@@ -263,3 +264,150 @@ def test_sizes_in_words():
     sizes = (None, 999, 1000, 999_949, 999_950, 4_200_000, 5 * 10**13)
     words = ["unknown size", "999 bytes", "1.0 kB", "999.9 kB", "1.0 MB", "4.2 MB", "50.0 TB"]
     assert [disk.size_words(size) for size in sizes] == words
+
+
+# Cases of servers that people met, and such as could be met.
+
+LARGE = random.Random(0).randbytes(3 << 20)
+
+
+def raw(*pieces, pause=0.0, endless=False):
+    """An answer byte by byte as it goes over the wire, with a pause after each piece."""
+
+    def answer(call):
+        call.handler.close_connection = True
+        while True:
+            for piece in pieces:
+                call.handler.wfile.write(piece)
+                call.handler.wfile.flush()
+                time.sleep(pause)
+            if not endless:
+                return
+
+    return answer
+
+
+def head(*lines):
+    return "\r\n".join(("HTTP/1.1 200 OK", "Connection: close", *lines, "", "")).encode()
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (raw(head(f"Content-Length: {len(LARGE)}"), LARGE[: 2 << 20]), r"cut at 2097152 of 3145728 bytes"),
+        (raw(head(f"Content-Length: {len(LARGE) + 999}"), LARGE), r"cut at 3145728 of 3146727 bytes"),
+        (
+            raw(head("Transfer-Encoding: chunked"), b"%x\r\n" % len(LARGE) + LARGE[: 2 << 20]),
+            r"cut at 2097152 bytes \(connection lost\)",
+        ),
+    ],
+)
+def test_case_servers_that_never_end(fake, tmp_path, answer, words):
+    fake.routes["/w.pth"] = answer
+    with pytest.raises(DownloadError, match=rf"{words}.*, 4 times"):
+        fetch(fake, tmp_path)
+    assert len(fake.calls) == 5  # the first one was progress: the file was longer than ever
+
+
+def test_case_servers_that_never_end_but_get_on(fake, tmp_path, monkeypatch):
+    """A proxy that cuts every transfer, before a server that gives parts: no attempt is wasted, however many."""
+    monkeypatch.setattr(web, "GOOD_PIECE", 1 << 18)
+    fake.routes["/w.pth"] = File(LARGE, cuts=[1 / left for left in range(10, 1, -1)])
+    assert fetch(fake, tmp_path, retries=0) == LARGE
+    assert len(fake.calls) == 10
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        raw(head("Content-Length: 99999") + b"x" * 50, *[b"x"] * 200, pause=0.05),
+        raw(head("Transfer-Encoding: chunked"), *[b"1\r\nx\r\n"] * 200, pause=0.05),
+        raw(b"HTTP/1.1 200 OK\r\n", *[b"X: y\r\n"] * 90, pause=0.05),
+        raw(b"HTTP/1.1 100 Continue\r\n\r\n" * 2000, endless=True),
+    ],
+)
+def test_case_servers_that_never_end_for_they_drip(fake, tmp_path, answer):
+    fake.routes["/w.pth"] = answer
+    began = time.monotonic()
+    with pytest.raises(DownloadError, match=r"w: .*the server is too slow.*, 2 times"):
+        fetch(fake, tmp_path, timeout=0.4, retries=1)
+    assert time.monotonic() - began < 10
+
+
+def test_a_server_that_is_slow_and_steady_is_let_finish(fake, tmp_path):
+    pieces = [BODY[place : place + 1000] for place in range(0, 30_000, 1000)]
+    fake.routes["/w.pth"] = raw(head("Content-Length: 30000"), *pieces, pause=0.05)
+    source = Http(f"{fake.url}/w.pth")
+    found = source.download(tmp_path, "w.pth", impatient(timeout=0.3, slowest=2000), label="w")
+    assert found.read_bytes() == BODY[:30_000]
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (lambda call: call.redirect("http://127.0.0.1:99999/x?tempauth=SECRET"), "redirected to no valid address"),
+        (lambda call: call.redirect("http://[::1/x?tempauth=SECRET"), "no valid a"),
+        (raw(head("Transfer-Encoding: chunked"), b"-5\r\nabc\r\n"), "no valid answer"),
+        (raw(head("Transfer-Encoding: chunked"), b"zz\r\nabc\r\n"), r"cut at 0 bytes"),
+        (raw(head("Content-Length: " + "9" * 5000), BODY), 'the server claims a length of "9+...9+" bytes'),
+        (raw(head("Content-Length: -5"), BODY), 'the server claims a length of "-5" bytes'),
+        (raw(head(f"Content-Length: {10**16}"), BODY), r"the server claims 10000\.0 TB, more than 107\.4 GB"),
+        (raw(b"HTTP/1.1 206 Partial Content\r\nContent-Length: 3\r\n\r\nabc"), "gives a part of the file"),
+        (raw(b"hello\r\n\r\n"), "connection lost|no valid answer"),
+        (raw(b"HTTP/1.1 999999999999999999 OK\r\n\r\n"), "connection lost|no valid answer"),
+    ],
+)
+def test_case_servers_with_odd_numbers(fake, tmp_path, answer, words):
+    fake.routes["/w.pth"] = answer
+    with pytest.raises(DownloadError, match=words) as caught:
+        fetch(fake, tmp_path, retries=1)
+    assert len(str(caught.value)) < 300
+    assert "SECRET" not in "".join(traceback.format_exception(caught.value))
+
+
+def test_more_than_was_asked_for_is_not_kept(fake, tmp_path):
+    fake.routes["/w.pth"] = raw(head("Transfer-Encoding: chunked"), b"%x\r\n" % len(BODY) + BODY + b"\r\n0\r\n\r\n")
+    with pytest.raises(DownloadError, match=r"w: found more than 1\.0 kB"):
+        fetch(fake, tmp_path, size=1000)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("first", [{"ETag": '"two"'}, {"Last_Modified": formatdate(1e9, usegmt=True)}])
+def test_case_server_that_joins_two_files(fake, tmp_path, first):
+    """A server that looks at Range alone, and says of a part neither what it is a part of nor of when."""
+    old, new = weights_bytes(size=60_000), weights_bytes(seed=1, size=60_000)
+    assert len(old) == len(new)
+
+    def careless(call):
+        start = int(call.headers.get("Range", "bytes=0-")[6:-1])
+        if len(fake.calls) == 1:
+            call.answer(
+                200, old[:50_000], claim=len(old), **{name.replace("-", "_"): tag for name, tag in first.items()}
+            )
+        elif start:
+            call.answer(206, new[start:], Content_Range=f"bytes {start}-{len(new) - 1}/{len(new)}")
+        else:
+            call.answer(200, new, ETag='"one"')
+
+    fake.routes["/w.pth"] = careless
+    words = []
+    assert fetch(fake, tmp_path, say=words.append) == new
+    assert any("the file has changed since the download began" in line for line in words)
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "http://127.0.0.1:99999/x?token=SECRET",
+        "http://[::1/x?token=SECRET",
+        "http://me:SE/SECRET@127.0.0.1/x",
+        "http:///x?token=SECRET",
+        "onedrive:http://127.0.0.1:99999/x?token=SECRET",
+        "https://drive.google.com/nothing?token=SECRET",
+        "ftp://me:SECRET@a/b",
+    ],
+)
+def test_addresses_that_cannot_be_asked_are_refused_without_their_secrets(address):
+    with pytest.raises(UsageError, match="expected") as caught:
+        parse_source(address)
+    assert "SECRET" not in "".join(traceback.format_exception(caught.value))
