@@ -23,7 +23,7 @@ from PIL import Image
 from torch import Tensor
 
 from pixaff.device import autocast, check_memory, choose_precision, device_words, pick_device, steady_threads
-from pixaff.errors import CheckpointError, FormatError, ImageError, LabelsError, UsageError
+from pixaff.errors import CheckpointError, FormatError, ImageError, LabelsError, UsageError, quoted
 from pixaff.events import Callback, Event, silent
 from pixaff.io.cams import CamFile
 from pixaff.io.images import image_array, load_image
@@ -432,7 +432,11 @@ class Predictor:
             return cams
         if not cams:
             raise FormatError("cams: found no class, expected maps by class name or index")
-        order = sorted((class_indices([key], self.classes)[0], key) for key in cams)
+        indices = [class_indices([key], self.classes)[0] for key in cams]
+        if len(set(indices)) < len(indices):
+            twice = self.classes[max(indices, key=indices.count)]
+            raise FormatError(f"cams: found the class {quoted(twice)} twice", "give it by name or by index")
+        order = sorted(zip(indices, cams, strict=True))
         maps = [np.asarray(torch.as_tensor(cams[key]).detach().cpu(), np.float32) for _, key in order]
         if any(one.ndim != 2 or one.shape != maps[0].shape for one in maps):
             raise FormatError(f"cams: found shapes {', '.join(str(one.shape) for one in maps)}, expected one (h, w)")
@@ -621,7 +625,7 @@ def _pixels(image: ImageLike, settings: Settings) -> tuple[NDArray[np.uint8], tu
         return image_array(image, *sizes)
     if isinstance(image, Tensor):
         pixels = image.detach().cpu()
-        if pixels.ndim != 3 or pixels.shape[0] != 3:
+        if pixels.ndim != 3 or pixels.shape[0] != 3 or not pixels.numel():
             raise ImageError(f"found a tensor of shape {tuple(pixels.shape)}, expected (3, H, W)")
         if pixels.is_floating_point():
             low, high = (float(bound) for bound in pixels.aminmax())
