@@ -151,8 +151,8 @@ def test_grey_images_are_those_of_three_equal_colours(model: Predictor, tmp_path
 def test_images_are_turned_upright_and_masked_at_their_own_size(model: Predictor, tmp_path: Path) -> None:
     draw(tmp_path / "large.png", (RED, 40, 40), size=(150, 300), side=80)
     result = model(tmp_path / "large.png")
-    assert result.image.shape == (64, 128, 3)
-    assert result.scores.shape == (2, 64, 128)
+    assert result.image.shape == (54, 108, 3)
+    assert result.scores.shape == (2, 54, 108)
     assert (result.mask.shape, result.size) == ((150, 300), (150, 300))
     assert result.mask[80, 80] == 1
     exif = Image.Exif()
@@ -393,7 +393,7 @@ def test_a_notebook_shows_the_image_under_its_mask(model: Predictor, tmp_path: P
     draw(tmp_path / "large.png", (RED, 40, 40), size=(150, 300), side=80)
     result = model(tmp_path / "large.png")
     overlay = result.overlay()
-    assert (overlay.mode, overlay.size) == ("RGB", (128, 64))  # of the working size
+    assert (overlay.mode, overlay.size) == ("RGB", (108, 54))  # of the working size
     pixels = np.asarray(overlay).astype(int)
     assert np.abs(pixels[2, 2] - result.image[2, 2]).max() <= 2  # background is left as it is
     assert np.abs(pixels[34, 34] - result.image[34, 34]).max() > 10
@@ -535,3 +535,14 @@ def test_a_network_of_one_scale_refuses_others() -> None:
     with pytest.raises(UsageError, match=r"found the scales 1, 0\.5, but lite_cam works at one scale"):
         Predictor(Single(), ToyAffinity(), CLASSES, settings)
     assert Predictor(Single(), ToyAffinity(), CLASSES, settings.replace(scales=(1.0,))).settings.scales == (1.0,)
+
+
+def test_case_small_photos_black_masks() -> None:
+    """A thumbnail is walked at the working size: its mask is that of the photo enlarged beforehand, not a flat one."""
+    photo = Image.open(PHOTOS / "chelsea.jpg").convert("RGB").resize((160, 106))
+    model = pixaff.load("lite", final_crf=False)
+    found = model(photo, ["cat"])
+    assert found.mask.shape == (106, 160)
+    assert found.image.shape[:2] == (339, 512)
+    assert 0.2 < (found.mask == 8).mean() < 0.95
+    assert (model.replace(size=160)(photo, ["cat"]).mask != found.mask).any()

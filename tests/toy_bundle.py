@@ -54,7 +54,7 @@ class ToyAffinity(Toy, AffinityNetwork):
 
 def toy_bundle(**settings: object) -> Bundle:
     walk = {"alpha": 3.0, "beta": 8.0, "steps": 16, "borders": "published", "final_crf": False}
-    values = {"scales": (1.0, 0.5), "size": 128, "label_threshold": 0.5, **walk, **settings}
+    values = {"scales": (1.0, 0.5), "size": 108, "label_threshold": 0.5, **walk, **settings}
     return Bundle(ToyCam(), ToyAffinity(), CLASSES, Settings().replace(**values), Path("toy"))
 
 

@@ -93,10 +93,10 @@ class Settings:
     def enlarge_below(self) -> int:
         """Long side in pixels below which a photo is enlarged to the working size.
 
-        The walk goes as many cells far in a small photo as in a large one, and would even it out as a whole. At three
-        quarters of the working size and above nothing is gained (docs/commands.md).
+        The walk goes as many cells far in a small photo as in a large one, and would even it out as a whole. Close to
+        the working size nothing is gained (docs/performance.md has figures).
         """
-        return self.size * 3 // 4
+        return self.size * 7 // 8
 
     def replace(self, **overrides: Any) -> Settings:
         """A copy with some values replaced; ``None`` keeps the present one, as for an option that was not given.

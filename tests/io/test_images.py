@@ -437,3 +437,20 @@ def test_what_is_short_of_memory_says_how_large_the_picture_is(
     monkeypatch.setattr(ImageFile.ImageFile, "load", full)
     with pytest.raises(ImageError, match=r"a\.png: not enough memory to decode an image of 2 megapixels"):
         read_image(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [
+        ((100, 60), (128, 77)),
+        ((60, 100), (77, 128)),
+        ((111, 50), (128, 58)),
+        ((112, 50), (112, 50)),
+        ((300, 200), (128, 85)),
+    ],
+)
+def test_small_photos_are_enlarged_to_the_working_size_and_others_keep_theirs(tmp_path, size, expected):
+    Image.new("RGB", size[::-1], "red").save(tmp_path / "a.png")
+    image, own = load_image(tmp_path / "a.png", 128, 112)
+    assert (image.shape[:2], own) == (expected, size)
+    assert load_image(tmp_path / "a.png", 0, 0)[0].shape[:2] == size

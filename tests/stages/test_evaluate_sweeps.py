@@ -29,7 +29,7 @@ def toy(monkeypatch):
 
 @pytest.fixture
 def photos(tmp_path):
-    """Photos with colours that fade, so that every background power gives another mask; one larger than 128 pixels."""
+    """Photos with colours that fade, so that every background power gives another mask; one larger than the working size."""
     rng = np.random.default_rng(0)
     for name, colours, size in (
         ("red", [(RED, 16, 16)], (64, 96)),
@@ -50,7 +50,7 @@ def photos(tmp_path):
 
 def refine(folder, out, **settings):
     report = propagate(
-        folder / "photos", folder / out, cams=folder / "cams", labels=folder / "labels.csv", size=128, **settings
+        folder / "photos", folder / out, cams=folder / "cams", labels=folder / "labels.csv", size=104, **settings
     )
     assert report.ok, report.failed
     return folder / out
@@ -82,7 +82,7 @@ def test_saving_scores_leaves_the_masks_as_they_are(photos):
         np.testing.assert_array_equal(read_mask(mask), read_mask(saved / mask.name))
     file = read_scores(saved / "scores" / "large.npz")
     assert (file.classes.tolist(), file.alpha, file.size) == ([2], 3.0, (190, 260))
-    assert max(file.walked_size) == 128
+    assert max(file.walked_size) == 104
 
 
 def test_scores_are_made_where_they_are_absent_and_kept_where_they_are_not(photos):

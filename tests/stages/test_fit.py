@@ -129,9 +129,9 @@ def test_run_stopped_in_any_stage_goes_on_to_the_same_masks(
         assert all(torch.equal(one[key], other[key]) for key in one)
     for path in (expected / "masks").glob("*.png"):
         assert np.array_equal(read_mask(path), read_mask(tmp_path / "run" / "masks" / path.name))
-    # What was finished before is not done again.
+    # What was finished before is not done again; of the stopped stage, threads may have written the last outputs.
     worked = {event.command for event in events if event.kind in ("progress", "done")}
-    assert worked == set(ORDER[ORDER.index(command) :])
+    assert worked | {command} == set(ORDER[ORDER.index(command) :])
 
 
 @pytest.fixture(scope="module")
