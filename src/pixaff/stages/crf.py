@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from pixaff.io.cams import POSTERIOR_FORMATS, SUFFIXES, check_format, find_cams, read_cams, write_maps
 from pixaff.io.images import load_image
@@ -36,7 +36,7 @@ def crf(
     *,
     preset: str = "lite",
     listing: str | Path | None = None,
-    format: Literal["npz", "psa"] = "npz",
+    format: str = "npz",
     run: RunOptions | None = None,
     **options: Unpack[CrfKeywords],
 ) -> Report:
@@ -52,7 +52,7 @@ def crf(
         out: Folder for the two folders of posteriors.
         preset: Settings that apply where an option is not given.
         listing: Image list; only its images are taken.
-        format: "npz" is ours; "psa" is what the program of that name reads.
+        format: "npz", our own, or a name in `pixaff.io.cams.POSTERIOR_FORMATS`, such as "psa".
         run: How the run computes and whom it tells, as one object; single ``options`` take precedence.
         **options: ``crf_low``, ``crf_high`` and ``size`` of `pixaff.Settings`, ``engine``, and fields of
             `pixaff.run_options.RunOptions` (``device``, ``workers``, ``overwrite``, ``report``, ``progress``).
