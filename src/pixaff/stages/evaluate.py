@@ -270,7 +270,7 @@ def _cam_masks(file: CamFile, shape: tuple[int, ...], scores: Sequence[Backgroun
         found_size = f"{file.size[0]} x {file.size[1]}"
         raise FormatError(
             f"found CAMs of a photo of {found_size} pixels, expected {height} x {width}: they lie on their side",
-            "the program that made them did not turn the photo upright by its EXIF orientation",
+            "the program that made them ignored the EXIF orientation of the photo",
         )
     maps = [
         np.asarray(Image.fromarray(row).resize((width, height), Image.Resampling.BILINEAR))
@@ -286,7 +286,7 @@ def _cam_masks(file: CamFile, shape: tuple[int, ...], scores: Sequence[Backgroun
     masks = []
     for score in scores:
         if score is None:
-            raise FormatError("found CAMs without a background row", "give --threshold or --alpha")
+            raise FormatError("found CAMs without a row for the background", "give --threshold or --alpha")
         masks.append(np.where(top > score(top), found, 0).astype(np.uint8))
     return masks
 
