@@ -264,7 +264,7 @@ class Predictor:
 
     @torch.inference_mode()
     def affinity(self, image: ImageLike) -> Tensor:
-        """Compute affinities of neighbouring cells (section 3.2): float32 (P,L), as `pixaff.ops.affinity.pair_affinity`."""
+        """Compute affinities of neighbouring cells (section 3.2): float32 (P,L), see `pixaff.ops.affinity`."""
         with self._steady():
             return self._affinity(_at_network_size(self.require_affinity_network(), self.sample(image).image))
 

@@ -1,4 +1,4 @@
-"""Class activation maps of a folder of photos."""
+"""CAMs of a folder of photos."""
 
 from __future__ import annotations
 
@@ -36,24 +36,24 @@ def cam(
     run: RunOptions | None = None,
     **options: Unpack[CamKeywords],
 ) -> Report:
-    """Write ``out/NAME.npz`` for each photo: the class activation maps of its classes (section 3.1 of the paper).
+    """Write ``out/NAME.npz`` for each photo: the CAMs of its classes (section 3.1 of the paper).
 
     The formats of other programs are written as ``out/NAME.npy``, with CAMs of the photo's own size.
 
     Args:
         inputs: Photos: a folder, a file, "-" for paths on standard input, or several of these.
         out: Folder for the CAMs.
-        labels: "predict", a labels.csv, or a folder of VOC XML files.
-        listing: Image list; only its images are taken.
+        labels: "predict", or a file or folder of labels; see `pixaff.io.labels.read_labels`.
+        listing: Image list; only its images are used.
         format: "npz", our own, or a name in `pixaff.io.cams.SUFFIXES`, such as "psa" or "irn".
-        run: How the run computes and whom it tells, as one object; single ``options`` take precedence.
+        run: How the run computes and to whom it reports, as one object; single ``options`` override it.
         **options: Fields of `pixaff.Settings` that decide CAMs, of `pixaff.model_options.ModelOptions` (``model``,
             ``preset``, ``cam_weights``, ``weights_dir``, ``classes``, ``precision``) and of
             `pixaff.run_options.BatchOptions` (``device``, ``batch_size``, ``workers``, ``overwrite``, ``report``,
             ``progress``).
 
     Returns:
-        The photos that were done, skipped, and failed with the reason.
+        The photos that were done or skipped, and those that failed, with the reason.
 
     Raises:
         UsageError: An option is unknown or out of range, or there is no photo.
