@@ -1,7 +1,7 @@
 """pixaff: from image-level labels to pixel masks (CAM, dense CRF, AffinityNet, random walk).
 
 `load` gives the method on images in memory; the other functions are the commands, with the same names and options.
-They are imported when they are first used, so that ``import pixaff`` stays fast.
+They are imported on first use, so that ``import pixaff`` stays fast.
 
 >>> import pixaff
 >>> model = pixaff.load("lite")  # doctest: +SKIP

@@ -1,4 +1,4 @@
-"""What the networks compute on: the device, the precision, and whether an image fits into memory."""
+"""The device and the precision of the networks, and whether an image fits into memory."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from pixaff.errors import DeviceError, ImageError
 LARGE = 10_000_000
 """Parameters from which on a network has the machine to itself."""
 GAIN = 1.2
-"""bfloat16 must be this many times faster on the CPU to be chosen."""
+"""bfloat16 is chosen on the CPU if it is at least this many times faster."""
 LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
-"""Where Linux says how much memory a container may use."""
+"""Files in which Linux says how much memory a container may use."""
 
 
 def pick_device(name: str = "auto") -> torch.device:
@@ -42,7 +42,7 @@ def pick_device(name: str = "auto") -> torch.device:
 
 
 def device_words(device: torch.device) -> str:
-    """The device as a person reads it: "cpu (2 threads)", "cuda:0 (NVIDIA H100)"."""
+    """The device in words: "cpu (2 threads)", "cuda:0 (NVIDIA H100)"."""
     if device.type == "cuda":
         return f"{device} ({torch.cuda.get_device_name(device)})"
     count = torch.get_num_threads()
@@ -55,10 +55,10 @@ def autocast(precision: str, device: torch.device) -> AbstractContextManager[obj
 
 
 def choose_precision(requested: str, device: torch.device, seconds: Callable[[str], float]) -> tuple[str, str]:
-    """Settle "auto": bf16 on CUDA from compute capability 8 (Ampere) on, on the CPU whichever is faster.
+    """Decide what "auto" means: bf16 on CUDA from compute capability 8 (Ampere) on, and on the CPU whichever is faster.
 
-    CPUs differ too much for a rule: with AMX bfloat16 is several times faster than float32, while elsewhere, and for
-    depthwise convolutions, it is often slower. So ``seconds(precision)`` is asked for the time of a trial of each.
+    CPUs differ too much for a rule: with AMX, bfloat16 is several times faster than float32; without it, and for
+    depthwise convolutions, it is often slower. So ``seconds(precision)`` returns the time of a trial of each.
 
     Returns:
         "fp32" or "bf16", and why.
@@ -85,10 +85,10 @@ def is_large(*networks: nn.Module | None) -> bool:
 
 @contextmanager
 def steady_threads(device: torch.device, *networks: nn.Module | None) -> Iterator[None]:
-    """Compute small networks on one thread of the CPU inside the block.
+    """Inside the block, compute small networks on one thread of the CPU.
 
-    The last bits of a convolution depend on the number of threads that it is divided between. With one for every image
-    a mask is the same whatever is computed beside it, and on however many processors.
+    The last bits of a convolution depend on the number of threads that share it. With one thread per image, a mask is
+    the same whatever else is computed at the same time, and on any number of processors.
     """
     threads = torch.get_num_threads()
     if device.type != "cpu" or threads == 1 or is_large(*networks):
@@ -105,13 +105,13 @@ def check_memory(name: str, bytes_per_pixel: int | None, pixels: tuple[int, int]
     """Make sure that a network's activations fit into the memory of this machine, as far as its needs are known.
 
     Args:
-        name: Of the network.
-        bytes_per_pixel: What its forward pass takes; None means unknown, and passes.
+        name: Name of the network.
+        bytes_per_pixel: Memory that its forward pass takes; None means unknown, and is accepted.
         pixels: (h, w) of the images.
-        images: How many at once.
+        images: Number of images computed together.
 
     Raises:
-        ImageError: They need more than there is.
+        ImageError: They need more memory than the machine has.
     """
     there, needed = total_memory(), (bytes_per_pixel or 0) * pixels[0] * pixels[1] * images
     if there is not None and needed > there:
@@ -124,7 +124,7 @@ def check_memory(name: str, bytes_per_pixel: int | None, pixels: tuple[int, int]
 
 @lru_cache(maxsize=1)
 def total_memory() -> int | None:
-    """Bytes of memory that this process may use at most; None where the system does not say."""
+    """Bytes of memory that this process may use at most; None if the system does not say."""
     try:
         found = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
     except (AttributeError, ValueError, OSError):

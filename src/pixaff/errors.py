@@ -1,18 +1,18 @@
-"""Errors that a person can act on: one line saying what was found, and a hint saying what to do.
+"""Errors that a person can act on: one line that says what was found, and a hint that says what to do.
 
-Every error that pixaff raises on purpose for bad input, a full disk and the like is a `PixaffError`. The command line
-prints ``str(error)`` and exits with ``error.exit_code``; a batch prints it and goes on with the next image. Mistakes
-of the calling code (a tensor of the wrong shape) stay plain `ValueError`.
+Every error that pixaff raises on purpose, for bad input, a full disk and so on, is a `PixaffError`. The command line
+prints ``str(error)`` and exits with ``error.exit_code``; a batch prints it and continues with the next image. Mistakes
+of the calling code (a tensor of the wrong shape) are plain `ValueError`.
 """
 
 from __future__ import annotations
 
 QUOTED = 80
-"""Characters of foreign text that a message shows."""
+"""Number of characters of foreign text that a message shows."""
 
 
 def shortened(text: object, limit: int = QUOTED) -> str:
-    """Foreign text fit for a message: control characters escaped, the middle of long text left out.
+    """Foreign text for a message: control characters are escaped, and the middle of long text is left out.
 
     Args:
         text: A name, a cell, a path: whatever somebody else wrote.
@@ -31,7 +31,7 @@ def quoted(text: object, limit: int = QUOTED) -> str:
 
 
 def counted(number: int, noun: str, plural: str = "") -> str:
-    """A number and what it counts: "1 image", "2,000 images"; `plural` where that is more than an s."""
+    """A number and what it counts: "1 image", "2,000 images"; `plural` if it is not made with an s."""
     return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
 
 
@@ -69,13 +69,13 @@ class PixaffError(Exception):
 
 
 class UsageError(PixaffError):
-    """The command or call cannot be carried out as asked: contradicting options, no input at all."""
+    """The command or call cannot be carried out as given: contradictory options, or no input."""
 
     exit_code = 2
 
 
 class ImageError(PixaffError):
-    """A photo is missing, damaged, no image at all, animated or too large."""
+    """A photo is missing, damaged, animated, too large, or not an image."""
 
 
 class LabelsError(PixaffError):
@@ -83,7 +83,7 @@ class LabelsError(PixaffError):
 
 
 class FormatError(PixaffError):
-    """A CAM, mask or score file does not hold what it should."""
+    """A CAM, mask or score file does not contain what it should."""
 
 
 class CheckpointError(PixaffError):
@@ -91,7 +91,7 @@ class CheckpointError(PixaffError):
 
 
 class TrainingError(PixaffError):
-    """A training cannot begin, go on or be resumed."""
+    """A training cannot begin, continue or be resumed."""
 
 
 class OutputError(PixaffError):
@@ -99,7 +99,7 @@ class OutputError(PixaffError):
 
 
 class DownloadError(PixaffError):
-    """Published weights cannot be fetched, or what came is not what it should be."""
+    """Published weights cannot be downloaded, or the download is not what it should be."""
 
 
 class DeviceError(PixaffError):

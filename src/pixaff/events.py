@@ -1,4 +1,4 @@
-"""What a run tells while it works: events, and the callback that receives them."""
+"""What a run reports while it works: events, and the callback that receives them."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ class Event:
         kind: "settings" (effective settings, in ``data``), "begin" (``total`` images follow), "done", "skipped" or
             "failed" (one image), "progress" (a step of a training, in ``data``), "download" (of weights called
             ``text``; in ``data`` the bytes "done" and "total", which may be None), "note" or "warning" (words), "end".
-        command: The command that speaks, such as "propagate".
+        command: The command that reports, such as "propagate".
         text: Words: why an image failed, a note, a warning.
-        photo: The image in question.
+        photo: The image that the event is about.
         outputs: Its output files.
         total: Number of images or steps, with "begin".
         data: Further facts.
@@ -37,4 +37,4 @@ Callback = Callable[[Event], None]
 
 
 def silent(event: Event) -> None:
-    """The callback of callers that want none."""
+    """A callback that ignores every event."""

@@ -35,7 +35,7 @@ class WalkSettings(CamSettings, total=False):
 
 
 class CamModel(TypedDict, total=False):
-    """Which CAM network, and how it computes."""
+    """Which CAM network to use, and how it computes."""
 
     preset: str | None
     cam_weights: str | Path | None
@@ -45,14 +45,14 @@ class CamModel(TypedDict, total=False):
 
 
 class WholeModel(CamModel, total=False):
-    """Which networks, and how they compute."""
+    """Which networks to use, and how they compute."""
 
     affinity_weights: str | Path | None
     engine: Literal["auto", "torch", "pydensecrf"]
 
 
 class Run(TypedDict, total=False):
-    """How a run computes, and whom it tells."""
+    """How a run computes, and to whom it reports."""
 
     device: str
     workers: int | None

@@ -18,7 +18,7 @@ class ModelOptions:
     """What `pixaff.load` takes besides `pixaff.settings.Settings`; see there.
 
     Raises:
-        UsageError: A value is none of the choices, or the CRF engine is not installed.
+        UsageError: A value is not one of the choices, or the CRF engine is not installed.
     """
 
     model: str | Path | None = option(
@@ -30,7 +30,7 @@ class ModelOptions:
     )
     preset: str | None = option(
         None,
-        "Networks and settings of this preset; together with --model, its hyper-parameters alone.",
+        "Use the networks and settings of this preset; together with --model, only its hyper-parameters.",
         "NAME",
         commands=NETWORKS,
     )
@@ -40,12 +40,12 @@ class ModelOptions:
     )
     weights_dir: str | Path | None = option(
         None,
-        "Folder with the preset's weights; the files are recognised by their content.",
+        "Folder with the preset's weights, which are recognised by their content.",
         "DIR",
         commands=NETWORKS,
     )
     classes: str | Path | None = option(
-        None, "Class names, one a line, in the order of the mask values.", "FILE", commands=NETWORKS
+        None, "Class names, one per line, in the order of the mask values.", "FILE", commands=NETWORKS
     )
     precision: Literal["fp32", "bf16", "auto"] = option(
         "fp32", "Precision of the networks; auto picks the faster one on this machine.", commands=NETWORKS

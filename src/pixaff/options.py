@@ -1,7 +1,7 @@
-"""Options, written once: a dataclass field that carries its own help, metavar and range.
+"""Options, written once: dataclass fields that carry their help, metavar and range.
 
-`pixaff.settings.Settings`, `pixaff.recipe.Recipe` and the like are made of such fields. ``__post_init__`` checks their
-ranges, and the command line is built from them, so that an option is described in one place.
+`pixaff.settings.Settings`, `pixaff.recipe.Recipe` and others consist of such fields. Their ``__post_init__`` checks the
+ranges, and the command line is built from the fields, so an option is described in one place only.
 """
 
 from __future__ import annotations
@@ -42,12 +42,12 @@ class Option:
 
     @property
     def range(self) -> str:
-        """The bounds in words, such as "above 0 and at most 1"; "" where there are none."""
+        """The bounds in words, such as "above 0 and at most 1"; "" if there are none."""
         bounds = (("above", self.above), ("at least", self.at_least), ("at most", self.at_most))
         return " and ".join(f"{word} {bound:g}" for word, bound in bounds if bound is not None)
 
     def allows(self, value: float) -> bool:
-        """Whether a number lies within the bounds; NaN and infinities never do."""
+        """Whether a number is within the bounds; NaN and infinities never are."""
         return (
             math.isfinite(value)
             and (self.above is None or value > self.above)
@@ -77,7 +77,7 @@ def check_options(values: Any) -> None:
     """Check every option of a dataclass instance, and store whole numbers of float fields as floats.
 
     Raises:
-        UsageError: A value is out of range, or none of the choices.
+        UsageError: A value is out of range, or not one of the choices.
     """
     kind = type(values)
     types = types_of(kind)
@@ -106,7 +106,7 @@ def check_options(values: Any) -> None:
 
 
 def _is_plain(value: Any, expected: type[Any]) -> bool:
-    """Whether a value can stand for a truth value or a number, as callers and JSON give them."""
+    """Whether a value may stand for a truth value or a number, as callers and JSON give them."""
     if isinstance(value, Integral) and not -(1 << 63) <= int(value) < 1 << 63:
         return False
     if expected is bool or isinstance(value, bool):
@@ -122,21 +122,22 @@ def choices_of(expected: Any) -> tuple[str, ...]:
 
 
 def unknown_option(name: str, kind: str, known: Any) -> UsageError:
-    """The error about a name that is no field."""
+    """The error about a name that is not a field."""
     return UsageError(f"no {kind} is called {shortened(name)!r}", f"{kind}s: {', '.join(sorted(known))}")
 
 
 def _check_numbers(name: str, numbers: tuple[float, ...], one: Option) -> None:
     if not numbers or not all(one.allows(number) for number in numbers):
         found = ", ".join(f"{number:g}" for number in numbers) or "empty"
-        raise UsageError(f"{name} is {found}, expected a number {one.range}".rstrip())
+        words = f"a number {'of ' if one.range.startswith('at') else ''}{one.range}".rstrip()
+        raise UsageError(f"{name} is {found}, expected {words}")
 
 
 def divide(options: Mapping[str, Any], command: str, *kinds: type) -> list[dict[str, Any]]:
-    """Keyword arguments of a function, divided among the dataclasses whose fields they are; None means not given.
+    """The keyword arguments of a function, divided among the dataclasses whose fields they are; None means not given.
 
     Raises:
-        UsageError: A name is no option of the command.
+        UsageError: A name is not an option of the command.
     """
     shares = [
         {each.name for each in fields(kind) if _KEY not in each.metadata} | set(options_of(kind, command))

@@ -1,7 +1,7 @@
-"""The whole method on one image, or on a batch of them: images in memory in, masks in memory out.
+"""The whole method on an image, or on a batch of images: images in memory in, masks in memory out.
 
-CAMs, random walk over learned affinities and CRF refinement (Ahn & Kwak, CVPR 2018). `load` gives a `Predictor`, which
-makes a `Prediction` of each image; every command that makes CAMs or masks goes through it.
+CAMs, random walk over learned affinities, CRF refinement (Ahn & Kwak, CVPR 2018). `load` returns a `Predictor`, which
+makes a `Prediction` of each image. Every command that makes CAMs or masks uses it.
 """
 
 from __future__ import annotations
@@ -52,12 +52,12 @@ if TYPE_CHECKING:
 STRIDE = 8
 """Side in pixels of a cell of the walk."""
 TRIAL_SIZE = (128, 128)
-"""Of the image on which both precisions are timed."""
+"""Size of the image on which both precisions are timed."""
 
 ImageLike = str | Path | Image.Image | NDArray[Any] | Tensor
 """A path, a PIL image, uint8 (H,W,3) or (H,W), or a tensor (3,H,W) of uint8 or of floats in 0..1."""
 LabelsLike = Sequence[str | int]
-"""Classes of one image, by name or 0-based index; an empty one says that it shows none."""
+"""Classes of one image, by name or 0-based index; an empty sequence says that it shows none."""
 CamsLike = CamFile | Mapping[str | int, Any]
 """CAMs of one image: as `Predictor.cams` returns them, or floats (h,w) in 0..1 by class name or 0-based index."""
 
@@ -76,21 +76,21 @@ def load(
     """Load a model.
 
     Args:
-        model: "lite", the embedded one, or the folder of a `pixaff.fit` run. None takes the networks of ``preset``, or
-            "lite" without one.
+        model: "lite", the embedded model, or the folder of a `pixaff.fit` run. None means the networks of ``preset``,
+            or "lite" without a preset.
         device: "auto", "cpu", "cuda" or "cuda:n".
         progress: Show a bar while published weights are downloaded.
-        parts: The networks to load: "cam", "affinity" or both. CAMs of another method need the second one only.
-        report: Receives an `Event` for each note and for the progress of downloads.
+        parts: The networks to load: "cam", "affinity" or both. If CAMs are always given, "affinity" is enough.
+        report: Receives an `Event` for each note, and for the progress of downloads.
         **options: ``preset``, ``cam_weights``, ``affinity_weights``, ``weights_dir``, ``classes``, ``precision`` and
             ``engine``, see `pixaff.model_options.ModelOptions`; and any field of `pixaff.Settings`, such as
-            ``alpha=4``, in place of the model's own.
+            ``alpha=4``, to replace the model's own.
 
     Raises:
         UsageError: An option is unknown or out of range, or ``classes`` are not the model's.
         CheckpointError: The model cannot be loaded.
-        DownloadError: Published weights are neither cached nor can they be downloaded.
-        DeviceError: This machine has no such device.
+        DownloadError: Published weights are not cached and cannot be downloaded.
+        DeviceError: The device does not exist.
 
     Example:
         >>> import pixaff
@@ -118,7 +118,7 @@ def load_predictor(
     command: str,
     report: Callback,
 ) -> Predictor:
-    """`load` for a command, whose name the events carry."""
+    """`load` for a command, whose name appears in the events."""
     where = pick_device(device)
     bundle = load_model(
         options.model,
@@ -145,20 +145,20 @@ def load_predictor(
 
 
 class Predictor:
-    """Makes masks of images with a loaded model; may be called from several threads.
+    """Makes masks of images with a loaded model. It may be called from several threads.
 
     Args:
-        cam_network: Makes the CAMs and predicts labels; None where CAMs are always given.
-        affinity_network: Makes the affinities of the walk; None where only CAMs are wanted.
+        cam_network: Makes the CAMs and predicts labels; None if CAMs are always given.
+        affinity_network: Makes the affinities for the walk; None if only CAMs are wanted.
         classes: Names of the mask values 1, 2, ...
         settings: The hyper-parameters.
         precision: "fp32", or "bf16" for autocast to bfloat16.
-        engine: Of the dense CRF; see `pixaff.ops.crf.dense_crf`.
+        engine: Implementation of the dense CRF; see `pixaff.ops.crf.dense_crf`.
         sources: What the model was loaded from, for the record of a run.
         files: The weights that were loaded, by part.
 
     Raises:
-        UsageError: The CAM network sees images at one scale only, and ``settings.scales`` asks for others.
+        UsageError: The CAM network works at one scale only, and ``settings.scales`` has others.
     """
 
     def __init__(
@@ -183,16 +183,16 @@ class Predictor:
         self.files = dict(files or {})
         if cam_network is not None and cam_network.single_scale and settings.scales != (1.0,):
             words = ", ".join(f"{scale:g}" for scale in settings.scales)
-            raise UsageError(f"found the scales {words}, but {settings.cam} works at one scale", "leave --scales out")
+            raise UsageError(f"found the scales {words}, but {settings.cam} works at one scale", "omit --scales")
 
     @property
     def device(self) -> torch.device:
-        """Where the networks are."""
+        """The device of the networks."""
         return next(self._any_network().parameters()).device
 
     @property
     def device_words(self) -> str:
-        """The device as a person reads it."""
+        """The device in words."""
         return device_words(self.device)
 
     def replace(self, **settings: Any) -> Predictor:
@@ -226,19 +226,19 @@ class Predictor:
     ) -> list[Prediction]: ...
 
     def __call__(self, images: Any, labels: Any = None, cams: Any = None) -> Prediction | list[Prediction]:
-        """Masks of an image, or of a list of images, whose walks are then computed as one batch.
+        """Make the mask of an image, or of each image in a list; the walks of a list are computed as one batch.
 
         Args:
             images: Each a path, a PIL image, a uint8 array (H,W,3) or (H,W), or a tensor (3,H,W) of uint8 or of floats
                 in 0..1.
-            labels: Classes of the image, by name or 0-based index; for a list of images a list of these. None means
-                predicted labels, an empty list that the image shows no class: its mask is background.
+            labels: Classes of the image, by name or 0-based index; for a list of images a list of these. None has them
+                predicted. An empty list says that the image shows no class: its mask is background.
             cams: CAMs to refine instead of the model's own: floats (h,w) in 0..1 by class name or index, or a `CamFile`
-                as `cams` and `pixaff.io.cams.read_cams` return it. With ``labels``, those of the labelled classes.
+                from `cams` or `pixaff.io.cams.read_cams`. With ``labels``, only those of the labelled classes are used.
 
         Raises:
-            ImageError: An image cannot be read, is of another kind, or too large for the networks.
-            LabelsError: A label is no class of the model.
+            ImageError: An image cannot be read, is not one of these kinds, or is too large for the networks.
+            LabelsError: A label is not a class of the model.
             FormatError: CAMs do not fit the image.
             CheckpointError: The model has no AffinityNet.
             UsageError: The lists have different lengths.
@@ -249,31 +249,31 @@ class Predictor:
         each_cams = [None] * len(images) if cams is None else list(cams)
         for name, found in (("labels", each_labels), ("cams", each_cams)):
             if len(found) != len(images):
-                raise UsageError(f"found {len(images)} images and {name} of {len(found)}", "give one entry an image")
+                raise UsageError(f"found {len(images)} images and {name} of {len(found)}", "give one entry per image")
         return self.predict([self.sample(*one) for one in zip(images, each_labels, each_cams, strict=True)])
 
     @torch.inference_mode()
     def cams(self, image: ImageLike, labels: LabelsLike | None = None) -> CamFile:
-        """Class activation maps (section 3.1) of an image's classes, at the working size.
+        """Make the CAMs of an image's classes (section 3.1), at the working size.
 
         Returns:
-            Mask values ``classes`` (C,), ``cams`` float32 (C,h,w) in 0..1 and the ``size`` (H,W) of the image;
-            `pixaff.io.cams.write_cams` writes them.
+            The mask values ``classes`` (C,), ``cams`` float32 (C,h,w) in 0..1, and the ``size`` (H,W) of the image.
+            `pixaff.io.cams.write_cams` writes them to a file.
         """
         return self.sample_cams(self.sample(image, labels))
 
     @torch.inference_mode()
     def affinity(self, image: ImageLike) -> Tensor:
-        """Affinities of neighbouring cells (section 3.2), float32 (P,L), as `pixaff.ops.affinity.pair_affinity`."""
+        """Compute affinities of neighbouring cells (section 3.2): float32 (P,L), see `pixaff.ops.affinity`."""
         with self._steady():
             return self._affinity(_at_network_size(self.require_affinity_network(), self.sample(image).image))
 
     @torch.inference_mode()
     def walk(self, cams: Tensor | NDArray[np.floating[Any]], affinity: Tensor) -> Tensor:
-        """Propagated scores (section 3.3) of background and classes.
+        """Compute the propagated scores of background and classes (section 3.3).
 
         Args:
-            cams: Floats (C,H,W) in 0..1, at the size of the image that ``affinity`` is of.
+            cams: Floats (C,H,W) in 0..1, at the size of the image to which ``affinity`` belongs.
             affinity: float32 (P,L).
 
         Returns:
@@ -283,14 +283,14 @@ class Predictor:
         return self._walk([_scores_to_walk(maps, self.settings.alpha)], [affinity])[0]
 
     def sample(self, image: ImageLike, labels: LabelsLike | None = None, cams: CamsLike | None = None) -> Sample:
-        """Decode an image to the working size and check what is given with it; the first half of a call."""
+        """Decode an image at the working size and check its labels and CAMs; the first half of a call."""
         pixels, size = _pixels(image, self.settings)
         indices = None if labels is None else self._indices(labels)
         return Sample(pixels, size, indices, None if cams is None else self._given_cams(cams, size))
 
     @torch.inference_mode()
     def sample_cams(self, sample: Sample) -> CamFile:
-        """`cams` of a sample."""
+        """`cams` for a sample."""
         with self._steady():
             present, maps, _ = self._cams(sample)
         return CamFile(np.array(present, np.int64) + 1, maps.cpu().numpy(), sample.size)
@@ -303,12 +303,12 @@ class Predictor:
         powers: Sequence[float] = (),
         spread: Callable[..., Iterable[Any]] = map,
     ) -> list[Prediction]:
-        """Masks of samples, walked as one batch; the second half of a call.
+        """Make masks of samples, with one walk for all of them; the second half of a call.
 
         Args:
-            samples: What `sample` returned.
-            powers: Further alphas for which the background is walked, too; see `Prediction.scores_file`.
-            spread: Maps a function over samples, as the built-in ``map`` does; a pool's may compute several at a time.
+            samples: Results of `sample`.
+            powers: Further alphas for which the background is propagated, too; see `Prediction.scores_file`.
+            spread: Maps a function over samples, like the built-in ``map``; that of a pool computes several at a time.
         """
         network, settings = self.require_affinity_network(), self.settings
         shown = [sample for sample in samples if not sample.shows_none]
@@ -388,7 +388,7 @@ class Predictor:
         return present, maps, probabilities
 
     def _predicted(self, network: CamNetwork, image: NDArray[np.uint8]) -> tuple[tuple[int, ...], Tensor]:
-        """Classes whose probability reaches the threshold, the most probable one if none does; all probabilities."""
+        """Classes whose probability reaches the threshold, or the most probable one; and all probabilities."""
         x = network.preprocess(_at_network_size(network, image))[None].to(self.device)
         probabilities = torch.sigmoid(network(x)[0].float())
         present = torch.nonzero(probabilities >= self.settings.label_threshold).flatten().tolist()
@@ -431,7 +431,7 @@ class Predictor:
         if isinstance(cams, CamFile):
             return cams
         if not cams:
-            raise FormatError("cams: found no class, expected maps by class name or index")
+            raise FormatError("cams: found no class, expected CAMs by class name or index")
         indices = [class_indices([key], self.classes)[0] for key in cams]
         if len(set(indices)) < len(indices):
             twice = self.classes[max(indices, key=indices.count)]
@@ -444,7 +444,7 @@ class Predictor:
         if not (stacked.min() >= 0 and stacked.max() <= 1 + 1e-3):
             raise FormatError(
                 f"cams: found values {stacked.min():.4g} to {stacked.max():.4g}, expected 0 to 1",
-                "divide each map by its maximum",
+                "divide each CAM by its maximum",
             )
         return CamFile(np.array([index + 1 for index, _ in order]), stacked, size)
 
@@ -474,12 +474,12 @@ class Predictor:
 
 @dataclass(frozen=True, eq=False)
 class Sample:
-    """A decoded image and what a person said of it.
+    """A decoded image, with its labels or CAMs if they are given.
 
     Attributes:
         image: uint8 (h, w, 3), at the working size.
         size: (H, W) of the image as given, upright.
-        labels: 0-based classes, ascending; () for none, None to have them predicted.
+        labels: 0-based classes, ascending; () if it shows none, None to have them predicted.
         cams: CAMs to refine instead of the model's own.
     """
 
@@ -496,19 +496,19 @@ class Sample:
 
 @dataclass(frozen=True, eq=False)
 class Prediction:
-    """What the method made of one image. In a notebook it shows itself as an overlay.
+    """The result for one image. In a notebook it displays itself as an overlay.
 
     Attributes:
         image: uint8 (h, w, 3), at the working size.
         size: (H, W) of the image as given.
         indices: 0-based classes of the image, ascending.
         names: Names of all classes of the model.
-        scores: float32 (C + 1, h, w), at the working size: of background and classes, summing to 1 at each pixel.
-        cams: float32 (C, h, w), in 0..1: what was walked.
-        probabilities: Of the predicted labels, by name; empty where labels or CAMs were given.
+        scores: float32 (C + 1, h, w), at the working size: background and classes, summing to 1 at each pixel.
+        cams: float32 (C, h, w), in 0..1: the CAMs from which the walk started.
+        probabilities: Probabilities of the predicted labels, by name; empty if labels or CAMs were given.
         walked_size: (h, w) at which the image was walked.
-        alpha: Of the walk.
-        powers: Further alphas for which the background was walked.
+        alpha: Alpha of the walk.
+        powers: Further alphas for which the background was propagated.
         walked: float32 (C + 1 + len(powers), h / 8, w / 8): the propagated scores before CRF refinement.
     """
 
@@ -531,7 +531,7 @@ class Prediction:
 
     @cached_property
     def mask(self) -> NDArray[np.uint8]:
-        """uint8 (H, W), of the image's own size: 0 background, 1..K classes."""
+        """uint8 (H, W), at the image's own size: 0 background, 1..K classes."""
         return self._mask(self.size)
 
     def overlay(self) -> Image.Image:
@@ -544,7 +544,7 @@ class Prediction:
 
         Raises:
             UsageError: The path does not end in .png.
-            OutputError: It cannot be written.
+            OutputError: The file cannot be written.
         """
         if Path(path).suffix.lower() != ".png":
             raise UsageError(f"{path}: expected a path that ends in .png", "masks are palette PNGs")
@@ -589,10 +589,10 @@ class Prediction:
 
 
 def masks_at(file: ScoreFile, alphas: Sequence[float]) -> list[NDArray[np.uint8]]:
-    """The mask of the image's size at each alpha, as `Predictor` makes it without CRF refinement.
+    """Masks at the image's own size for several alphas, as `Predictor` makes them without CRF refinement.
 
     Raises:
-        UsageError: An alpha is outside the range that the file holds.
+        UsageError: An alpha is outside the range of the file.
     """
     check_saved(alphas, file.powers[0], file.powers[-1])
     weights = [power_weights(file.powers.tolist(), alpha) for alpha in alphas]
@@ -610,14 +610,14 @@ def masks_at(file: ScoreFile, alphas: Sequence[float]) -> list[NDArray[np.uint8]
 
     if not len(file.classes):
         return [np.zeros(file.size, np.uint8) for _ in alphas]
-    # Which class is best, and how good it is, holds for all alphas.
+    # Which class is best, and how good it is, is the same for all alphas.
     enlarged = large(classes)
     best, winner = enlarged.amax(0), best_value(enlarged, values[1:])
     return [winner.masked_fill(large(row[None])[0] >= best, 0).numpy() for row in backgrounds]
 
 
 def _pixels(image: ImageLike, settings: Settings) -> tuple[NDArray[np.uint8], tuple[int, int]]:
-    """An image of any kind as uint8 (h,w,3) at the working size, and its own (H, W)."""
+    """An image of any kind as uint8 (h,w,3) at the working size, and its own size (H, W)."""
     sizes = settings.size, settings.enlarge_below
     if isinstance(image, (str, Path)):
         return load_image(image, *sizes)
@@ -640,33 +640,33 @@ def _pixels(image: ImageLike, settings: Settings) -> tuple[NDArray[np.uint8], tu
 
 
 def fitted_cams(file: CamFile, sample: Sample, device: torch.device) -> tuple[tuple[int, ...], Tensor]:
-    """Given CAMs at the working size of the image; of a labelled image those of its labels, none if it shows none."""
+    """Given CAMs at the working size of the image; for a labelled image only those of its labels."""
     size = (sample.image.shape[0], sample.image.shape[1])
     if sample.labels == () or (sample.labels is None and not len(file.classes)):
         return (), torch.zeros(0, *size, device=device)
     if 0 in file.classes:
-        raise FormatError("found a background row, expected CAMs", "these look like CRF posteriors")
+        raise FormatError("found a row for the background, expected CAMs", "these look like CRF posteriors")
     if file.lies_on_its_side(sample.size):
         raise FormatError(
             f"found CAMs of a photo of {file.size[0]} x {file.size[1]} pixels, expected {sample.size[0]} x "
             f"{sample.size[1]}: they lie on their side",
-            "the program that made them did not turn the photo upright by its EXIF orientation",
+            "the program that made them ignored the EXIF orientation of the photo",
         )
     wanted = None if sample.labels is None else {index + 1 for index in sample.labels}
     rows = [i for i in np.argsort(file.classes) if wanted is None or file.classes[i] in wanted]
     if not rows:
-        raise FormatError("none of the photo's labels is among its CAMs")
+        raise FormatError("found CAMs of none of the photo's labels")
     maps = torch.from_numpy(file.cams[rows]).to(device)
     return tuple(int(file.classes[i]) - 1 for i in rows), resize_scores(maps, size)
 
 
 def _scores_to_walk(maps: Tensor, alpha: float, powers: Sequence[float] = ()) -> Tensor:
-    """Background and class scores of the cells that are walked over (section 3.3).
+    """Background and class scores of the cells, with which the walk starts (section 3.3).
 
     Args:
         maps: CAMs, float32 (C, h, w).
-        alpha: Of the background.
-        powers: Further alphas for which the background is walked, too.
+        alpha: Alpha of the background.
+        powers: Further alphas for which the background is propagated, too.
 
     Returns:
         float32 (1 + C + len(powers), ceil(h / 8), ceil(w / 8)): background, classes, background at each of ``powers``.
@@ -676,13 +676,13 @@ def _scores_to_walk(maps: Tensor, alpha: float, powers: Sequence[float] = ()) ->
 
 
 def probabilities(walked: Tensor, size: tuple[int, int]) -> Tensor:
-    """Propagated scores (C, h/8, w/8) brought back to the size (h, w): float32, summing to 1 at each pixel."""
+    """Propagated scores (C, h/8, w/8), enlarged to the size (h, w): float32, summing to 1 at each pixel."""
     scores = upsample_scores(walked, size, STRIDE).float().clamp(min=0)
     return scores / scores.sum(0).clamp(min=1e-5)
 
 
 def _at_network_size(network: Network, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """An image (h, w, 3) at the size at which a network sees it (bicubic)."""
+    """An image (h, w, 3) at the input size of a network (bicubic)."""
     height, width = network.seen_size(image.shape[:2])
     if image.shape[:2] == (height, width):
         return image
@@ -690,7 +690,7 @@ def _at_network_size(network: Network, image: NDArray[np.uint8]) -> NDArray[np.u
 
 
 def settle_precision(requested: str, predictor: Predictor, device: torch.device) -> tuple[str, str]:
-    """The precision of a predictor, and why: `choose_precision` by a trial of its networks on a small image."""
+    """The precision of a predictor, and why: `choose_precision` with a trial of its networks on a small image."""
 
     grey = np.full((*TRIAL_SIZE, 3), 128, np.uint8)
 

@@ -20,7 +20,7 @@ class ProgressBar:
         self._total = self._count = 0
 
     def __call__(self, event: Event) -> None:
-        """Receive an event of a stage; those that say nothing of the progress are passed over."""
+        """Receive an event of a stage; events that are not about progress are ignored."""
         if event.kind == "begin":
             self._begin(event.command, event.total)
         elif event.kind == "end":
@@ -42,7 +42,7 @@ class ProgressBar:
         return self._bar is not None
 
     def say(self, words: str) -> None:
-        """A line above the bar."""
+        """Print a line above the bar."""
         if self._bar is not None:
             self._bar.console.print(words, markup=False, highlight=False, soft_wrap=True)
 

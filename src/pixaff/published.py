@@ -16,7 +16,7 @@ COMMAND = "download-weights"
 
 
 def catalogue_of(own: str | os.PathLike[str] | None = None) -> dict[str, Entry]:
-    """All that can be fetched, by name; see `pixaff.weights.catalogue.load_catalogue`."""
+    """Everything that can be downloaded, by name; see `pixaff.weights.catalogue.load_catalogue`."""
     return load_catalogue(own, published_entries())
 
 
@@ -28,18 +28,18 @@ def fetch_weights(
     cache: str | os.PathLike[str] | None = None,
     catalogue: str | os.PathLike[str] | None = None,
 ) -> Path:
-    """The path of published weights, fetched first where the cache does not have them; see `pixaff.weights.fetch`.
+    """The path of published weights, which are downloaded first if they are not cached; see `pixaff.weights.fetch`.
 
     Args:
-        name: A name of the catalogue, such as "resnet38-cam"; a leading "@" is passed over.
+        name: A name of the catalogue, such as "resnet38-cam"; a leading "@" is ignored.
         command: The stage that needs them, for its events.
         report: Receives "download" events, and notes.
-        cache: The cache; default PIXAFF_CACHE, else the system's place for caches.
-        catalogue: A TOML file with further entries; default PIXAFF_CATALOGUE.
+        cache: Folder of the cache; default: PIXAFF_CACHE, or else the system's folder for caches.
+        catalogue: A TOML file with further entries; default: PIXAFF_CATALOGUE.
 
     Raises:
-        UsageError: No such name.
-        DownloadError: They are not in the cache and no source gives them.
+        UsageError: There is no such name.
+        DownloadError: They are not cached, and no source provides them.
         OutputError: The cache cannot be written, or the disk is full.
     """
     entry = find(catalogue_of(catalogue), name)
@@ -54,13 +54,13 @@ def fetcher(command: str, report: Callback) -> Callable[[str], Path]:
 
 
 def posterior_folder(folder: str | Path, command: str, report: Callback) -> Path:
-    """A folder of posteriors; "@crf-low" means the published ones of that name, fetched when they are missing."""
+    """A folder of posteriors; "@crf-low" means the published ones of that name, downloaded if they are not cached."""
     text = os.fspath(folder)
     return fetch_weights(text, command, report) if text.startswith("@") else Path(folder)
 
 
 def reporting(command: str, report: Callback) -> Connection:
-    """A connection whose progress and words become events."""
+    """A connection whose progress and messages become events."""
 
     def progress(name: str, done: int, total: int | None) -> None:
         report(Event("download", command, name, data={"done": done, "total": total}))

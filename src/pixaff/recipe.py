@@ -1,4 +1,4 @@
-"""The hyper-parameters of a training, each with its help and range; every network has a recipe of its own."""
+"""The hyper-parameters of a training, each with its help and range; every network has its own recipe."""
 
 from __future__ import annotations
 
@@ -12,30 +12,30 @@ from pixaff.options import check_options, option, unknown_option
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a network is trained; everything here decides the resulting weights.
+    """How a network is trained; everything here affects the resulting weights.
 
-    The learning rate falls to 0 as ``lr * (1 - step / steps) ** 0.9``; biases learn at twice the rate of their weights
-    and have no weight decay.
+    The learning rate falls to 0 as ``lr * (1 - step / steps) ** 0.9``. Biases learn at twice the rate of weights, and
+    have no weight decay.
 
     Raises:
         UsageError: A value is out of range.
     """
 
     epochs: int = option(8, "Number of passes over the training images.", "N", at_least=1)
-    batch_size: int = option(16, "Images per training step.", "N", at_least=1, flags=("--batch-size", "-b"))
+    batch_size: int = option(16, "Number of images per training step.", "N", at_least=1, flags=("--batch-size", "-b"))
     lr: float = option(0.1, "Initial learning rate of the backbone.", "LR", above=0)
     optimizer: Literal["sgd", "adamw"] = option("sgd", "Optimizer.")
     momentum: float = option(0.9, "Momentum of SGD.", "M", at_least=0, at_most=1)
-    weight_decay: float = option(5e-4, "Weight decay of weights; biases have none.", "D", at_least=0)
+    weight_decay: float = option(5e-4, "Weight decay; biases have none.", "D", at_least=0)
     backbone_lr_scale: float = option(
         1.0, "Factor on the backbone's learning rate; 0 freezes the backbone.", "F", at_least=0
     )
     head_lr_scale: float = option(10.0, "Factor on the learning rate of new layers.", "F", at_least=0)
-    clip_norm: float = option(0.0, "Clip the gradient norm to this value; 0 disables clipping.", "N", at_least=0)
+    clip_norm: float = option(0.0, "Largest norm of the gradients; 0 disables clipping.", "N", at_least=0)
     crop: int = option(448, "Side of the random crop, a multiple of 8.", "PIXELS", at_least=32)
     resize: tuple[int, int] = option(
         (256, 512),
-        "Range of the long side to which each image is randomly resized.",
+        "Range of the random long side to which each image is resized.",
         "MIN:MAX",
         at_least=1,
         commands=("train-cam",),
@@ -54,24 +54,24 @@ class Recipe:
             raise UsageError(f"resize is {words}, expected the smallest and the largest long side")
 
     def replace(self, **overrides: Any) -> Recipe:
-        """A copy with some values replaced; ``None`` keeps the present one, as for an option that was not given."""
+        """A copy with some values replaced; ``None`` means not given, and keeps the present value."""
         return replace(self, **{name: value for name, value in overrides.items() if value is not None})
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, as they are kept in a checkpoint."""
+        """Plain values, as a checkpoint stores them."""
         return {**asdict(self), "resize": list(self.resize)}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Recipe:
-        """A recipe from plain values; those left out take the defaults."""
+        """A recipe from plain values; missing ones get the defaults."""
         return cls(**values)
 
 
 def whole_recipe(given: Recipe | Mapping[str, Any] | None, own: Recipe) -> Recipe:
-    """A recipe that was given whole, or a network's own with the values that were given.
+    """A given recipe as it is, or a network's own recipe with the given values.
 
     Raises:
-        UsageError: A name is no hyper-parameter, or a value is out of range.
+        UsageError: A name is not a hyper-parameter, or a value is out of range.
     """
     if isinstance(given, Recipe):
         return given

@@ -1,4 +1,4 @@
-"""What a run needs besides its inputs, its model and its settings, as one object that is passed whole."""
+"""What a run needs besides its inputs, its model and its settings, as one object that is passed as a whole."""
 
 from __future__ import annotations
 
@@ -16,17 +16,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RunOptions:
-    """How a run computes, and whom it tells.
+    """How a run computes, and to whom it reports.
 
     Attributes:
         report: Receives an `Event` for each image, step and note.
-        progress: Show a progress bar, too.
+        progress: Also show a progress bar.
     """
 
-    device: str = option("auto", "Device to compute on; auto takes the first GPU, if any.", "auto|cpu|cuda[:N]")
+    device: str = option(
+        "auto", "Device to compute on; auto picks the first GPU, if there is one.", "auto|cpu|cuda[:N]"
+    )
     workers: int | None = option(
         None,
-        "Number of worker threads or processes; default: chosen by the number of cores.",
+        "Number of worker threads or processes; default: depends on the number of cores.",
         "N",
         at_least=1,
         flags=("--workers", "-j"),
@@ -34,7 +36,7 @@ class RunOptions:
     overwrite: bool = option(False, "Recompute existing outputs instead of skipping them.", flags=("--overwrite",))
     keep: bool = option(
         False,
-        "Accept existing outputs that no longer fit their photo, labels, CAMs or settings.",
+        "Do not warn about outputs that no longer fit their photo, labels, CAMs or settings.",
         flags=("--keep",),
         commands=("cam", "crf", "propagate"),
     )
@@ -43,7 +45,7 @@ class RunOptions:
 
     @classmethod
     def of(cls, whole: RunOptions | None, given: Mapping[str, Any]) -> Self:
-        """The options of ``whole``, or the defaults, with what is given in their place."""
+        """The options of ``whole``, or the defaults, with the given ones in their place."""
         there = set() if whole is None else {each.name for each in fields(whole)}
         shared = {each.name: getattr(whole, each.name) for each in fields(cls) if each.name in there}
         return cls(**{**shared, **given})
@@ -76,13 +78,13 @@ class TrainingOptions(RunOptions):
     save_every: float = option(300.0, "Seconds between two checkpoints.", "SECONDS", at_least=0)
     resume: bool = option(
         False,
-        "Continue from the checkpoint in DIR; the weights become the same.",
+        "Continue from the checkpoint in DIR, to the same weights as an uninterrupted training.",
         flags=("--resume",),
         commands=("train-cam", "train-affinity"),
     )
     yes: bool = option(
         False,
-        "Train on labels that look misread, such as two spellings of a class, without asking.",
+        "Train without asking, even on labels that look misread, such as two spellings of a class.",
         flags=("--yes",),
         commands=("train-cam", "fit"),
     )

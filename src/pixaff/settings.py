@@ -1,7 +1,7 @@
 """The hyper-parameters of the method, each with its help and range.
 
-A model carries its own `Settings`, since the alphas must fit its CAMs; the command line replaces single values, and
-every run prints and records the ones that took effect.
+A model has its own `Settings`, because the alphas must suit its CAMs. The command line replaces single values, and
+every run prints and records the effective ones.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pixaff.options import check_options, option, options_of, unknown_option
 CAMS = ("cam", "propagate")
 WALK = ("propagate",)
 HYPER_PARAMETERS = ("crf_low", "crf_high", "alpha", "beta", "radius", "steps", "borders")
-"""Fields that belong to the method and not to the networks: those that a preset lends to another model."""
+"""Fields that belong to the method rather than to the networks: a preset lends these to another model."""
 
 NUMBERS = HYPER_PARAMETERS
 
@@ -25,7 +25,7 @@ NUMBERS = HYPER_PARAMETERS
 class Settings:
     """Everything that decides a mask, besides the image, its labels and the weights.
 
-    Every option says which commands take it; `pixaff.fit` takes them all.
+    Every option says which commands take it; `pixaff.fit` takes all of them.
 
     Attributes:
         preset: Name of the set of values.
@@ -42,10 +42,10 @@ class Settings:
     scales: tuple[float, ...] = option(
         (1.0, 0.5), "Image scales whose CAMs are summed.", "S,S,...", above=0, at_most=8, commands=CAMS
     )
-    flip: bool = option(True, "Sum the CAMs of the mirrored image, too.", commands=CAMS)
+    flip: bool = option(True, "Also sum the CAMs of the mirror image.", commands=CAMS)
     size: int = option(
         512,
-        "Working size: larger photos are shrunk to this long side; 0 keeps every photo's own size.",
+        "Working size: long side to which large photos are shrunk and small ones enlarged; 0 keeps each photo's own.",
         "PIXELS",
         at_least=0,
         commands=("cam", "crf", "propagate"),
@@ -54,29 +54,29 @@ class Settings:
         0.35, "Probability from which a predicted class counts as present.", "P", above=0, at_most=1, commands=CAMS
     )
     seed_low: float = option(
-        8.0, "Like --crf-low, for training the segmentation head.", "A", above=0, commands=("fit",)
+        8.0, "Like --crf-low, for the training of the segmentation head.", "A", above=0, commands=("fit",)
     )
     seed_high: float = option(
-        16.0, "Like --crf-high, for training the segmentation head.", "A", above=0, commands=("fit",)
+        16.0, "Like --crf-high, for the training of the segmentation head.", "A", above=0, commands=("fit",)
     )
     crf_low: float = option(
-        0.5, "Alpha of the CRF with much background, (1 - max CAM)^A.", "A", above=0, commands=("crf",)
+        0.5, "Alpha of the CRF with much background: its score is (1 - max CAM)^A.", "A", above=0, commands=("crf",)
     )
     crf_high: float = option(
-        3.0, "Alpha of the CRF with little background, (1 - max CAM)^A.", "A", above=0, commands=("crf",)
+        3.0, "Alpha of the CRF with little background: its score is (1 - max CAM)^A.", "A", above=0, commands=("crf",)
     )
     alpha: float = option(
         1.25,
-        "Background score of the walk, (1 - max CAM)^A. Larger: less background, more foreground.",
+        "Exponent of the background score of the walk, (1 - max CAM)^A. Larger: less background.",
         "A",
         above=0,
         commands=WALK,
     )
     beta: float = option(
-        20.0, "Power of the affinities. Larger: the walk stops at weaker edges.", "B", above=0, commands=WALK
+        20.0, "Exponent of the affinities. Larger: the walk stops at weaker edges.", "B", above=0, commands=WALK
     )
     radius: int = option(
-        5, "Radius of the neighbourhood, in cells of 8 pixels.", "R", at_least=2, at_most=64, commands=WALK
+        5, "Radius of the neighbourhood of a cell, in cells of 8 pixels.", "R", at_least=2, at_most=64, commands=WALK
     )
     steps: int = option(256, "Number of steps of the random walk.", "T", at_least=0, commands=WALK)
     borders: Literal["full", "published"] = option(
@@ -93,13 +93,13 @@ class Settings:
     def enlarge_below(self) -> int:
         """Long side in pixels below which a photo is enlarged to the working size.
 
-        The walk goes as many cells far in a small photo as in a large one, and would even it out as a whole. Close to
-        the working size nothing is gained (docs/performance.md has figures).
+        The walk crosses as many cells in a small photo as in a large one, and would level out its scores. Close to the
+        working size enlarging gains nothing (docs/lite.md).
         """
         return self.size * 7 // 8
 
     def replace(self, **overrides: Any) -> Settings:
-        """A copy with some values replaced; ``None`` keeps the present one, as for an option that was not given.
+        """A copy with some values replaced; ``None`` means not given, and keeps the present value.
 
         Raises:
             UsageError: A name is no setting, or a value is out of range.
@@ -111,11 +111,11 @@ class Settings:
         return replace(self, **{name: value for name, value in overrides.items() if value is not None})
 
     def with_hyper_parameters_of(self, other: Settings) -> Settings:
-        """A copy that keeps the networks and takes the method's hyper-parameters from other settings."""
+        """A copy with the same networks, and the hyper-parameters of other settings."""
         return self.replace(preset=other.preset, **{name: getattr(other, name) for name in HYPER_PARAMETERS})
 
     def of(self, command: str) -> dict[str, Any]:
-        """The values that a command's outputs depend on, plain for JSON."""
+        """The values on which a command's outputs depend, plain for JSON."""
         return self.pick(options_of(type(self), command))
 
     def pick(self, names: Iterable[str]) -> dict[str, Any]:
@@ -129,7 +129,7 @@ class Settings:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Settings:
-        """Settings from JSON; values left out take the defaults, unknown names raise `UsageError`."""
+        """Settings from JSON; missing values get the defaults, unknown names raise `UsageError`."""
         return cls().replace(**values)
 
 

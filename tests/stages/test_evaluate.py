@@ -214,7 +214,7 @@ def test_ground_truth_of_background_alone_is_said(folders):
         write_mask(folders / "gt" / f"{stem}.png", np.zeros((7, 9), np.uint8))
     found, warnings = scored(folders)
     assert found.images == 3
-    assert warnings == [f"evaluate: the ground truth in {folders / 'gt'} is background alone"]
+    assert warnings == [f"evaluate: the ground truth in {folders / 'gt'} shows background only"]
 
 
 @pytest.mark.parametrize("void", [254, 0])

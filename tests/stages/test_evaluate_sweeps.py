@@ -29,7 +29,7 @@ def toy(monkeypatch):
 
 @pytest.fixture
 def photos(tmp_path):
-    """Photos with colours that fade, so that every background power gives another mask; one larger than the working size."""
+    """Photos with colours that fade, so that every alpha gives another mask; one larger than the working size."""
     rng = np.random.default_rng(0)
     for name, colours, size in (
         ("red", [(RED, 16, 16)], (64, 96)),
@@ -103,7 +103,10 @@ def test_scores_follow_the_walk_and_not_the_crf(photos):
         with_crf, without = (read_scores(out / "scores" / f"{name}.npz") for out in (crf, walk))
         np.testing.assert_array_equal(with_crf.scores, without.scores)
         np.testing.assert_array_equal(with_crf.background, without.background)
-    for out, expected in ((crf, ["evaluate: the walk alone is scored, without the CRF that followed it"]), (walk, [])):
+    for out, expected in (
+        (crf, ["evaluate: scoring the walk alone, without the CRF refinement that followed it"]),
+        (walk, []),
+    ):
         events = []
         evaluate(out, photos / "gt", sweep={"alpha": [3]}, report=events.append)
         assert [event.text for event in events if event.kind == "note"] == expected

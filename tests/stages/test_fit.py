@@ -162,7 +162,7 @@ def test_other_options_or_labels_in_one_folder_are_refused(whole: tuple[Path, Pa
     changed.write_text(labels.read_text().replace("toy00,square", "toy00,disc"))
     with pytest.raises(UsageError, match="other options or photos: data"):
         fit(photos, changed, folder, **FAST)
-    with pytest.raises(UsageError, match=r"holds the outputs of pixaff propagate"):
+    with pytest.raises(UsageError, match=r"contains outputs of pixaff propagate"):
         fit(photos, labels, folder / "masks", **FAST)
 
 

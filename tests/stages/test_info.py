@@ -42,7 +42,7 @@ def test_files_are_told_apart(tmp_path):
     mask = info(tmp_path / "mask.png")
     assert (mask["kind"], mask["values"], mask["void"]) == ("mask", [0, 3, 255], True)
     cams = info(tmp_path / "cams.npz")
-    assert (cams["kind"], cams["classes"], cams["photo_size"]) == ("activation maps", [2, 5], [30, 40])
+    assert (cams["kind"], cams["classes"], cams["photo_size"]) == ("CAMs", [2, 5], [30, 40])
     assert info(tmp_path / "crf.npz")["kind"] == "CRF posterior"
     weights = info(tmp_path / "w.safetensors")
     assert (weights["kind"], weights["parameters"], weights["metadata"]["network"]) == ("weights", 6, "toy")

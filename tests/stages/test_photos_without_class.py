@@ -25,7 +25,7 @@ def test_cams_of_an_image_that_shows_no_class() -> None:
     for sample, file in ((Sample(GREY, (16, 24), labels=()), cams(1)), (Sample(GREY, (16, 24)), cams())):
         present, maps = fitted_cams(file, sample, CPU)
         assert (present, maps.shape) == ((), (0, 16, 24))
-    with pytest.raises(FormatError, match="none of the photo's labels is among its CAMs"):
+    with pytest.raises(FormatError, match="found CAMs of none of the photo's labels"):
         fitted_cams(cams(), Sample(GREY, (16, 24), labels=(0,)), CPU)
     assert Sample(GREY, (16, 24), cams=cams()).shows_none
     assert Sample(GREY, (16, 24), labels=(), cams=cams(1)).shows_none

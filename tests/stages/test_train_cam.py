@@ -141,7 +141,7 @@ def test_nothing_to_train_on_is_said_before_anything_is_written(tmp_path: Path) 
         ({"crop": 60}, "crop is 60"),
         ({"crop": 0}, "crop is 0"),
         ({"resize": (90, 60)}, "90 to 60"),
-        ({"resize": (0, 9)}, "resize is 0, 9, expected a number at least 1"),
+        ({"resize": (0, 9)}, "resize is 0, 9, expected a number of at least 1"),
     ],
 )
 def test_sizes_out_of_range_are_refused(tmp_path: Path, options: dict, words: str) -> None:

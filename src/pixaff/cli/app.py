@@ -1,4 +1,4 @@
-"""The command line: commands gathered, errors turned into one line and an exit code."""
+"""The command line: all commands together; errors become one line and an exit code."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from pixaff.errors import PixaffError, shortened
 class Commands(TyperGroup):
     """Runs a command; an error becomes one line on standard error and an exit code.
 
-    0 all went well, 1 something failed (each photo named), 2 the call was wrong, 130 Ctrl-C.
+    0: everything went well. 1: something failed, and each photo that failed was named. 2: wrong usage. 130: Ctrl-C.
     """
 
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
         except Exception as error:
-            # What typer raises itself (wrong options, --help's exit), and a closed pipe (`| head`), it handles.
+            # Typer handles what it raises itself (wrong options, the exit of --help), and a closed pipe (`| head`).
             its_own = type(error).__module__.startswith("typer") or isinstance(error, BrokenPipeError)
             if its_own or os.environ.get("PIXAFF_DEBUG"):
                 raise
@@ -44,7 +44,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
-    epilog="PIXAFF_DEBUG=1 shows tracebacks. Data goes to standard output, words and progress to standard error.",
+    epilog="PIXAFF_DEBUG=1 shows tracebacks. Data goes to standard output, messages and progress to standard error.",
 )
 
 
@@ -60,7 +60,7 @@ def pixaff(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
     ] = False,
 ) -> None:
-    """From image-level labels to pixel masks: activation maps, dense CRF, AffinityNet, random walk."""
+    """From image-level labels to pixel masks: CAMs, dense CRF, AffinityNet, random walk."""
 
 
 app.command("propagate")(propagate.propagate)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
-
-import typer
+from typing import Any
 
 import pixaff
 from pixaff.cli import options
@@ -25,12 +23,10 @@ def cam(
     out: options.Out,
     labels: options.Labels = "predict",
     listing: options.List = None,
-    format: Annotated[
-        Literal["npz", "psa", "irn"], typer.Option("--format", help="Ours, or what the programs PSA or IRN read.")
-    ] = "npz",
+    format: options.Format = "npz",
     null: options.Null = False,
 ) -> None:
-    """Make class activation maps: where in each photo the classifier sees its classes. Writes DIR/NAME.npz.
+    """Make class activation maps (CAMs): where in each photo a classifier sees its classes. Writes DIR/NAME.npz.
 
     Settings that are not given are the model's own, or the preset's; the defaults below are those of lite.
     """

@@ -1,4 +1,4 @@
-"""What a command says: data on standard output, words and progress on standard error."""
+"""What a command prints: data on standard output, messages and progress on standard error."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from pixaff.stages.batch.run import Report
 
 EVERY = 15.0
-"""Seconds between two lines of progress where there is no terminal to draw a bar on."""
+"""Seconds between two lines of progress if there is no terminal to draw a bar on."""
 
 
 @dataclass(frozen=True)
@@ -35,19 +35,19 @@ class ConsoleOptions:
 
     as_json: bool = option(False, "Write one JSON object per line to standard output.", flags=("--json",))
     quiet: bool = option(False, "Only print warnings and errors.", flags=("--quiet", "-q"))
-    verbose: bool = option(False, "Print a line for every photo, too.", flags=("--verbose", "-v"))
-    log_file: str | None = option(None, "Append everything that is said to this file, with the time.", "FILE")
+    verbose: bool = option(False, "Also print a line for every photo.", flags=("--verbose", "-v"))
+    log_file: str | None = option(None, "Append all messages to this file, with the time.", "FILE")
 
 
 class Console:
     """Shows the events of one stage as they come.
 
-    A bar is drawn only on a terminal; elsewhere a line now and then says how far the run is. Standard output gets a
-    JSON object for each photo, or the paths of the outputs when it is a pipe or a file, or nothing on a terminal. Who
-    reads may leave early (``| head``): the run goes on without telling.
+    A bar is drawn only on a terminal; elsewhere a line from time to time says how far the run is. Standard output gets
+    a JSON object for each photo, or the paths of the outputs if it is a pipe or a file, or nothing if it is a terminal.
+    If its reader leaves early (``| head``), the run continues silently.
 
     Args:
-        photos_of: Commands whose photos are data; default all. Those of a part of a larger run are not.
+        photos_of: Commands whose photos are data; default: all. The photos of a step within a larger run are not.
         **options: Fields of `ConsoleOptions`.
 
     Raises:
@@ -94,7 +94,7 @@ class Console:
             self.bar(event)
 
     def say(self, words: str, *, always: bool = False) -> None:
-        """A line on standard error, above the bar if there is one; with ``quiet`` only what is ``always`` said."""
+        """Print a line on standard error, above the bar if there is one; with ``quiet`` only if ``always`` is set."""
         self._log(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {words}\n")
         if self.options.quiet and not always:
             return
@@ -125,7 +125,7 @@ class Console:
     def _photo(self, event: Event) -> None:
         self.count += 1
         if event.kind == "failed":
-            # Errors about files name them; of others, such as a lack of memory, this line must.
+            # Errors about files name them; for others, such as a lack of memory, this line does.
             named = event.photo is None or event.photo.name in event.text
             self.say(f"failed: {event.text if named else f'{shortened(event.photo)}: {event.text}'}", always=True)
         elif self.options.verbose or self.options.log_file is not None:
@@ -167,7 +167,7 @@ class Console:
             self.say(f"{event.text}: {done / 1e6:.0f} MB" + (f" of {total / 1e6:.0f} MB" if total else ""))
 
     def _say_now_and_then(self, words: str) -> None:
-        """A line of progress where there is no bar."""
+        """A line of progress if there is no bar."""
         now = time.monotonic()
         if self.bar is None and now - self.spoke >= EVERY and self.count < self.total:
             self.spoke = now
@@ -175,7 +175,7 @@ class Console:
 
 
 def end(console: Console, command: str, report: Report, out: Path) -> None:
-    """Say what became of the photos; exit with 1 when some failed."""
+    """Print a summary of the photos; exit with 1 if some failed."""
     parts = [f"{count} {name}" for name, count in report.counts().items() if count or name == "done"]
     console.say(f"{command}: {', '.join(parts)} in {seconds_words(report.seconds)}; outputs in {out}")
     if not report.ok:

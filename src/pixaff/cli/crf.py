@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 
@@ -23,16 +23,19 @@ def crf(
     photos: options.Photos,
     given: dict[str, Any],
     say: dict[str, Any],
-    cams: Annotated[Path, typer.Option("--cams", metavar="DIR", help="Folder of CAMs, ours or another program's.")],
+    cams: Annotated[
+        Path, typer.Option("--cams", metavar="DIR", help="Folder of CAMs, made by pixaff or by another program.")
+    ],
     out: options.Out,
     preset: options.Preset = None,
-    format: Annotated[
-        Literal["npz", "psa"], typer.Option("--format", help="Ours, or what the program PSA reads (.npy).")
-    ] = "npz",
+    format: options.Format = "npz",
     listing: options.List = None,
     null: options.Null = False,
 ) -> None:
-    """Refine CAMs with a dense CRF, for two alphas. Writes DIR/low/NAME.npz and DIR/high/NAME.npz."""
+    """Refine CAMs with a dense CRF, for two alphas. Writes DIR/low/NAME.npz and DIR/high/NAME.npz.
+
+    Settings that are not given are the preset's; the defaults below are those of lite.
+    """
     with Console(**say) as console:
         report = pixaff.crf(
             photos, cams, out, preset=preset or "lite", listing=listing, format=format, report=console, **given

@@ -38,11 +38,11 @@ def download_weights(
     ] = None,
     cache_dir: Annotated[
         Path | None,
-        typer.Option("--cache-dir", metavar="DIR", help="The cache; default: PIXAFF_CACHE, or the system's."),
+        typer.Option("--cache-dir", metavar="DIR", help="Folder of the cache; default: PIXAFF_CACHE, or the system's."),
     ] = None,
     catalogue: Annotated[
         Path | None,
-        typer.Option("--catalogue", metavar="FILE", help="TOML file with more names; default: PIXAFF_CATALOGUE."),
+        typer.Option("--catalogue", metavar="FILE", help="TOML file with further names; default: PIXAFF_CATALOGUE."),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Download again, even if cached.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be downloaded; write nothing.")] = False,

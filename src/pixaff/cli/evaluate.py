@@ -23,11 +23,11 @@ def evaluate(
     say: dict[str, Any],
     folders: Annotated[
         list[Path],
-        typer.Argument(metavar="[MASKS] GT", help="Folder of masks or saved scores, and of ground truth masks."),
+        typer.Argument(metavar="[MASKS] GT", help="Folder of masks or saved scores, and folder of ground truth."),
     ],
     cams: Annotated[
         Path | None,
-        typer.Option("--cams", metavar="DIR", help="Evaluate these CAMs or CRF posteriors in place of masks."),
+        typer.Option("--cams", metavar="DIR", help="Evaluate these CAMs or CRF posteriors instead of masks."),
     ] = None,
     threshold: Annotated[
         str | None, typer.Option("--threshold", metavar="T|FROM:TO:STEP", help="Background score of CAMs.")
@@ -43,11 +43,14 @@ def evaluate(
     classes: options.Classes = None,
     void: Annotated[
         int | None,
-        typer.Option("--void", metavar="VALUE", help="Value of GT that is not counted (default: 255)."),
+        typer.Option("--void", metavar="VALUE", help="Value in GT that is not counted. Default: 255."),
     ] = None,
     workers: options.Workers = None,
 ) -> None:
-    """Intersection over union of masks with ground truth, per class and on average. Void is not counted."""
+    """Compute the intersection over union of masks with ground truth, per class and on average.
+
+    Void pixels of the ground truth are not counted.
+    """
     if len(folders) != (2 if cams is None else 1):
         wanted = "MASKS GT" if cams is None else "--cams DIR GT"
         raise UsageError(f"found {counted(len(folders), 'folder')}, expected pixaff evaluate {wanted}")
@@ -73,7 +76,7 @@ def evaluate(
     else:
         _print_tables(found)
     if found.failed:
-        console.say(f"evaluate: {counted(len(found.failed), 'image')} could not be compared and left out of the score")
+        console.say(f"evaluate: {counted(len(found.failed), 'image')} could not be compared; the score leaves them out")
         raise typer.Exit(1)
 
 

@@ -23,10 +23,14 @@ SHARED = ("batch_size", "optimizer", "momentum", "crop", "resize", "precision", 
 @options.options_from(TrainingOptions, command="fit", into="run")
 @options.options_from(ModelOptions, ["engine"], into="run")
 @options.options_from(Settings, into="settings")
-@options.options_from(Recipe, SHARED, into="shared")
-@options.options_from(Recipe, ["epochs", "lr"], into="affinity_recipe", prefix="affinity")
-@options.options_from(Recipe, ["epochs", "lr"], into="head_recipe", prefix="head")
-@options.options_from(Recipe, ["epochs", "lr"], into="cam_recipe", prefix="cam")
+@options.options_from(Recipe, SHARED, into="shared", defaults=False)
+@options.options_from(
+    Recipe, ["epochs", "lr"], into="affinity_recipe", prefix="affinity", of="AffinityNet", defaults=False
+)
+@options.options_from(
+    Recipe, ["epochs", "lr"], into="head_recipe", prefix="head", of="Segmentation head", defaults=False
+)
+@options.options_from(Recipe, ["epochs", "lr"], into="cam_recipe", prefix="cam", of="CAM network", defaults=False)
 def fit(
     photos: options.Photos,
     cam_recipe: dict[str, Any],
@@ -39,15 +43,16 @@ def fit(
     labels: options.GivenLabels,
     out: options.Out,
     classes: Annotated[
-        Path | None, typer.Option("--classes", metavar="FILE", help="Class names; default: all that the labels use.")
+        Path | None,
+        typer.Option("--classes", metavar="FILE", help="Class names; default: all names that the labels use."),
     ] = None,
     listing: options.List = None,
     preset: Annotated[
-        str | None, typer.Option("--preset", metavar="NAME", help="Networks and settings; default: lite.")
+        str | None, typer.Option("--preset", metavar="NAME", help="Preset of networks and settings; default: lite.")
     ] = None,
-    network: Annotated[str | None, typer.Option("--network", metavar="NAME", help="CAM network.")] = None,
+    network: Annotated[str | None, typer.Option("--network", metavar="NAME", help="CAM network to train.")] = None,
     affinity_network: Annotated[
-        str | None, typer.Option("--affinity-network", metavar="NAME", help="AffinityNet.")
+        str | None, typer.Option("--affinity-network", metavar="NAME", help="AffinityNet to train.")
     ] = None,
     cam_init: Annotated[
         str | None, typer.Option("--cam-init", metavar="FILE|random", help="Initial weights of the CAM network.")
@@ -60,7 +65,9 @@ def fit(
 ) -> None:
     """Train a model for your own classes on tagged photos: classifier, CAMs, CRF, AffinityNet and masks in one run.
 
-    A stopped run continues when the same command is called again. DIR is then a model: pixaff propagate --model DIR.
+    Run the same command again to continue a stopped run. DIR becomes a model: pixaff propagate --model DIR. Settings
+    that are not given are the preset's, the defaults below those of lite; hyper-parameters of the trainings are those
+    of each network's own recipe.
     """
     from pixaff.models.registry import preset_settings, settings_of_network
 

@@ -17,9 +17,11 @@ from pixaff.settings import value_words
 @options.options_from(ConsoleOptions, into="say")
 def info(
     say: dict[str, Any],
-    path: Annotated[Path | None, typer.Argument(metavar="PATH", help="A file or folder; none: this machine.")] = None,
+    path: Annotated[
+        Path | None, typer.Argument(metavar="PATH", help="A file or folder; without one: the installation.")
+    ] = None,
 ) -> None:
-    """What is installed here, or what a file or folder is: photo, mask, maps, weights, model, outputs."""
+    """Describe the installation, or a file or folder: photo, mask, CAMs, weights, model, outputs."""
     facts = pixaff.info(path)
     with Console(**say) as console:
         if console.options.as_json:

@@ -11,7 +11,7 @@ def optional_numbers(text: str | None, option: str) -> tuple[float, ...] | None:
     """ "1,0.5,2" -> (1.0, 0.5, 2.0); None stays None.
 
     Raises:
-        UsageError: A part is no number.
+        UsageError: A part is not a number.
     """
     if text is None:
         return None
@@ -22,7 +22,7 @@ def sweep(text: str | None, option: str) -> tuple[float, ...]:
     """ "0.2" -> (0.2,); "0.1:0.3:0.1" -> (0.1, 0.2, 0.3), both ends included; "1,2" -> (1.0, 2.0); None -> ().
 
     Raises:
-        UsageError: No number, a range that never ends, or one of more than 1,000 values.
+        UsageError: Not a number, a range that never ends, or one of more than 1,000 values.
     """
     if text is None:
         return ()

@@ -1,4 +1,4 @@
-"""Arguments and options of the commands: shared ones by name, and those that the fields of dataclasses describe."""
+"""Arguments and options of the commands: those that several commands share, and those described by dataclass fields."""
 
 from __future__ import annotations
 
@@ -22,40 +22,56 @@ Photos = Annotated[
 ]
 Out = Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Output folder.")]
 List = Annotated[
-    Path | None, typer.Option("--list", metavar="FILE", help="Image list: only use the images it names, one a line.")
+    Path | None,
+    typer.Option("--list", metavar="FILE", help="Image list: only use the images that it names, one per line."),
 ]
 Labels = Annotated[
     str,
     typer.Option(
-        "--labels", "-l", metavar="predict|FILE|DIR", help="Predict labels, or read labels.csv or VOC XML files."
+        "--labels",
+        "-l",
+        metavar="predict|FILE|DIR",
+        help="Predict the labels, or read a labels.csv, a cls_labels.npy or a folder of VOC XML files.",
     ),
 ]
 GivenLabels = Annotated[
-    str, typer.Option("--labels", "-l", metavar="FILE|DIR", help="A labels.csv, or a folder of VOC XML.")
+    str,
+    typer.Option(
+        "--labels", "-l", metavar="FILE|DIR", help="A labels.csv, a cls_labels.npy or a folder of VOC XML files."
+    ),
 ]
 Classes = Annotated[
-    Path | None, typer.Option("--classes", metavar="FILE", help="Class names, one a line, in the order of mask values.")
+    Path | None,
+    typer.Option("--classes", metavar="FILE", help="Class names, one per line, in the order of the mask values."),
+]
+Format = Annotated[
+    str,
+    typer.Option(
+        "--format", metavar="NAME", help="Format of the files: npz, or that of another program, such as psa or irn."
+    ),
 ]
 Preset = Annotated[str | None, typer.Option("--preset", metavar="NAME", help="Use the settings of this preset.")]
 Init = Annotated[
     str | None,
-    typer.Option("--init", metavar="FILE|random", help="Initial weights; default: those in the package, if any."),
+    typer.Option(
+        "--init", metavar="FILE|random", help="Initial weights; default: those in the package, if there are any."
+    ),
 ]
 ResetHead = Annotated[
     bool,
-    typer.Option("--reset-head", help="Re-initialise the classifier weights if FILE has those of other classes."),
+    typer.Option("--reset-head", help="Re-initialise the classifier if the initial weights are for other classes."),
 ]
 Workers = Annotated[
     int | None,
-    typer.Option("--workers", "-j", min=1, metavar="N", help="Number of worker threads; default: number of cores."),
+    typer.Option("--workers", "-j", min=1, metavar="N", help="Number of worker threads; default: the number of cores."),
 ]
 Null = Annotated[
-    bool, typer.Option("--null", "-0", help="Paths on standard input end in NUL, as `find -print0` writes them.")
+    bool, typer.Option("--null", "-0", help="Paths on standard input end with NUL, as `find -print0` writes them.")
 ]
 
 
 def given_photos(photos: list[str], null: bool) -> list[str | Path]:
-    """The photos of a command line; with ``null``, those on standard input are read here."""
+    """The photos of a command line; with ``null``, paths on standard input are read here."""
     if not null:
         return list(photos)
     from pixaff.stages.batch.inputs import paths_on_stdin
@@ -64,12 +80,19 @@ def given_photos(photos: list[str], null: bool) -> list[str | Path]:
 
 
 def options_from(
-    kind: type, names: Iterable[str] | None = None, *, command: str | None = None, into: str, prefix: str = ""
+    kind: type,
+    names: Iterable[str] | None = None,
+    *,
+    command: str | None = None,
+    into: str,
+    prefix: str = "",
+    of: str = "",
+    defaults: bool = True,
 ) -> Callable[[Command], Command]:
     """Give a command the options that the fields of a dataclass describe.
 
-    The command receives those that were given as one dict, its parameter ``into``; the options themselves appear in its
-    signature, from which Typer builds its help.
+    The options that were given arrive as one dict, in the command's parameter ``into``. All of them appear in its
+    signature, from which Typer builds the help.
 
     Args:
         kind: A dataclass with fields of `pixaff.options.option`.
@@ -77,11 +100,13 @@ def options_from(
         command: Name of the command.
         into: Parameter that receives the values.
         prefix: Put before the names: "cam" makes ``--cam-epochs`` of the field ``epochs``.
+        of: Words for the help of options with a prefix: what they belong to.
+        defaults: Whether the help tells the defaults of the fields. Those of a `Recipe` are no network's own.
     """
     known = options_of(kind, None if names is not None else command)
     chosen = list(known) if names is None else list(names)
     spelled = {name: f"{prefix}_{name}" if prefix else name for name in chosen}
-    added = [_parameter(spelled[name], name, known[name], kind, prefix) for name in chosen]
+    added = [_parameter(spelled[name], name, known[name], kind, prefix, of, defaults) for name in chosen]
 
     def decorate(function: Command) -> Command:
         signature = inspect.signature(function, eval_str=True)
@@ -100,14 +125,18 @@ def options_from(
     return decorate
 
 
-def _parameter(spelled: str, name: str, one: Option, kind: type, prefix: str) -> inspect.Parameter:
+def _parameter(
+    spelled: str, name: str, one: Option, kind: type, prefix: str, of: str, defaults: bool
+) -> inspect.Parameter:
     """An option of the command line for a field; its default is None, which means not given."""
     expected, default = types_of(kind)[name], next(each.default for each in fields(kind) if each.name == name)
     choices, number = choices_of(expected), _plain(expected)
     flags = [f"--{spelled.replace('_', '-')}"] if prefix or not one.flags else list(one.flags)
     if number is bool and not one.flags:
         flags = [f"{flags[0]}/--no-{flags[0][2:]}"]
-    help = one.help if default in (None, False, MISSING) else f"{one.help} Default: {value_words(default)}."
+    help = f"{of}: {one.help[0].lower()}{one.help[1:]}" if of else one.help
+    if defaults and default not in (None, False, MISSING):
+        help += f" Default: {_as_typed(default)}."
     metavar = None if number is bool else one.metavar or "|".join(choices) or name.upper()
     made = typer.Option(*flags, metavar=metavar, help=help)
     typed = number if number in (bool, int, float) else str
@@ -117,11 +146,18 @@ def _parameter(spelled: str, name: str, one: Option, kind: type, prefix: str) ->
 
 
 def _plain(expected: Any) -> Any:
-    """The type that Typer converts to: text for tuples and paths, which are converted here, and for choices."""
+    """The type that Typer converts to: text for tuples, paths and choices, which are converted or checked here."""
     if expected in (bool, int, float):
         return expected
     members = [member for member in get_args(expected) if member in (bool, int, float)]
     return members[0] if members and get_origin(expected) is not tuple else str
+
+
+def _as_typed(value: Any) -> str:
+    """A value as it is typed on the command line; the opposite of `_typed`."""
+    if isinstance(value, tuple):
+        return (":" if isinstance(value[0], int) else ",").join(map(value_words, value))
+    return value_words(value)
 
 
 def _typed(value: Any, kind: type, name: str) -> Any:

@@ -1,4 +1,4 @@
-"""Habits of the process: its memory and threads, on which the networks' speed on a CPU depends, and its streams."""
+"""Settings of the process: its memory and threads, on which the speed of networks on a CPU depends, and its streams."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ KEEP_BYTES = 2**31 - 1
 def settle_process() -> None:
     """Keep freed memory, and let idle threads sleep; for a program's own process, before torch is imported.
 
-    glibc returns every freed tensor above 32 MB to the kernel and takes it back, zeroed page by page, for the next
-    layer: up to half of a network's time. OpenMP's threads spin while they wait, which on a processor that is busy
-    with anything else makes two threads many times slower than one. Settings the user made are left alone.
+    glibc returns every freed tensor above 32 MB to the kernel and requests it again, zeroed page by page, for the next
+    layer: this takes up to half of a network's time. OpenMP threads spin while they wait; on a processor that is also
+    busy with other work, this makes two threads many times slower than one. The user's own settings are kept.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     if not sys.platform.startswith("linux") or any(name.startswith("MALLOC_") for name in os.environ):
@@ -29,9 +29,9 @@ def settle_process() -> None:
 
 
 def settle_streams() -> None:
-    """Let names of files pass as the bytes that they are, and stand in for streams that are closed.
+    """Let file names pass as the bytes that they are, and replace streams that are closed.
 
-    A closed descriptor would be given to the next file that is opened, and what a library prints would end up there.
+    The next file that is opened would get a closed descriptor, and whatever a library prints would end up in it.
     """
     for number, name in ((1, "stdout"), (2, "stderr")):
         try:
@@ -46,7 +46,7 @@ def settle_streams() -> None:
 
 
 def replace_stream(name: str) -> None:
-    """Send what is still printed to a standard stream nowhere."""
+    """Discard whatever is printed to a standard stream from now on."""
     number = {"stdout": 1, "stderr": 2}[name]
     nowhere = os.open(os.devnull, os.O_WRONLY)
     if nowhere != number:

@@ -28,17 +28,18 @@ def propagate(
     ] = None,
     labels: options.Labels = "predict",
     cams: Annotated[
-        Path | None, typer.Option("--cams", metavar="DIR", help="Refine the CAMs in this folder, not the model's own.")
+        Path | None,
+        typer.Option("--cams", metavar="DIR", help="Refine the CAMs in this folder instead of the model's own."),
     ] = None,
     listing: options.List = None,
-    overlay: Annotated[bool, typer.Option("--overlay", help="Write DIR/overlays/NAME.jpg, too.")] = False,
+    overlay: Annotated[bool, typer.Option("--overlay", help="Also write DIR/overlays/NAME.jpg.")] = False,
     save_scores: Annotated[
         bool,
-        typer.Option("--save-scores", help="Write DIR/scores/NAME.npz, too, for evaluate --sweep alpha=FROM:TO:STEP."),
+        typer.Option("--save-scores", help="Also write DIR/scores/NAME.npz, for evaluate --sweep alpha=FROM:TO:STEP."),
     ] = False,
     null: options.Null = False,
 ) -> None:
-    """Make masks of photos: CAMs, random walk, CRF refinement. Writes DIR/NAME.png in the colours of VOC.
+    """Make masks of photos: CAMs, random walk, CRF refinement. Writes DIR/NAME.png in the Pascal VOC colours.
 
     Settings that are not given are the model's own, or the preset's; the defaults below are those of lite.
     """

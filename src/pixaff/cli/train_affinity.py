@@ -16,7 +16,7 @@ from pixaff.settings import Settings
 
 @options.options_from(ConsoleOptions, into="say")
 @options.options_from(TrainingOptions, command="train-affinity", into="run")
-@options.options_from(Recipe, command="train-affinity", into="recipe")
+@options.options_from(Recipe, command="train-affinity", into="recipe", defaults=False)
 @options.options_from(Settings, ["size", "radius"], into="run")
 def train_affinity(
     photos: options.Photos,
@@ -34,7 +34,7 @@ def train_affinity(
     network: Annotated[
         str,
         typer.Option(
-            "--network", metavar="NAME", help="AffinityNet to train, see `pixaff info`, or timm:NAME:affinity."
+            "--network", metavar="NAME", help="AffinityNet to train: a name from `pixaff info`, or timm:NAME:affinity."
         ),
     ] = "lite_affinity",
     init: options.Init = None,
@@ -42,7 +42,7 @@ def train_affinity(
 ) -> None:
     """Train an AffinityNet on the two posteriors of `pixaff crf`. Writes DIR/affinity.safetensors.
 
-    Hyper-parameters that are not given are those of the network's own recipe.
+    Hyper-parameters that are not given are those of the network's own recipe, see docs/training.md.
     """
     with Console(**say) as console:
         trained = pixaff.train_affinity(

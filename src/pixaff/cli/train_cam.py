@@ -16,34 +16,41 @@ from pixaff.run_options import TrainingOptions
 
 @options.options_from(ConsoleOptions, into="say")
 @options.options_from(TrainingOptions, command="train-cam", into="run")
-@options.options_from(Recipe, command="train-cam", into="recipe")
+@options.options_from(Recipe, command="train-cam", into="recipe", defaults=False)
 def train_cam(
     photos: options.Photos,
     recipe: dict[str, Any],
     run: dict[str, Any],
     say: dict[str, Any],
     labels: options.GivenLabels,
-    classes: Annotated[Path, typer.Option("--classes", metavar="FILE", help="Class names, one a line.")],
+    classes: Annotated[Path, typer.Option("--classes", metavar="FILE", help="Class names, one per line.")],
     out: options.Out,
     listing: options.List = None,
     network: Annotated[
-        str, typer.Option("--network", metavar="NAME", help="CAM network to train, see `pixaff info`, or timm:NAME.")
+        str,
+        typer.Option(
+            "--network", metavar="NAME", help="CAM network to train: a name from `pixaff info`, or timm:NAME."
+        ),
     ] = "lite_cam",
     init: options.Init = None,
     reset_head: options.ResetHead = False,
     crf_low_dir: Annotated[
         str | None,
-        typer.Option("--crf-low-dir", metavar="DIR", help="Train the segmentation head, on these posteriors."),
+        typer.Option(
+            "--crf-low-dir",
+            metavar="DIR",
+            help="Train the segmentation head on these posteriors with much background ...",
+        ),
     ] = None,
     crf_high_dir: Annotated[
         str | None,
-        typer.Option("--crf-high-dir", metavar="DIR", help="And on these, with little background."),
+        typer.Option("--crf-high-dir", metavar="DIR", help="... and on these, with little background."),
     ] = None,
     null: options.Null = False,
 ) -> None:
     """Train a classifier for CAMs on photos with image-level labels. Writes DIR/cam.safetensors.
 
-    Hyper-parameters that are not given are those of the network's own recipe.
+    Hyper-parameters that are not given are those of the network's own recipe, see docs/training.md.
     """
     with Console(**say) as console:
         trained = pixaff.train_cam(

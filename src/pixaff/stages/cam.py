@@ -1,10 +1,10 @@
-"""Class activation maps of a folder of photos."""
+"""CAMs of a folder of photos."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from pixaff.io.cams import SUFFIXES, CamFile, check_format, write_maps
 from pixaff.model_options import ModelOptions
@@ -32,28 +32,28 @@ def cam(
     *,
     labels: str | Path = "predict",
     listing: str | Path | None = None,
-    format: Literal["npz", "psa", "irn"] = "npz",
+    format: str = "npz",
     run: RunOptions | None = None,
     **options: Unpack[CamKeywords],
 ) -> Report:
-    """Write ``out/NAME.npz`` for each photo: the class activation maps of its classes (section 3.1 of the paper).
+    """Write ``out/NAME.npz`` for each photo: the CAMs of its classes (section 3.1 of the paper).
 
-    For the programs of others, ``format`` makes that ``out/NAME.npy``, with CAMs of the photo's own size.
+    The formats of other programs are written as ``out/NAME.npy``, with CAMs of the photo's own size.
 
     Args:
         inputs: Photos: a folder, a file, "-" for paths on standard input, or several of these.
         out: Folder for the CAMs.
-        labels: "predict", a labels.csv, or a folder of VOC XML files.
-        listing: Image list; only its images are taken.
-        format: "npz" is ours; "psa" and "irn" are what the programs of those names read.
-        run: How the run computes and whom it tells, as one object; single ``options`` take precedence.
+        labels: "predict", or a file or folder of labels; see `pixaff.io.labels.read_labels`.
+        listing: Image list; only its images are used.
+        format: "npz", our own, or a name in `pixaff.io.cams.SUFFIXES`, such as "psa" or "irn".
+        run: How the run computes and to whom it reports, as one object; single ``options`` override it.
         **options: Fields of `pixaff.Settings` that decide CAMs, of `pixaff.model_options.ModelOptions` (``model``,
             ``preset``, ``cam_weights``, ``weights_dir``, ``classes``, ``precision``) and of
             `pixaff.run_options.BatchOptions` (``device``, ``batch_size``, ``workers``, ``overwrite``, ``report``,
             ``progress``).
 
     Returns:
-        The photos that were done, skipped, and failed with the reason.
+        The photos that were done or skipped, and those that failed, with the reason.
 
     Raises:
         UsageError: An option is unknown or out of range, or there is no photo.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from pixaff.io.cams import POSTERIOR_FORMATS, SUFFIXES, check_format, find_cams, read_cams, write_maps
 from pixaff.io.images import load_image
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 COMMAND = "crf"
 SIDES = ("low", "high")
 PHOTOS_PER_WORKER = 8
-"""Fewer are done in this process."""
+"""With fewer, the work is done in this process."""
 
 
 def crf(
@@ -36,24 +36,24 @@ def crf(
     *,
     preset: str = "lite",
     listing: str | Path | None = None,
-    format: Literal["npz", "psa"] = "npz",
+    format: str = "npz",
     run: RunOptions | None = None,
     **options: Unpack[CrfKeywords],
 ) -> Report:
     """Write ``out/low/NAME.npz`` and ``out/high/NAME.npz`` for each photo: posteriors of background and classes.
 
     The background score of CAMs is ``(1 - max CAM) ** alpha``; both alphas share one lattice. The posteriors are
-    float16, their first row (class 0) is the background. For the programs of others, ``format`` makes the files
+    float16, with the background (class 0) as their first row. The formats of other programs are written as
     ``NAME.npy``, with float32 posteriors of the photo's own size.
 
     Args:
         inputs: Photos: a folder, a file, "-" for paths on standard input, or several of these.
         cams: Folder of their CAMs, in any of the formats that `pixaff.io.cams.read_cams` reads.
         out: Folder for the two folders of posteriors.
-        preset: Settings that apply where an option is not given.
-        listing: Image list; only its images are taken.
-        format: "npz" is ours; "psa" is what the program of that name reads.
-        run: How the run computes and whom it tells, as one object; single ``options`` take precedence.
+        preset: Settings for the options that are not given.
+        listing: Image list; only its images are used.
+        format: "npz", our own, or a name in `pixaff.io.cams.POSTERIOR_FORMATS`, such as "psa".
+        run: How the run computes and to whom it reports, as one object; single ``options`` override it.
         **options: ``crf_low``, ``crf_high`` and ``size`` of `pixaff.Settings`, ``engine``, and fields of
             `pixaff.run_options.RunOptions` (``device``, ``workers``, ``overwrite``, ``report``, ``progress``).
 
@@ -95,7 +95,7 @@ def crf(
     )
 
     def spread(todo: Sequence[Path]) -> Generator[tuple[Path, Outcome], None, None]:
-        # A worker process costs seconds of imports, and CUDA wants one process.
+        # A worker process costs seconds of imports, and CUDA works best in one process.
         if count > 1 and len(todo) >= PHOTOS_PER_WORKER * count and where.type == "cpu":
             return in_processes(todo, work, workers=count)
         return in_threads(todo, work, workers=1)

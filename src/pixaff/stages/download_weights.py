@@ -1,4 +1,4 @@
-"""Published weights into the cache, and what the cache holds."""
+"""Download published weights into the cache, and manage it."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from pixaff.weights.sources import Connection, Found
 
 @dataclass(frozen=True)
 class Item:
-    """What became of one name, or of one way to it.
+    """The result for one name, or for one way to download it.
 
     Attributes:
         name: The name.
         status: "cached", "missing", "unfinished" or "changed"; "done", "skipped" or "failed"; "would" for a dry run;
             "verified"; "answers" for a way that was tried; "removed".
-        text: Words: where, how large, why not.
+        text: In words: where it is, how large, or why it failed.
         data: The same as plain values.
     """
 
@@ -55,22 +55,22 @@ def download_weights(
     connection: Connection | None = None,
     report: Callback = silent,
 ) -> list[Item]:
-    """Fetch published weights into the cache, or bring them from this machine.
+    """Download published weights into the cache, or copy them from this machine.
 
     Args:
-        names: Names of the catalogue.
-        mirror: Where to fetch from in place of the catalogue's sources; for several names an address ending in "/".
-        from_file: A file on this machine to take, for one name.
-        from_dir: A folder on this machine to take the files from.
-        force: Fetch again what is there.
-        dry_run: Only say what would be fetched, from where, and how large it is.
-        cache: The cache; default PIXAFF_CACHE, else the system's place for caches.
-        catalogue: A TOML file with further entries; default PIXAFF_CATALOGUE.
-        connection: How sources are reached; default with progress and words sent to ``report``.
-        report: Receives the progress, and every failure as it happens.
+        names: Names in the catalogue.
+        mirror: Where to download from instead of the catalogue's sources; for several names an address ending in "/".
+        from_file: A file on this machine to copy, for one name.
+        from_dir: A folder on this machine from which to copy files.
+        force: Download again what is already cached.
+        dry_run: Only say what would be downloaded, from where, and how large it is.
+        cache: Folder of the cache; default: PIXAFF_CACHE, or else the system's folder for caches.
+        catalogue: A TOML file with further entries; default: PIXAFF_CATALOGUE.
+        connection: How sources are reached; default: with progress and messages sent to ``report``.
+        report: Receives the progress, and every failure when it happens.
 
     Returns:
-        One item a name; a name that fails does not stop the others.
+        One item per name; a name that fails does not stop the others.
 
     Raises:
         UsageError: A name is unknown, or options contradict each other.
@@ -79,11 +79,11 @@ def download_weights(
     entries = _entries(names, catalogue)
     root, connection = cache_folder(cache), connection or reporting(COMMAND, report)
     if not entries:
-        raise UsageError("no name is given", "pixaff download-weights --list shows them")
+        raise UsageError("no name is given", "pixaff download-weights --list shows the names")
     if sum(given is not None for given in (mirror, from_file, from_dir)) > 1:
         raise UsageError("found several of --mirror, --from-file and --from-dir, expected one")
     if from_file is not None and len(entries) > 1:
-        raise UsageError(f"--from-file is for one name, found {len(entries)}", "take --from-dir for several")
+        raise UsageError(f"--from-file is for one name, found {len(entries)}", "use --from-dir for several")
     if mirror is not None:
         for entry in entries:
             check_fits(parse_source(mirror), entry.kind)
@@ -94,7 +94,7 @@ def download_weights(
         if dry_run and from_file is None and from_dir is None:
             return _planned(entry, root, mirror, force, connection)
         if dry_run:
-            text = f"would take {from_file or from_dir} into {root / entry.name}"
+            text = f"would copy {from_file or from_dir} to {root / entry.name}"
             return Item(entry.name, "would", text, {"source": str(from_file or from_dir)})
         if from_file is not None:
             path = import_file(entry, from_file, cache=cache, connection=connection)
@@ -114,7 +114,7 @@ def download_weights(
 def list_weights(
     names: Sequence[str] = (), *, cache: str | Path | None = None, catalogue: str | Path | None = None
 ) -> list[Item]:
-    """What can be fetched, from where, and what of it is in the cache; no names mean all."""
+    """What can be downloaded, from where, and which of it is cached; no names means all."""
     root = cache_folder(cache)
     items = []
     for entry in _entries(names or None, catalogue):
@@ -138,7 +138,7 @@ def verify_weights(
     catalogue: str | Path | None = None,
     report: Callback = silent,
 ) -> list[Item]:
-    """Hash what is in the cache and compare; no names mean all that is there."""
+    """Compare the hashes of cached files; no names means everything that is cached."""
     root = cache_folder(cache)
     entries = _entries(names or None, catalogue)
     if not names:
@@ -147,7 +147,7 @@ def verify_weights(
     def work(entry: Entry) -> Item:
         wrong = manage.verify(root, entry)
         if wrong:
-            again = f"fetch it again: pixaff download-weights {entry.name} --force"
+            again = f"download it again: pixaff download-weights {entry.name} --force"
             shown = wrong if len(wrong) < 4 else [*wrong[:3], f"and {len(wrong) - 3} more"]
             report(Event("failed", COMMAND, f"{entry.name}: {'; '.join(shown)} ({again})"))
             return Item(entry.name, "failed", "; ".join(shown), {"error": "; ".join(wrong)})
@@ -164,7 +164,7 @@ def prune_weights(
     catalogue: str | Path | None = None,
     report: Callback = silent,
 ) -> list[Item]:
-    """Remove unfinished downloads and what no catalogue names any more; with names, all their files."""
+    """Remove unfinished downloads, and names that are in no catalogue any more; with names, all their files."""
     known, root = catalogue_of(catalogue), cache_folder(cache)
     chosen = [find(known, name).name for name in names]
     gone = manage.prune(root, known, chosen, dry_run, reporting(COMMAND, report).say)
@@ -183,13 +183,13 @@ def check_sources(
     connection: Connection | None = None,
     report: Callback = silent,
 ) -> Iterator[Item]:
-    """Try every way to every source, mirrors included, by its first bytes; nothing is kept. No names mean all.
+    """Try every way to reach every source, mirrors included, by its first bytes; nothing is stored. No names means all.
 
     Raises:
         DownloadError: PIXAFF_OFFLINE is set.
     """
     if offline():
-        raise DownloadError("PIXAFF_OFFLINE forbids to try the sources", "unset it")
+        raise DownloadError("PIXAFF_OFFLINE is set, so no source can be tried", "unset it")
     connection = connection or reporting(COMMAND, report)
     for entry in _entries(names or None, catalogue):
         for source in entry.sources if mirror is None else (parse_source(mirror),):
@@ -209,7 +209,7 @@ def _entries(names: Sequence[str] | None, catalogue: str | Path | None) -> list[
 
 
 def _named(entry: Entry, work: Callable[[Entry], Item], report: Callback) -> Item:
-    """Do the work for one entry; what fails is named, and the next one begins."""
+    """Do the work for one entry; a failure is named, and the next entry follows."""
     try:
         return work(entry)
     except (UsageError, OutputError):
@@ -226,11 +226,11 @@ def _made(entry: Entry, root: Path, path: Path, status: str) -> Item:
 
 
 def _planned(entry: Entry, root: Path, mirror: str | None, force: bool, connection: Connection) -> Item:
-    """What a run would do for an entry. The size is the known one, else asked for."""
+    """What a run would do for an entry. If its size is not known, the source is asked."""
     there = None if force else cached(root, entry)
     if there is not None:
-        return Item(entry.name, "skipped", f"{there} is there", {"path": str(there)})
-    place, words = root / entry.name / entry.file, [] if not offline() else ["PIXAFF_OFFLINE forbids to ask"]
+        return Item(entry.name, "skipped", f"{there} is already cached", {"path": str(there)})
+    place, words = root / entry.name / entry.file, [] if not offline() else ["PIXAFF_OFFLINE is set"]
     for source in entry.sources if mirror is None else (parse_source(mirror),):
         size = expected(root, entry, entry.file).size
         answers = [] if offline() else list(source.probe(entry.file, replace(connection, retries=0)))
@@ -239,6 +239,6 @@ def _planned(entry: Entry, root: Path, mirror: str | None, force: bool, connecti
         if sizes or offline():
             known = [each for each in sizes if each is not None]
             size = size or (sum(known) if entry.kind == "folder" and known else max(known, default=None))
-            text = f"would fetch {size_words(size)} from {source} to {place}"
+            text = f"would download {size_words(size)} from {source} to {place}"
             return Item(entry.name, "would", text, {"source": str(source), "bytes": size, "path": str(place)})
     raise DownloadError(f"{entry.name}: no source answers: {'; '.join(words)}", "pixaff download-weights --check")

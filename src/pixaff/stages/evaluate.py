@@ -1,4 +1,4 @@
-"""Masks, CAMs under a threshold or alpha, or propagated scores at any alpha, against ground truth."""
+"""Compare masks, CAMs at a threshold or alpha, or propagated scores at any alpha with ground truth."""
 
 from __future__ import annotations
 
@@ -29,19 +29,19 @@ from pixaff.stages.batch.sweeps import check_first, holds_scores, swept_powers
 
 COMMAND = "evaluate"
 NAMED = 20
-"""Missing predictions named in one line."""
+"""Number of missing predictions that are named in one line."""
 
 Mask = NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
 class Score:
-    """Intersection over union under one setting.
+    """Intersection over union for one setting.
 
     Attributes:
         setting: "" for masks, "threshold 0.2" or "alpha 4" for CAMs and for propagated scores.
-        miou: Mean over the classes that occur, background included; 0 to 1, NaN when none does.
-        iou: By class name; NaN for a class seen neither in the ground truth nor in a prediction.
+        miou: Mean over the classes that occur, background included; 0 to 1, NaN if none does.
+        iou: By class name; NaN for a class that occurs neither in the ground truth nor in a prediction.
     """
 
     setting: str
@@ -51,7 +51,7 @@ class Score:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What `evaluate` found.
+    """The result of `evaluate`.
 
     Attributes:
         scores: One for masks, one for each value of a sweep.
@@ -87,34 +87,34 @@ def evaluate(
 ) -> Evaluation:
     """Compare a folder of predictions with a folder of ground truth masks, image by image, in constant memory.
 
-    What would make a score that lies is an error: ground truth that holds no class at all, only 0 and 255, as binary
-    masks are drawn; a palette whose colours contradict its numbers (see `pixaff.io.masks.read_mask`); CAMs of a photo
-    that lay on its side.
+    Whatever would make the score misleading is an error: ground truth with nothing but 0 and 255, as binary masks are
+    drawn; a palette whose colours contradict its numbers (see `pixaff.io.masks.read_mask`); CAMs of a photo that was
+    not turned upright.
 
     Args:
         predictions: Folder of palette masks NAME.png; of CAM files when ``cams`` is set; or of the propagated scores
-            that `pixaff.propagate` saved, which are told from masks by their files. Those stand for the masks before
-            the final CRF, at the alpha of their run.
+            that `pixaff.propagate` saved, which are recognised by their suffix. Scores stand for the masks before CRF
+            refinement, at the alpha of their run.
         ground_truth: Folder of masks NAME.png: 0 background, 1..K classes, 255 void, which is not counted.
-        cams: The predictions are CAMs: a pixel belongs to the class with the largest CAM where that exceeds the
-            background score, given by one of the next two arguments. Files with a background row of their own, as CRF
-            posteriors have, need neither.
+        cams: The predictions are CAMs: a pixel belongs to the class with the largest CAM if that exceeds the background
+            score, which one of the next two arguments gives. CRF posteriors have a row for the background and need
+            neither.
         thresholds: Constant background scores to try.
         alphas: Alphas to try: the background score is ``(1 - max cam) ** alpha``.
-        sweep: ``{"alpha": alphas}``, alphas of the walk to try on propagated scores; ``predictions`` is their folder or
-            the one of the masks that holds it.
-        listing: List of the images to compare; without it, all that have ground truth.
-        classes: Class list. Without it, the classes that the run recorded beside the predictions, else Pascal VOC's.
-            Where it has colours, palettes and colour images are read by them.
-        void: Value of the ground truth that is not counted; default 255. Given as 255, it says as well that a set of 0
-            and 255 alone is meant.
-        workers: Number of threads; default all processors.
+        sweep: ``{"alpha": alphas}``, alphas of the walk to try on propagated scores; ``predictions`` is their folder,
+            or the folder of masks that contains it.
+        listing: Image list; without it, all images with ground truth are compared.
+        classes: Class list. Without it, the classes recorded beside the predictions, or else those of Pascal VOC. If it
+            has colours, palettes and colour images are read by them.
+        void: Value of the ground truth that is not counted; default: 255. If 255 is given explicitly, ground truth with
+            nothing but 0 and 255 is accepted.
+        workers: Number of threads; default: the number of processors.
         report: Receives an `Event` for each image.
 
     Raises:
-        UsageError: Contradicting arguments, nothing to compare, or an alpha that the scores do not hold.
+        UsageError: Contradictory arguments, nothing to compare, or an alpha outside the range of the scores.
         LabelsError: The list or the class list cannot be read.
-        FormatError: The ground truth is of 0 and 255 alone.
+        FormatError: The ground truth contains nothing but 0 and 255.
     """
     predictions, ground_truth = Path(predictions), Path(ground_truth)
     settings = _backgrounds(cams, thresholds, alphas)
@@ -150,13 +150,17 @@ def evaluate(
     if walked:
         check_first(found[nfc(str(there[0]))], powers)
         if record.get("settings", {}).get("final_crf"):
-            report(Event("note", COMMAND, f"{COMMAND}: the walk alone is scored, without the CRF that followed it"))
+            report(
+                Event(
+                    "note", COMMAND, f"{COMMAND}: scoring the walk alone, without the CRF refinement that followed it"
+                )
+            )
 
     def masks_of(path: Path, shape: tuple[int, ...]) -> list[Mask]:
         if cams:
             return _cam_masks(read_cams(path, (shape[0], shape[1])), shape, [score for _, score in settings])
         if walked:
-            from pixaff.predictor import masks_at  # torch, which the other ways do without
+            from pixaff.predictor import masks_at  # imports torch, which nothing else here needs
 
             file = read_scores(path)
             return masks_at(file, powers or (file.alpha,))
@@ -164,7 +168,7 @@ def evaluate(
 
     def counts(stem: Path) -> dict[str, Any]:
         name = nfc(str(stem))
-        path = truths.get(name, ground_truth / f"{stem}.png")  # which is not there: the error says so
+        path = truths.get(name, ground_truth / f"{stem}.png")  # if it does not exist, the error says so
         truth = read_mask(path, len(names), colours, VOID if void is None else void)
         masks = masks_of(found[name], truth.shape)
         matrices = [_counted(stem, mask, truth, len(names) + 1) for mask in masks]
@@ -212,23 +216,23 @@ def _counted(stem: Path, mask: Mask, truth: Mask, num_values: int) -> ConfusionM
 
 
 def _question(ground_truth: Path, values: Collection[int], report: Callback) -> None:
-    """Doubt ground truth, over all of it, that holds no class.
+    """Doubt ground truth in which no class occurs in any mask.
 
     Raises:
-        FormatError: It is of 0 and 255 alone, which is how binary masks are drawn: all of the object would be void.
+        FormatError: It contains nothing but 0 and 255, as binary masks are drawn: the whole object would be void.
     """
     if VOID in values and set(values) <= {0, VOID}:
         found = " and ".join(map(str, sorted(values)))
         raise FormatError(
             f"{ground_truth}: found {found} alone in all masks, expected 0 background, 1..K classes and 255 void",
-            "a binary mask must have 1 in place of 255; --void 255 if these images show no class",
+            "replace 255 by 1 in binary masks, or give --void 255 if these images show no class",
         )
     if set(values) == {0}:
-        report(Event("warning", COMMAND, f"{COMMAND}: the ground truth in {ground_truth} is background alone"))
+        report(Event("warning", COMMAND, f"{COMMAND}: the ground truth in {ground_truth} shows background only"))
 
 
 def _at_an_end(scores: Sequence[float], values: Sequence[float]) -> bool:
-    """Whether the best score is reached at the smallest or largest value only."""
+    """Whether only the smallest or only the largest value reaches the best score."""
     best = max((score for score in scores if not np.isnan(score)), default=None)
     reached = [value for value, score in zip(values, scores, strict=True) if score == best]
     return bool(reached) and (max(reached) == min(values) or min(reached) == max(values))
@@ -240,11 +244,11 @@ BackgroundScore = Callable[[NDArray[np.float32]], "NDArray[np.float32] | float"]
 def _backgrounds(
     cams: bool, thresholds: Sequence[float], alphas: Sequence[float]
 ) -> list[tuple[str, BackgroundScore | None]]:
-    """The settings to score, each with the background score as a function of the largest map."""
+    """The settings to score, each with the background score as a function of the largest CAM."""
     if not cams and (thresholds or alphas):
         raise UsageError(
             "a threshold or alpha needs CAMs, found masks",
-            "add --cams; propagated scores take --sweep alpha=FROM:TO:STEP",
+            "give the CAMs with --cams DIR; for saved scores use --sweep alpha=FROM:TO:STEP",
         )
     if thresholds and alphas:
         raise UsageError("found thresholds and alphas, expected one of them")
@@ -270,7 +274,7 @@ def _cam_masks(file: CamFile, shape: tuple[int, ...], scores: Sequence[Backgroun
         found_size = f"{file.size[0]} x {file.size[1]}"
         raise FormatError(
             f"found CAMs of a photo of {found_size} pixels, expected {height} x {width}: they lie on their side",
-            "the program that made them did not turn the photo upright by its EXIF orientation",
+            "the program that made them ignored the EXIF orientation of the photo",
         )
     maps = [
         np.asarray(Image.fromarray(row).resize((width, height), Image.Resampling.BILINEAR))
@@ -286,13 +290,13 @@ def _cam_masks(file: CamFile, shape: tuple[int, ...], scores: Sequence[Backgroun
     masks = []
     for score in scores:
         if score is None:
-            raise FormatError("found CAMs without a background row", "give --threshold or --alpha")
+            raise FormatError("found CAMs without a row for the background", "give --threshold or --alpha")
         masks.append(np.where(top > score(top), found, 0).astype(np.uint8))
     return masks
 
 
 def _classes(path: str | Path | None, record: Mapping[str, Any]) -> tuple[tuple[str, ...], dict[Colour, int] | None]:
-    """Class names, and the mask values of their colours where these are known."""
+    """Class names, and the mask values by colour if the colours are known."""
     if path is not None:
         listed = read_class_list(path)
         names, colours = listed.names, listed.colours
@@ -303,12 +307,12 @@ def _classes(path: str | Path | None, record: Mapping[str, Any]) -> tuple[tuple[
     voc = voc_colours(len(names))
     if colours is None:
         return names, voc if names == VOC_CLASSES else None
-    # Background is black and void VOC's, where the list does not say otherwise.
+    # Unless the list says otherwise, background is black and void has VOC's colour.
     return names, {colour: value for colour, value in voc.items() if value in (0, VOID)} | colours
 
 
 def _by_stem(folder: Path, suffixes: Sequence[str]) -> dict[str, Path]:
-    """The files of a folder that end in one of the suffixes, however spelt, by stem; the first suffix first."""
+    """The files of a folder with one of the suffixes, in any case, by stem; earlier suffixes take precedence."""
     found: dict[str, Path] = {}
     paths = [path for path in folder.iterdir() if not path.name.startswith(".") and path.suffix.lower() in suffixes]
     for path in sorted(
@@ -319,7 +323,7 @@ def _by_stem(folder: Path, suffixes: Sequence[str]) -> dict[str, Path]:
 
 
 def _stems(truths: Mapping[str, Path], ground_truth: Path, listing: str | Path | None) -> tuple[list[str], str]:
-    """What to compare, and the name of that choice."""
+    """The images to compare, and the name of that choice."""
     if listing is not None:
         return list(dict.fromkeys(read_list(listing))), Path(listing).name
     stems = sorted(path.stem for path in truths.values())

@@ -1,7 +1,7 @@
-"""Tagged photos of any classes in, a model of one's own and its masks out: the whole chain in one resumable run.
+"""Tagged photos with any classes in, a model and its masks out: the whole chain in one resumable run.
 
-train-cam, cam, crf, train-affinity, propagate. A network with a segmentation head (`LiteCam`) is first
-trained further on what a CRF makes of its own maps: cam, crf and train-cam once more.
+train-cam, cam, crf, train-affinity, propagate. If the network has a segmentation head (`LiteCam`), this is trained
+first on its own refined CAMs: cam, crf and train-cam once more.
 """
 
 from __future__ import annotations
@@ -71,25 +71,25 @@ def fit(
     run: RunOptions | None = None,
     **options: Unpack[TrainingKeywords],
 ) -> Trained:
-    """Train a model for one's own classes and write masks: train-cam, cam, crf, train-affinity, propagate.
+    """Train a model for your own classes and write masks: train-cam, cam, crf, train-affinity, propagate.
 
-    A run that was stopped continues where it was when it is started again with the same arguments. Afterwards ``out``
-    is a model for `pixaff.load` and `pixaff.propagate`; its masks are in ``out/masks``.
+    To continue a stopped run, call this again with the same arguments. Afterwards ``out`` is a model for `pixaff.load`
+    and `pixaff.propagate`; its masks are in ``out/masks``.
 
     Args:
         photos: A folder, files, or "-"; see `find_images`.
-        labels: labels.csv or a folder of VOC XML files.
+        labels: A file or folder of labels; see `pixaff.io.labels.read_labels`.
         out: Folder of the run.
-        classes: classes.txt or the names themselves, in the order of the mask values; None takes every name that
-            the labels use, in alphabetical order.
+        classes: A class list, or the names themselves, in the order of the mask values; None uses all names that the
+            labels use, in alphabetical order.
         listing: Image list; only its images are used.
-        settings: Networks and hyper-parameters of the model, kept in it.
-        cam_recipe, head_recipe, affinity_recipe: Hyper-parameters of the classifier's training, of its segmentation
-            head's if it has one, and of the AffinityNet's: whole recipes, or values that replace those of the network's
-            own.
+        settings: Networks and hyper-parameters of the model, which are stored in it.
+        cam_recipe, head_recipe, affinity_recipe: Hyper-parameters of the trainings of the classifier, of its
+            segmentation head if it has one, and of the AffinityNet: a whole `Recipe`, or values that replace those of
+            the network's own.
         cam_init, affinity_init, reset_head: Initial weights; see `pixaff.train_cam`.
-        engine: Of the dense CRF: "torch", "pydensecrf" or "auto".
-        run: How the run computes and whom it tells, as one object; single ``options`` take precedence.
+        engine: Implementation of the dense CRF: "torch", "pydensecrf" or "auto".
+        run: How the run computes and to whom it reports, as one object; single ``options`` override it.
         **options: Fields of `pixaff.run_options.TrainingOptions`: ``device``, ``workers``, ``save_every``,
             ``overwrite``, ``yes``, ``report``, ``progress``. A run always resumes.
 
@@ -139,9 +139,9 @@ def fit(
     seconds = 0.0
 
     def stage(run: Callable[[list[Path], Path], Report]) -> Report:
-        """Run a stage on the photos that no stage has failed on."""
+        """Run a stage on the photos that have not failed at any stage."""
         nonlocal kept, seconds
-        # Given as a list too, lest every stage warns of the labels of photos that are left out.
+        # With a list, no stage warns about labels of photos that were left out.
         write_text(out / "photos.txt", "".join(f"{photo.stem}\n" for photo in kept))
         outcome = run(kept, out / "photos.txt")
         failed = {name for name, _ in outcome.failed}
@@ -149,7 +149,7 @@ def fit(
         kept = [photo for photo in kept if photo.name not in failed]
         seconds += outcome.seconds
         if not kept:
-            raise TrainingError("no photo is left", "the messages above name what is wrong with each")
+            raise TrainingError("no photo is left", "the messages above say what is wrong with each")
         return outcome
 
     stage(
@@ -223,7 +223,7 @@ def _labelled_photos(
     result: Report,
     report: Callback,
 ) -> dict[Path, tuple[int, ...]]:
-    """The photos that can be read, with their labels; the others are named once, here, and not by every stage."""
+    """The photos that can be read, with their labels; the others are named once here, not by every stage."""
     labelled = {}
     for photo in leave_out_unreadable(found, result, COMMAND, report):
         try:
@@ -231,7 +231,7 @@ def _labelled_photos(
         except LabelsError as error:
             leave_out(photo, str(error), result, COMMAND, report)
     if not labelled:
-        raise TrainingError("no photo is left to train on", "the messages above name what is wrong with each")
+        raise TrainingError("no photo is left to train on", "the messages above say what is wrong with each")
     report(Event("note", COMMAND, f"{len(labelled)} photos, {len(names)} classes: {', '.join(names)}"))
     return labelled
 
@@ -243,18 +243,18 @@ def _same_run(out: Path, options: Mapping[str, Any]) -> None:
         return
     before = record.get("settings") if record.get("command") == COMMAND else None
     if not isinstance(before, dict):
-        raise UsageError(f"{out} holds the outputs of pixaff {record.get('command')}", "choose another folder")
+        raise UsageError(f"{out} contains outputs of pixaff {record.get('command')}", "choose another folder")
     changed = [f"{name} {value_words(before.get(name))} -> {value_words(value)}" for name, value in options.items()
                if before.get(name) != value]  # fmt: skip
     if changed:
         raise UsageError(
-            f"{out} holds a run with other options or photos: {', '.join(changed)}",
-            "use the same ones to continue it, choose another folder, or overwrite it",
+            f"{out} contains a run with other options or photos: {', '.join(changed)}",
+            "use the same ones to continue it, choose another folder, or --overwrite",
         )
 
 
 def _clear(out: Path) -> None:
-    """Remove what an earlier run wrote, and nothing that a person or another command put beside it."""
+    """Remove what an earlier run wrote, and nothing else."""
     record = read_record(out)
     if record is None or record.get("command") != COMMAND:
         return

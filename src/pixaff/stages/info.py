@@ -1,4 +1,4 @@
-"""What is installed here, and what a file or folder is."""
+"""Describe the installation, or a file or folder."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ from pixaff.stages.batch.executors import default_workers
 from pixaff.stages.batch.record import NAME, read_record, versions
 
 PRESET_FACTS = ("cam", "affinity", "scales", "size", *HYPER_PARAMETERS)
-"""What of a preset is listed."""
+"""The facts about a preset that are listed."""
 
 
 def info(path: str | Path | None = None) -> dict[str, Any]:
-    """Facts as plain values: about the installation, or about a file or folder.
+    """Facts about the installation, or about a file or folder, as plain values.
 
     Args:
-        path: A photo, mask, file of activation maps, weights, or a folder that pixaff or a person made. None asks
-            about the installation: versions, devices, CRF engine, models.
+        path: A photo, mask, CAM file or weights, or a folder. None describes the installation: versions, devices, CRF
+            engines, networks, presets.
 
     Raises:
-        UsageError: No such file or folder.
+        UsageError: There is no such file or folder.
         PixaffError: The file is damaged.
     """
     if path is None:
@@ -86,7 +86,7 @@ def _file(path: Path) -> dict[str, Any]:
     if suffix in (".npz", ".npy"):
         file = read_cams(path)
         classes = [int(value) for value in file.classes]
-        kind = "CRF posterior" if 0 in classes else "activation maps"
+        kind = "CRF posterior" if 0 in classes else "CAMs"
         return {"kind": kind, "classes": classes, "shape": list(file.cams.shape), "photo_size": list(file.size)}
     if suffix in (".safetensors", ".pth", ".pt"):
         state = read_state_dict(path)
@@ -100,11 +100,11 @@ def _file(path: Path) -> dict[str, Any]:
             return {"kind": "photo", "size": [height, width]}
         return {"kind": "mask", "size": [height, width], "values": values, "void": VOID in values}
     found = f"a {suffix} file" if suffix else "a file without suffix"
-    raise FormatError(f"{path}: found {found}", "expected a photo, mask, activation maps, weights or a folder")
+    raise FormatError(f"{path}: found {found}", "expected a photo, mask, CAM file, weights or a folder")
 
 
 def _mask_values(path: Path) -> list[int] | None:
-    """The values of a mask, or None for a picture: masks carry the VOC palette, pictures never do."""
+    """The values of a mask, or None for another image: masks have the VOC palette, others never do."""
     with Image.open(path) as picture:
         palette = picture.getpalette() if picture.mode == "P" else None
     if palette is None or palette[:63] != voc_palette()[:21].ravel().tolist():

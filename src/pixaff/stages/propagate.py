@@ -50,24 +50,24 @@ def propagate(
     Args:
         inputs: Photos: a folder, a file, "-" for paths on standard input, or several of these.
         out: Folder for the masks, default ``photos-masks`` for ``photos``; for one photo it may be a file NAME.png.
-        labels: "predict", a labels.csv, or a folder of VOC XML files.
+        labels: "predict", or a file or folder of labels; see `pixaff.io.labels.read_labels`.
         cams: Folder of CAMs to refine instead of the model's own, in any of the formats that
             `pixaff.io.cams.read_cams` reads.
-        listing: Image list; only its images are taken.
-        overlay: Write ``out/overlays/NAME.jpg``, too.
-        save_scores: Write ``out/scores/NAME.npz``, too: the propagated scores before CRF refinement, from which
-            `pixaff.evaluate` makes the masks of every alpha.
-        run: How the run computes and whom it tells, as one object; single ``options`` take precedence.
+        listing: Image list; only its images are used.
+        overlay: Also write ``out/overlays/NAME.jpg``.
+        save_scores: Also write ``out/scores/NAME.npz``: the propagated scores before CRF refinement, from which
+            `pixaff.evaluate` makes the masks of any alpha.
+        run: How the run computes and to whom it reports, as one object; single ``options`` override it.
         **options: Fields of `pixaff.Settings` that decide masks, such as ``alpha``; of
             `pixaff.model_options.ModelOptions` (``model``, ``preset``, ``cam_weights``, ``affinity_weights``,
             ``weights_dir``, ``classes``, ``precision``, ``engine``) and of `pixaff.run_options.BatchOptions`
             (``device``, ``batch_size``, ``workers``, ``overwrite``, ``report``, ``progress``).
 
     Returns:
-        The photos that were done, skipped, and failed with the reason.
+        The photos that were done or skipped, and those that failed, with the reason.
 
     Raises:
-        UsageError: An option is unknown or out of range, there is no photo, or the output folder is not clear.
+        UsageError: An option is unknown or out of range, there is no photo, or it is not clear where the outputs go.
         LabelsError: The labels or the image list cannot be read.
         CheckpointError: The model cannot be loaded.
         OutputError: The output folder cannot be written.
@@ -117,7 +117,7 @@ def propagate(
     )
     predictor.require_affinity_network()
     if folder is not None and chosen.classes is None and tagged is None:
-        # CAMs of another model: their classes have the names that it recorded beside them, or none.
+        # CAMs of another model: their classes have the names recorded beside them, or none.
         predictor.classes = tuple((read_record(folder) or {}).get("classes") or ())
     powers = background_powers() if save_scores else ()
     if save_scores:

@@ -53,25 +53,25 @@ def train_affinity(
     run: RunOptions | None = None,
     **options: Unpack[TrainingKeywords],
 ) -> Trained:
-    """Train an AffinityNet on pairs of cells of which two CRF posteriors are sure (section 3.2 of the paper).
+    """Train an AffinityNet on pairs of cells whose labels two CRF posteriors agree on (section 3.2 of the paper).
 
     Args:
         photos: A folder, files, or "-"; see `find_images`.
         crf_low_dir: Folder of posteriors with much background, as `pixaff.crf` writes them, or in PSA's format; "@NAME"
-            means published ones, such as "@crf-low", which are downloaded when they are missing.
+            means published ones, such as "@crf-low", which are downloaded if they are not cached.
         crf_high_dir: The same with little background.
         out: Folder of the weights ``affinity.safetensors``, ``metrics.jsonl``, ``loss.png`` and ``run.json``.
         network: Registry name of the network; see `pixaff.models.create_model`.
         init: See `pixaff.train_cam`.
-        listing: Image list; only its images are trained on.
+        listing: Image list; only its images are used.
         size: Working size: long side in pixels to which larger photos are shrunk; 0 means never.
-        radius: Pairs lie closer than this many cells of 8 pixels.
-        recipe: Hyper-parameters: a whole `Recipe`, or those that replace values of the network's own.
+        radius: Radius of the neighbourhood: pairs are closer than this many cells of 8 pixels.
+        recipe: Hyper-parameters: a whole `Recipe`, or values that replace those of the network's own.
         run, **options: See `pixaff.train_cam`.
 
     Returns:
-        The path of the weights, the photos trained on and those left out with the reason. Finished weights in
-        ``out`` are returned as they are.
+        The path of the weights, the photos trained on, and those left out, with the reason. Finished weights in ``out``
+        are returned as they are.
 
     Raises:
         UsageError: An option is unknown or out of range, or ``out`` holds an unfinished training and neither ``resume``
@@ -86,7 +86,7 @@ def train_affinity(
     radius = Settings(radius=radius, size=size).radius
     if recipe.crop // CELL <= 2 * (radius - 1):
         least = CELL * (2 * radius - 1)
-        raise UsageError(f"crop is {recipe.crop}, expected at least {least} for radius {radius}: it holds no pair")
+        raise UsageError(f"crop is {recipe.crop}, expected at least {least} for radius {radius}: it contains no pair")
     result = Trained(path=weights)
     if is_trained(weights, how, COMMAND, [init, listing]):
         return result
@@ -101,7 +101,7 @@ def train_affinity(
     normalisation = Normalisation(model.mean, model.std, model.bgr)
     dataset = AffinityPhotos(kept, sizes, maps, normalisation=normalisation, recipe=recipe)
     data = digest(part for photo, cells in zip(kept, maps, strict=True) for part in (photo.stem, cells.tobytes()))
-    config = {"model": network, "init": start, "size": size, "radius": radius, "data": data}
+    config = {"network": network, "init": start, "size": size, "radius": radius, "data": data}
     train(model, dataset, pair_loss(radius), result, recipe, config=config, listing=listing, command=COMMAND, run=how)
     finish(model, result, {"network": network})
     return result

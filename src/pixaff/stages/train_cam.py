@@ -1,4 +1,4 @@
-"""Train the network whose class activation maps are the seeds: photos and image-level labels in, weights out."""
+"""Train the classifier whose CAMs are the seeds: photos and image-level labels in, weights out."""
 
 from __future__ import annotations
 
@@ -66,25 +66,25 @@ def train_cam(
 
     Args:
         photos: A folder, files, or "-"; see `find_images`.
-        labels: labels.csv or a folder of VOC XML files.
-        classes: classes.txt, or the names themselves, in the order of the mask values 1, 2, ...
+        labels: A file or folder of labels; see `pixaff.io.labels.read_labels`.
+        classes: A class list, or the names themselves, in the order of the mask values 1, 2, ...
         out: Folder of the weights ``cam.safetensors``, ``metrics.jsonl``, ``loss.png`` and ``run.json``.
         network: Registry name of the network; see `pixaff.models.create_model`.
-        init: Initial weights, a file or "random"; what the file lacks is re-initialised. None takes the weights shipped
-            with pixaff where the network has some.
-        reset_head: Re-initialise the classifier weights where ``init`` has those of another number of classes.
-        listing: Image list; only its images are trained on.
-        crf_low_dir: Folder of posteriors with much background, made from a first network's CAMs. With both folders the
-            network's segmentation head is trained, on the cells that both are sure of (see `seed_loss`).
+        init: Initial weights: a file, or "random"; layers that the file lacks are re-initialised. None uses the weights
+            in the package, if there are any for the network.
+        reset_head: Re-initialise the classifier if ``init`` is for another number of classes.
+        listing: Image list; only its images are used.
+        crf_low_dir: Folder of posteriors with much background, made from the CAMs of a first training. With both
+            folders, the network's segmentation head is trained on the cells that both agree on (see `seed_loss`).
         crf_high_dir: Folder of posteriors with little background.
-        recipe: Hyper-parameters: a whole `Recipe`, or those that replace values of the network's own.
-        run: How the run computes and whom it tells, as one object; single ``options`` take precedence.
+        recipe: Hyper-parameters: a whole `Recipe`, or values that replace those of the network's own.
+        run: How the run computes and to whom it reports, as one object; single ``options`` override it.
         **options: Fields of `pixaff.run_options.TrainingOptions`: ``device``, ``workers``, ``save_every``, ``resume``,
             ``overwrite``, ``yes``, ``report``, ``progress``.
 
     Returns:
-        The path of the weights, the photos trained on and those left out with the reason. Finished weights in
-        ``out`` are returned as they are.
+        The path of the weights, the photos trained on, and those left out, with the reason. Finished weights in ``out``
+        are returned as they are.
 
     Raises:
         UsageError: An option is unknown or out of range, labels look misread (see `pixaff.io.labels.doubts`) and
@@ -99,7 +99,7 @@ def train_cam(
         raise UsageError("found one folder of posteriors, expected two", "give both --crf-low-dir and --crf-high-dir")
     own = cam_recipe(network) if crf_low_dir is None else head_recipe(network)
     if own is None:
-        raise UsageError(f"{network} has no segmentation head", "leave out --crf-low-dir and --crf-high-dir")
+        raise UsageError(f"{network} has no segmentation head", "omit --crf-low-dir and --crf-high-dir")
     recipe = whole_recipe(recipe, own)
     result = Trained(path=weights)
     if is_trained(
@@ -128,7 +128,7 @@ def train_cam(
         report(Event("warning", COMMAND, text))
     if model.has_segmentation_head:
         model.use_segmentation_head(crf_low_dir is not None)
-    config = {"model": network, "init": start, "classes": list(names)}
+    config = {"network": network, "init": start, "classes": list(names)}
     normalisation = Normalisation(model.mean, model.std, model.bgr)
     dataset: CamPhotos | AffinityPhotos
     if crf_low_dir is None or crf_high_dir is None:
@@ -150,7 +150,7 @@ def train_cam(
 
 
 def cam_loss(model: Network, batch: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The loss of a batch, and how well the classes present are told from the others (F1, logit 0 and above)."""
+    """The loss of a batch, and the F1 score of the predicted classes (logit 0 and above)."""
     logits, target = model(batch["image"]).float(), batch["target"]
     loss = F.multilabel_soft_margin_loss(logits, target)
     predicted = logits.detach() >= 0
@@ -159,10 +159,10 @@ def cam_loss(model: Network, batch: Mapping[str, torch.Tensor]) -> dict[str, tor
 
 
 def seed_loss(model: Network, batch: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Cross-entropy of the segmentation head on the labelled cells, background and classes weighing the same.
+    """Cross-entropy of the segmentation head on the labelled cells, half of it for background and half for the classes.
 
-    The seeding loss of Kolesnikov & Lampert, ECCV 2016 (equation 2), with a half for either side: most cells are
-    background, and the network would else call everything that.
+    The seeding loss of Kolesnikov & Lampert, ECCV 2016 (equation 2). Most cells are background; without the halves, the
+    network would predict background everywhere.
     """
     assert isinstance(model, CamNetwork)
     logits = model.segmentation_logits(batch["image"]).float()
@@ -182,6 +182,6 @@ def _name_missing_classes(names: Sequence[str], present: Sequence[Sequence[int]]
     seen = {index for labels in present for index in labels}
     missing = [name for index, name in enumerate(names) if index not in seen]
     if len(missing) == len(names):
-        raise TrainingError("no photo is left to train on", "the messages above name what is wrong with each")
+        raise TrainingError("no photo is left to train on", "the messages above say what is wrong with each")
     if missing:
         report(Event("warning", COMMAND, f"no photo shows {', '.join(missing)}, so the network cannot learn it"))
