@@ -51,7 +51,7 @@ class Settings:
         commands=("cam", "crf", "propagate"),
     )
     label_threshold: float = option(
-        0.35, "Probability from which a predicted class counts as present.", "P", above=0, at_most=1, commands=CAMS
+        0.55, "Probability from which a predicted class counts as present.", "P", above=0, at_most=1, commands=CAMS
     )
     seed_low: float = option(
         8.0, "Like --crf-low, for the training of the segmentation head.", "A", above=0, commands=("fit",)
@@ -66,7 +66,7 @@ class Settings:
         3.0, "Alpha of the CRF with little background: its score is (1 - max CAM)^A.", "A", above=0, commands=("crf",)
     )
     alpha: float = option(
-        1.25,
+        1.5,
         "Exponent of the background score of the walk, (1 - max CAM)^A. Larger: less background.",
         "A",
         above=0,
