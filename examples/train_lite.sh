@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
 # Train the embedded model `lite` from scratch, and print the tables of docs/lite.md.
 #
-#     examples/train_lite.sh VOC OUT
+#     examples/train_lite.sh VOC OUT MORE
 #
 # VOC holds JPEGImages, SegmentationClassAug, labels.csv, classes.txt and lists/{train,train_aug,val}.txt.
+# MORE holds further photos: JPEGImages, labels.csv and lists/train_more.txt. Steps 1 to 4 use VOC alone.
 # Needs: pip install '.[docs]'. Run the script again to continue a stopped run; finished steps are skipped.
 set -euo pipefail
-voc=$1 out=$2
+voc=$1 out=$2 more=$3
 here=$(dirname "${BASH_SOURCE[0]}")
 photos=$voc/JPEGImages
 labels=(--labels "$voc/labels.csv" --classes "$voc/classes.txt")
@@ -41,14 +42,46 @@ pixaff train-affinity "$photos" "${list[@]}" --crf-low-dir "$out/crf3/low" --crf
     --crop 320 --epochs 2 --batch-size 8 --precision fp32 --seed 0
 cp "$out/affinity2/affinity.safetensors" "$out/model/"
 
-# 5. The hyper-parameters of the walk, on every fourth image of the train list.
-for borders in published full; do
-    python "$here/tune_walk.py" "$photos" "$out/cams2" "$voc/SegmentationClassAug" "$voc/lists/train.txt" \
-        --model "$out/model" --every 4 --borders $borders
-done
+# 5. The second edition, from all photos. First, the first edition as it was shipped:
+[ -f "$out/first/model.json" ] || python - "$out/model" "$out/first" <<'PYTHON'
+import sys
 
-# 6. The model as it is shipped: matrices in half precision, the settings of the preset.
-python - "$out/model" "$out/lite" <<'PYTHON'
+from pixaff.models.bundle import load_model, write_bundle
+from pixaff.models.registry import PRESETS
+
+first = PRESETS["lite"].replace(alpha=1.25, label_threshold=0.35)
+model = load_model(sys.argv[1])
+write_bundle(sys.argv[2], "lite_cam", "lite_affinity", model.cam, model.affinity, model.classes, first, half=True)
+PYTHON
+
+# ... what its frozen part sees of all photos, kept once;
+all=("$voc" "$more" --list "$voc/lists/train_aug.txt" --list "$more/lists/train_more.txt")
+view() { [ -f "$out/$1.json" ] || python "$here/lite_views.py" "$out/$1.bin" "${all[@]}" --model "$out/first" "${@:2}"; }
+view s1 --scale 1
+view s5 --scale 0.5
+view s5f --scale 0.5 --mirror
+
+# ... new classifier weights on the mean features;
+[ -f "$out/classifier.safetensors" ] || python "$here/train_lite_classifier.py" \
+    "$out/first/cam.safetensors" "$out/classifier.safetensors" "${all[@]}" --score-list "$voc/lists/train.txt"
+
+# ... its walked CAMs, of at most 200 photos with the same rarest class;
+[ -f "$out/walked.pt" ] || python "$here/lite_walked_cells.py" "$out/walked.pt" "${all[@]}" \
+    --views "$out" --model "$out/first"
+
+# ... from which, and from the image-level labels, the last two stages and both heads learn. The 166 photos on
+# which the hyper-parameters are chosen are left out.
+[ -f "$out/second/model.json" ] || python "$here/train_lite_stages.py" "$out/second" "$voc" "$more" \
+    --cells "$out/walked.pt" --views "$out" --model "$out/first" --cam-weights "$out/classifier.safetensors" \
+    --without "$voc/lists/train.txt" --epochs 3 --seed 0
+
+# 6. The hyper-parameters of the walk, on these 166 photos.
+pixaff cam "$photos" "${labels[@]}" "${list[@]}" --model "$out/second" --out "$out/cams4"
+python "$here/tune_walk.py" "$photos" "$out/cams4" "$voc/SegmentationClassAug" "$voc/lists/train.txt" \
+    --model "$out/second" --every 4 --borders full
+
+# 7. The model as it is shipped: matrices in half precision, the settings of the preset.
+python - "$out/second" "$out/lite" <<'PYTHON'
 import sys
 
 from pixaff.models.bundle import load_model, write_bundle
@@ -58,5 +91,5 @@ model = load_model(sys.argv[1])
 write_bundle(sys.argv[2], "lite_cam", "lite_affinity", model.cam, model.affinity, model.classes, PRESETS["lite"], half=True)
 PYTHON
 
-# 7. The tables.
+# 8. The tables.
 "$here/evaluate_lite.sh" "$voc" "$out/lite" "$out"

@@ -54,7 +54,7 @@ def main() -> None:
         values = np.array([0, *file.classes], np.uint8)
         maps = torch.from_numpy(file.cams)
         background = torch.cat([background_score(maps, alpha) for alpha in ALPHAS])
-        affinity = model.affinity(image)
+        affinity = model.replace(size=0).affinity(image)  # at the size of the CAMs
         cells = cell_scores(torch.cat([background, maps]))
 
         def masks(rows: torch.Tensor, values: np.ndarray = values) -> dict[float, np.ndarray]:
