@@ -18,8 +18,6 @@ WALK = ("propagate",)
 HYPER_PARAMETERS = ("crf_low", "crf_high", "alpha", "beta", "radius", "steps", "borders")
 """Fields that belong to the method and not to the networks: those that a preset lends to another model."""
 
-NUMBERS = HYPER_PARAMETERS
-
 
 @dataclass(frozen=True)
 class Settings:
