@@ -423,8 +423,10 @@ def test_load_takes_settings_by_name_and_names_what_is_none(monkeypatch: pytest.
     assert (loaded.classes, loaded.device, loaded.precision) == (CLASSES, CPU, "fp32")
     assert (loaded.cam_network, loaded.affinity_network) == (bundle.cam, bundle.affinity)
     assert pixaff.load("toy", device="cpu", parts=["cam"]).affinity_network is None
-    with pytest.raises(UsageError, match="alhpa"):
+    with pytest.raises(UsageError, match=r"load has no option called 'alhpa' \(did you mean 'alpha'\?\)"):
         pixaff.load("toy", alhpa=4)
+    with pytest.raises(UsageError, match="load has no option called 'cam'"):  # its name would change, not the network
+        pixaff.load("toy", cam="vgg16_cam")
     with pytest.raises(UsageError, match="precision is 'fp16'"):
         pixaff.load("toy", precision="fp16")
     events: list[pixaff.events.Event] = []

@@ -57,13 +57,18 @@ class Run(TypedDict, total=False):
     device: str
     workers: int | None
     overwrite: bool
-    keep: bool
     report: Callback
     progress: bool
 
 
-class Batches(Run, total=False):
-    """`Run`, computing several images together."""
+class RunOverImages(Run, total=False):
+    """`Run` that skips what is there."""
+
+    keep: bool
+
+
+class Batches(RunOverImages, total=False):
+    """`RunOverImages`, computing several images together."""
 
     batch_size: int | None
 
@@ -78,7 +83,7 @@ class CamKeywords(CamSettings, CamModel, Batches, total=False):
     model: str | Path | None
 
 
-class CrfKeywords(Run, total=False):
+class CrfKeywords(RunOverImages, total=False):
     """Of `pixaff.crf`."""
 
     crf_low: float | None

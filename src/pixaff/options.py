@@ -17,6 +17,7 @@ from pixaff.errors import UsageError, shortened
 
 T = TypeVar("T")
 _KEY = "option"
+_KEYWORD = "keyword"
 _PLAIN = {bool: "yes or no", int: "a whole number", float: "a number"}
 
 
@@ -62,6 +63,12 @@ def option(default: T, help: str, metavar: str = "", **facts: Any) -> T:
     return made
 
 
+def keyword(default: T) -> T:
+    """A dataclass field that callers give by name, and the command line does not."""
+    made: T = field(default=default, metadata={_KEYWORD: True})
+    return made
+
+
 def options_of(kind: type, command: str | None = None) -> dict[str, Option]:
     """The options among a dataclass's fields, by name; with a command, those that it takes."""
     found = {each.name: each.metadata[_KEY] for each in fields(kind) if _KEY in each.metadata}
@@ -88,8 +95,9 @@ def check_options(values: Any) -> None:
         choices = choices_of(expected)
         if choices and value not in choices:
             raise UsageError(f"{name} is {shortened(repr(value))}, expected {' or '.join(choices)}")
-        if expected in _PLAIN and not _is_plain(value, expected):
-            raise UsageError(f"{name} is {shortened(repr(value))}, expected {_PLAIN[expected]}")
+        plain = _plain(expected)
+        if plain is not None and not _is_plain(value, plain):
+            raise UsageError(f"{name} is {shortened(repr(value))}, expected {_PLAIN[plain]}")
         if get_origin(expected) is tuple:
             number = get_args(expected)[0]
             value = tuple(value) if isinstance(value, Iterable) and not isinstance(value, str) else (None,)
@@ -103,6 +111,13 @@ def check_options(values: Any) -> None:
                 value = float(value)
                 object.__setattr__(values, name, value)
             _check_numbers(name, (value,), one)
+
+
+def _plain(expected: Any) -> type[Any] | None:
+    """The kind of a truth value or a number, which may be optional; None for other types."""
+    if get_origin(expected) is tuple:
+        return None
+    return next((member for member in (expected, *get_args(expected)) if member in _PLAIN), None)
 
 
 def _is_plain(value: Any, expected: type[Any]) -> bool:
@@ -133,14 +148,21 @@ def _check_numbers(name: str, numbers: tuple[float, ...], one: Option) -> None:
         raise UsageError(f"{name} is {found}, expected {words}")
 
 
-def divide(options: Mapping[str, Any], command: str, *kinds: type) -> list[dict[str, Any]]:
-    """The keyword arguments of a function, divided among the dataclasses whose fields they are; None means not given.
+def divide(options: Mapping[str, Any], command: str, *kinds: type, every: bool = False) -> list[dict[str, Any]]:
+    """Keyword arguments of a function, divided among the dataclasses whose options they are; None means not given.
+
+    Args:
+        options: The arguments.
+        command: Name of the command or function.
+        kinds: The dataclasses.
+        every: Take the options of all commands.
 
     Raises:
         UsageError: A name is not an option of the command.
     """
     shares = [
-        {each.name for each in fields(kind) if _KEY not in each.metadata} | set(options_of(kind, command))
+        {each.name for each in fields(kind) if _KEYWORD in each.metadata}
+        | set(options_of(kind, None if every else command))
         for kind in kinds
     ]
     for name in options:

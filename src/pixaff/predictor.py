@@ -39,6 +39,7 @@ from pixaff.ops.crf import refine_labels
 from pixaff.ops.powers import power_weights
 from pixaff.ops.resize import best_value, mask_at_size, resize_scores
 from pixaff.ops.walk import cell_scores, random_walk, upsample_scores
+from pixaff.options import divide
 from pixaff.progress import ProgressBar
 from pixaff.published import fetcher
 from pixaff.settings import Settings
@@ -97,9 +98,8 @@ def load(
         >>> model = pixaff.load("lite", alpha=2)  # doctest: +SKIP
         >>> model("photo.jpg", labels=["cat"]).save("cat.png")  # doctest: +SKIP
     """
-    names = ModelOptions.__dataclass_fields__
-    chosen = ModelOptions(model=model, **{name: value for name, value in options.items() if name in names})  # type: ignore[arg-type]
-    given = {name: value for name, value in options.items() if name not in names}
+    named, given = divide(options, "load", ModelOptions, Settings, every=True)
+    chosen = ModelOptions(model=model, **named)
     bar = ProgressBar() if progress else None
     tell: Callback = report if bar is None else bar
     try:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 from pixaff.events import Callback, Event, silent
-from pixaff.options import check_options, option
+from pixaff.options import check_options, keyword, option
 from pixaff.progress import ProgressBar
 
 if TYPE_CHECKING:
@@ -40,8 +40,8 @@ class RunOptions:
         flags=("--keep",),
         commands=("cam", "crf", "propagate"),
     )
-    report: Callback = silent
-    progress: bool = False
+    report: Callback = keyword(silent)
+    progress: bool = keyword(False)
 
     @classmethod
     def of(cls, whole: RunOptions | None, given: Mapping[str, Any]) -> Self:

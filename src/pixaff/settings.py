@@ -18,8 +18,6 @@ WALK = ("propagate",)
 HYPER_PARAMETERS = ("crf_low", "crf_high", "alpha", "beta", "radius", "steps", "borders")
 """Fields that belong to the method rather than to the networks: a preset lends these to another model."""
 
-NUMBERS = HYPER_PARAMETERS
-
 
 @dataclass(frozen=True)
 class Settings:
