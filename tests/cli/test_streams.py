@@ -66,7 +66,7 @@ def test_nothing_on_standard_input_is_an_empty_run(tmp_path: Path) -> None:
 def test_a_picture_on_standard_input_is_refused(photos: Path, tmp_path: Path) -> None:
     done = call(tmp_path, "-", "--out", "masks", input=(photos / "a.jpg").read_bytes())
     assert done.returncode == 2
-    assert b"found a picture on standard input" in done.stderr
+    assert b"found an image on standard input" in done.stderr
 
 
 @pytest.mark.parametrize("closing", [">&-", "2>&-", ">&- 2>&-", "| true"])

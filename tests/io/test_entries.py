@@ -34,8 +34,8 @@ def test_case_backup_copy_beside_photo(tmp_path: Path) -> None:
     found = sorted_kinds(tmp_path, "sheep.jpg", "train.txt", "cat.v2.jpg", "cat.v2.txt", "sheep.2.heic", *beside)
     assert found == {
         **dict.fromkeys(("sheep.jpg", "cat.v2.jpg"), ("photo", "")),
-        **dict.fromkeys(beside, ("passed over", "beside the photo sheep.jpg")),
-        "cat.v2.txt": ("passed over", "beside the photo cat.v2.jpg"),
+        **dict.fromkeys(beside, ("ignored", "beside the photo sheep.jpg")),
+        "cat.v2.txt": ("ignored", "beside the photo cat.v2.jpg"),
         # There is no photo of these stems: they are tried.
         "train.txt": ("photo", ""),
         "sheep.2.heic": ("photo", ""),
@@ -45,14 +45,14 @@ def test_case_backup_copy_beside_photo(tmp_path: Path) -> None:
 def test_files_of_file_managers_are_passed_over(tmp_path: Path) -> None:
     names = ("Thumbs.db", ".DS_Store", "desktop.ini")
     found = sorted_kinds(tmp_path, "a.jpg", *names)
-    assert found == {"a.jpg": ("photo", ""), **dict.fromkeys(names, ("passed over", "of a file manager"))}
+    assert found == {"a.jpg": ("photo", ""), **dict.fromkeys(names, ("ignored", "of a file manager"))}
 
 
 def test_case_camera_raw_thumbnail(tmp_path: Path) -> None:
     raw = "found a camera's raw file, of which only a thumbnail can be read"
     assert sorted_kinds(tmp_path, "DSC_0001.JPG", "DSC_0001.NEF", "DSC_0002.NEF") == {
         "DSC_0001.JPG": ("photo", ""),
-        "DSC_0001.NEF": ("passed over", "beside the photo DSC_0001.JPG"),
+        "DSC_0001.NEF": ("ignored", "beside the photo DSC_0001.JPG"),
         "DSC_0002.NEF": ("failed", raw),
     }
 
@@ -72,7 +72,7 @@ def test_case_pipes_and_loops(tmp_path: Path) -> None:
         "there.jpg": ("photo", ""),
         "store": ("ours", ""),
         "good.png": ("photo", ""),
-        "good.txt": ("passed over", "beside the photo good.png"),
+        "good.txt": ("ignored", "beside the photo good.png"),
     }
 
 

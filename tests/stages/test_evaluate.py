@@ -197,7 +197,7 @@ def test_case_binary_ground_truth_255(folders):
         object_[2:5, 3:6] = 255 if stem != "c" else 0
         Image.fromarray(object_).save(folders / "gt" / f"{stem}.png")
         write_mask(folders / "masks" / f"{stem}.png", np.zeros((7, 9), np.uint8))
-    with pytest.raises(FormatError, match=r"gt: found 0 and 255 alone in all masks, .*1 in place of 255; --void 255"):
+    with pytest.raises(FormatError, match=r"gt: found 0 and 255 alone in all masks, .*replace 255 by 1 .*--void 255"):
         scored(folders)
     done = CliRunner().invoke(app, ["evaluate", str(folders / "masks"), str(folders / "gt")])
     assert (done.exit_code, done.stdout) == (1, "")

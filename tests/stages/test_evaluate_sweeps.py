@@ -143,7 +143,7 @@ def test_what_cannot_be_swept_is_a_usage_error(photos):
         with pytest.raises(UsageError, match=words):
             evaluate(out, photos / "gt", sweep=sweep, **options)
     for sweep in ({"alpha": [4.0]}, None):
-        with pytest.raises(UsageError, match="holds CAMs, expected propagated scores"):
+        with pytest.raises(UsageError, match="contains CAMs, expected propagated scores"):
             evaluate(photos / "cams", photos / "gt", sweep=sweep)
     with pytest.raises(UsageError, match=r"none of the 3 images .*\w\.npz, which propagate --save-scores writes"):
         evaluate(refine(photos, "masks"), photos / "gt", sweep={"alpha": [4.0]})

@@ -127,7 +127,7 @@ def test_photos_whose_posteriors_do_not_fit_are_named_and_left_out(tmp_path: Pat
     failed = dict(result.failed)
     assert set(failed) == {f"toy0{number}.png" for number in range(5)}
     assert "neither toy00.npz nor toy00.npy" in failed["toy00.png"]
-    assert "expected the same ones, beginning with background" in failed["toy02.png"]
+    assert "expected the same ones, starting with background" in failed["toy02.png"]
     assert "80 x 90 pixels, its posteriors are of" in failed["toy03.png"]
     assert result.done == ["toy05.png", "toy06.png"]
 

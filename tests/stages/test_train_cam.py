@@ -112,7 +112,7 @@ def test_bad_photos_and_labels_are_named_and_left_out(tmp_path: Path) -> None:
     warnings = [event.text for event in events if event.kind == "warning"]
     assert any("gone" in text for text in warnings)
     assert any("no photo shows unicorn" in text for text in warnings)
-    assert any("starts from random weights; init names" in text for text in warnings)
+    assert any("starts from random weights; --init takes" in text for text in warnings)
     assert read_state_dict(result.path)["head.weight"].shape[0] == 3
 
 

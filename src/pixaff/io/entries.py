@@ -24,13 +24,13 @@ class Kind:
     """What an entry of a folder is taken for.
 
     Attributes:
-        kind: "photo", which is tried; "passed over", plainly no photo: counted, no failure; "failed", to be named as
+        kind: "photo", which is tried; "ignored", plainly no photo: counted, no failure; "failed", to be named as
             failed and not to be opened; "ours": hidden files, subfolders and what pixaff itself reads or writes,
             which nobody needs to hear of.
-        why: Words, with "passed over" and "failed": "a named pipe (FIFO)", "beside the photo sheep.jpg".
+        why: Words, with "ignored" and "failed": "a named pipe (FIFO)", "beside the photo sheep.jpg".
     """
 
-    kind: Literal["photo", "passed over", "failed", "ours"]
+    kind: Literal["photo", "ignored", "failed", "ours"]
     why: str = ""
 
 
@@ -67,11 +67,11 @@ def kind_of(path: str | os.PathLike[str], photos: dict[str, str] | None = None) 
     name, suffix = path.name, path.suffix.lower()
     if photos is not None:
         if name.lower() in _SYSTEM_NAMES:
-            return Kind("passed over", "of a file manager")
+            return Kind("ignored", "of a file manager")
         if name.startswith(".") or suffix in _OWN_SUFFIXES or name in _OWN_NAMES:
             return Kind("ours")
         if not _named_like_a_photo(name) and (photo := _photo_beside(name, photos)):
-            return Kind("passed over", f"beside the photo {photo}")
+            return Kind("ignored", f"beside the photo {photo}")
     found = irregular(path)
     if photos is not None and found == FOLDER:
         return Kind("ours")

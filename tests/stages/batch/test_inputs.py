@@ -68,7 +68,7 @@ def test_what_plainly_is_no_photo_is_passed_over_and_counted(tmp_path):
     events = []
     assert names(find_images(tmp_path, command="cam", report=events.append)) == ["a.jpg"]
     assert [(event.kind, event.command) for event in events] == [("note", "cam")]
-    assert events[0].text == "passed over 2 files that are no photos: Thumbs.db, a.txt"
+    assert events[0].text == "ignored 2 files that are not photos: Thumbs.db, a.txt"
 
 
 def test_inputs_of_which_none_exists_are_refused_and_an_absent_one_among_others_is_kept(tmp_path):
@@ -89,7 +89,7 @@ def test_standard_input_may_be_empty_or_hold_names_separated_by_nul(tmp_path, mo
         monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(data)))
         assert names(find_images("-")) == expected
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"\xff\xd8\xff\xe0")))
-    with pytest.raises(UsageError, match="found a picture on standard input, expected paths"):
+    with pytest.raises(UsageError, match="found an image on standard input, expected paths"):
         find_images("-")
 
 

@@ -174,7 +174,7 @@ def test_case_backup_copy_beside_photo(photos: Path, tmp_path: Path) -> None:
         events: list[Event] = []
         report = propagate(photos, tmp_path / "masks", report=events.append)
         assert (report.done, report.ok) == (expected, True)
-        assert any("passed over 3 files that are no photos" in event.text for event in events)
+        assert any("ignored 3 files that are not photos" in event.text for event in events)
     assert Image.open(tmp_path / "masks" / "a.png").size == (96, 64)
 
 

@@ -231,7 +231,7 @@ def test_photo_that_cannot_be_decoded_is_replaced_and_named_once(photos: Path, t
     how = TrainingOptions(device="cpu", workers=1, report=events.append)
     train(model, dataset, soft_margin, result, RECIPE, config={}, run=how)
     assert [name for name, _ in result.failed] == ["toy05.png"]
-    assert "another photo is taken in its place" in result.failed[0][1]
+    assert "another photo takes its place" in result.failed[0][1]
     assert sum(event.kind == "failed" for event in events) == 1
     assert len(result.done) == 17
 

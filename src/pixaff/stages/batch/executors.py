@@ -1,8 +1,8 @@
 """Ways to keep a machine busy with a list of images: threads that read and write, threads or processes that compute.
 
-The embedded networks are small and the walk and CRF are made of small products, so that splitting each operation
-between threads gains little, and costs much where other programs use the processors too: OpenMP's threads then wait
-for each other at the end of every operation. `lanes` computes several images side by side, each on one thread.
+The embedded networks are small, and the walk and the CRF consist of small products. Splitting each operation between
+threads gains little, and costs much if other programs use the processors too, because OpenMP threads wait for each
+other at the end of every operation. So `lanes` computes several images side by side, each on one thread.
 """
 
 from __future__ import annotations
@@ -32,18 +32,18 @@ if TYPE_CHECKING:
 Loaded = TypeVar("Loaded")
 Result = TypeVar("Result")
 READERS = 4
-"""Threads that read and write beside a computation: enough to keep it fed, and each may hold a huge photo."""
+"""Threads that read and write during a computation: enough to keep it busy, but each may hold a huge photo."""
 
 BATCH = 4
-"""Images computed together unless a caller asks for more or less."""
+"""Number of images computed together by default."""
 LANES = 16
-"""Images computed side by side at most: each takes a few hundred megabytes."""
+"""Largest number of images computed side by side: each takes a few hundred megabytes."""
 
 Queue = deque[tuple[Path, "Future[Any]"]]
 
 
 def default_workers() -> int:
-    """Processors this process may use, at least one."""
+    """Number of processors that this process may use, at least one."""
     if hasattr(os, "sched_getaffinity"):
         return max(1, len(os.sched_getaffinity(0)))
     return max(1, os.cpu_count() or 1)
@@ -60,8 +60,8 @@ def in_batches(
 ) -> Generator[tuple[Path, Outcome], None, None]:
     """Read ahead and write behind in threads while the calling thread computes one batch after the other.
 
-    A photo that cannot be read leaves its batch; a batch that cannot be computed is tried again photo by photo, so
-    that one bad photo takes no other with it. A few batches are in memory, whatever the length of the list.
+    A photo that cannot be read leaves its batch; a batch that cannot be computed is tried again photo by photo, so that
+    one bad photo costs no other. Only a few batches are in memory, whatever the length of the list.
 
     Yields:
         A photo and the facts that ``save`` returned, or the exception; in the order of completion.
@@ -138,8 +138,8 @@ def in_processes(
     Processes are spawned, not forked: a fork after the first parallel region of OpenMP hangs. A script that calls
     this needs the usual ``if __name__ == "__main__":``.
 
-    An image whose worker dies (killed by the system for its memory, say) costs itself alone: the images that were
-    being worked on then are tried again one at a time, each in a process of its own.
+    An image whose worker dies (for example because the system killed it for its memory) costs no other: the images that
+    were in work at that moment are tried again one at a time, each in its own process.
 
     Yields:
         As `in_threads`.
@@ -188,7 +188,7 @@ def _in_pool(
 
 
 def _settle(threads: int) -> None:
-    """Make a worker leave Ctrl-C to its parent, end with it, and keep to its share of the processors."""
+    """Make a worker ignore Ctrl-C, end together with its parent, and use only its share of the processors."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_leave_with_parent, daemon=True).start()
     import torch
@@ -213,8 +213,8 @@ class Spread(Protocol):
 def lanes(device: torch.device, *networks: nn.Module | None) -> Iterator[tuple[Spread, int]]:
     """Yield a function that maps over images, and the number of images that it works on at a time.
 
-    On CUDA and for large networks that is one; on the CPU it is else the number of torch's threads, with one thread for
-    each image: see `pixaff.device.steady_threads`.
+    On CUDA and for large networks that is one; otherwise it is the number of torch's threads, with one thread per
+    image: see `pixaff.device.steady_threads`.
     """
     import torch
 
@@ -229,7 +229,7 @@ def lanes(device: torch.device, *networks: nn.Module | None) -> Iterator[tuple[S
         calls = list(zip(*arguments, strict=True))
 
         def call(these: tuple[Any, ...]) -> Result:
-            with torch.inference_mode():  # a setting of each thread
+            with torch.inference_mode():  # applies to one thread only
                 return function(*these)
 
         return [call(these) for these in calls] if count == 1 else list(pool.map(call, calls))
@@ -238,7 +238,7 @@ def lanes(device: torch.device, *networks: nn.Module | None) -> Iterator[tuple[S
         yield spread, count
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
-        torch.set_num_threads(threads)  # parts of it, such as MKL's, hold for the whole process
+        torch.set_num_threads(threads)  # parts of it, such as that of MKL, apply to the whole process
 
 
 def through_predictor(
@@ -250,12 +250,12 @@ def through_predictor(
     compute: Callable[[list[Loaded], Spread], list[Result]],
     save: Callable[[Path, Result], Outcome],
 ) -> Generator[tuple[Path, Outcome], None, None]:
-    """`in_batches` for a predictor: as many images side by side as suit its networks and device.
+    """`in_batches` for a predictor, with as many images side by side as suit its networks and device.
 
     Args:
         photos: The images.
         predictor: What ``compute`` calls.
-        options: Batch size and workers; None lets this function choose.
+        options: Batch size and workers; if they are None, this function chooses.
         load: Decodes an image, in a thread.
         compute: Works on a batch; the second argument maps a function over its images.
         save: Writes the outputs of an image, in a thread.

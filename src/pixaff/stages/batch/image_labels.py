@@ -1,4 +1,4 @@
-"""Image-level labels given by a person, matched against the photos at hand."""
+"""Given image-level labels, matched with the photos of a run."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ def given_entries(source: str | Path, photos: Sequence[Path]) -> Entries | None:
     """What a label file says of the photos, before the classes are known, or None where ``source`` is "predict".
 
     Raises:
-        LabelsError: The labels cannot be read, or not one photo has any.
+        LabelsError: The labels cannot be read, or no photo has any.
     """
     return None if str(source) == PREDICT else read_entries(source, [photo.stem for photo in photos])
 
 
 def names_of(entries: Entries | None) -> dict[str, tuple[str | int, ...]] | None:
-    """The labels by image stem as a file has them; None where they are predicted."""
+    """The labels by image stem, as the file has them; None if they are predicted."""
     return None if entries is None else {stem: entry.labels for stem, entry in entries.by_image.items()}
 
 
@@ -38,11 +38,11 @@ def read_given_labels(
 ) -> Labels | None:
     """The labels of the photos, or None where ``source`` is "predict".
 
-    A label without a photo is a warning in words, unless a list has chosen among the photos. So is what belongs to no
-    image. ``entries`` are those of `given_entries`, where they have been read already.
+    A label without a photo gives a warning, unless a list has selected the photos, and so does an entry without an
+    image. ``entries`` are those of `given_entries`, if they have been read already.
 
     Raises:
-        LabelsError: The labels cannot be read, not one photo has any, or none of them can be used.
+        LabelsError: The labels cannot be read, no photo has any, or none of them can be used.
     """
     if str(source) == PREDICT:
         return None
@@ -58,10 +58,10 @@ def read_given_labels(
 
 
 def labels_of(photo: Path, labels: Labels | None, source: str | Path) -> tuple[int, ...] | None:
-    """The labels of one photo, empty where it shows no class; None asks for a prediction.
+    """The labels of one photo, empty if it shows no class; None means that they are to be predicted.
 
     Raises:
-        LabelsError: Labels are given, but none for this photo, or none that can be used.
+        LabelsError: Labels are given, but none for this photo, or they cannot be used.
     """
     return None if labels is None else labels.of(photo.stem)
 
@@ -69,7 +69,7 @@ def labels_of(photo: Path, labels: Labels | None, source: str | Path) -> tuple[i
 def ask_about(
     labels: Labels | None, classes: Sequence[str], *, listed: bool, yes: bool, command: str, report: Callback
 ) -> None:
-    """Ask about what is odd in labels before they are trained on; with ``yes``, only say it.
+    """Ask about odd labels before a training; with ``yes``, only warn.
 
     Raises:
         UsageError: Something is odd.

@@ -1,4 +1,4 @@
-"""Which photos a command works on, and where its output goes when nobody said."""
+"""The photos that a command works on, and the default place of its outputs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pixaff.io.labels import nfc, read_list
 
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _PICTURES = (b"\xff\xd8\xff", b"\x89PNG", b"II*\0", b"MM\0*", b"GIF8", b"RIFF")
-"""First bytes of pictures."""
+"""First bytes of image files."""
 
 
 def find_images(
@@ -29,16 +29,16 @@ def find_images(
     """The photos behind a command's inputs.
 
     Args:
-        inputs: Each a folder (its files in order of name, subfolders and hidden files left out), a file, or "-" for
-            paths on standard input, one a line, or separated by NUL characters. A file among others that does not
-            exist is kept: it fails by name when it is read.
-        listing: Image list. Only its images are taken, in the list's order; a listed name that is not among the inputs
-            becomes a path that does not exist, and so fails by name.
+        inputs: Each a folder (its files in alphabetical order, without subfolders and hidden files), a file, or "-" for
+            paths on standard input, one per line or separated by NUL characters. One file among others that does not
+            exist is kept: it fails when it is read.
+        listing: Image list. Only its images are used, in its order; a listed name that is not among the inputs becomes
+            a path that does not exist, and fails when it is read.
         command: Name of the command, for its events.
-        report: Told how many files were passed over because they are plainly no photos.
+        report: Receives a note about ignored files that are plainly no photos.
 
     Returns:
-        The paths; none where standard input was empty.
+        The paths; none if standard input was empty.
 
     Raises:
         UsageError: There is no photo, or none of the inputs exists.
@@ -61,7 +61,7 @@ def find_images(
         found = _select(found, listing, inputs)
     if passed:
         named = ", ".join(passed[:3]) + (", ..." if len(passed) > 3 else "")
-        report(Event("note", command, f"passed over {counted(len(passed), 'file')} that are no photos: {named}"))
+        report(Event("note", command, f"ignored {counted(len(passed), 'file')} that are not photos: {named}"))
     if not found and "-" in map(str, inputs):
         report(Event("note", command, "no paths on standard input: nothing to do"))
     elif not found:
@@ -73,15 +73,15 @@ def find_images(
 
 
 def paths_on_stdin(null: bool = False) -> list[Path]:
-    """Paths on standard input: one a line, or separated by NUL, which is noticed without ``null`` too.
+    """Paths on standard input: one per line, or separated by NUL, which is recognised even without ``null``.
 
     Raises:
-        UsageError: Standard input holds a picture, not paths.
+        UsageError: Standard input is an image, not a list of paths.
     """
     stream = getattr(sys.stdin, "buffer", None)
     data = stream.read() if stream is not None else sys.stdin.read().encode()
     if data.startswith(_PICTURES):
-        raise UsageError("found a picture on standard input, expected paths, one a line", "give the file's name")
+        raise UsageError("found an image on standard input, expected paths, one per line", "give the name of the file")
     parts = data.split(b"\0") if null or b"\0" in data else [line.strip() for line in data.splitlines()]
     return [Path(os.fsdecode(part)) for part in parts if part]
 
@@ -90,7 +90,7 @@ def default_out(inputs: Sequence[str | Path], ending: str) -> Path:
     """Where outputs go without ``--out``: ``photos/`` -> ``photos-masks``, beside it.
 
     Raises:
-        UsageError: Several inputs or standard input, from which no name follows.
+        UsageError: There are several inputs, or standard input, from which no name follows.
     """
     if len(inputs) != 1 or str(inputs[0]) == "-":
         raise UsageError("where should the outputs go?", "give --out DIR with several inputs or with '-'")
@@ -101,12 +101,12 @@ def default_out(inputs: Sequence[str | Path], ending: str) -> Path:
 
 
 def given_path(path: str | Path | None) -> Path | None:
-    """A path that may not be given."""
+    """A path, or None if it is not given."""
     return None if path is None else Path(path)
 
 
 def single_file(out: Path, photos: Sequence[Path]) -> bool:
-    """Whether an output is meant as a file: one photo, and a name that ends in .png.
+    """Whether an output is a file: there is one photo, and the name ends in .png.
 
     Raises:
         UsageError: Several photos would be written to one file.
@@ -130,7 +130,7 @@ def existing_folder(path: str | Path, hint: str = "") -> Path:
 
 
 def _check_some_exist(inputs: Sequence[str | Path]) -> None:
-    """Refuse a mistyped name before anything is made."""
+    """Refuse a mistyped name before anything is written."""
     named = [str(entry) for entry in inputs if str(entry) != "-"]
     if named and len(named) == len(inputs) and not any(os.path.lexists(name) for name in named):
         if any(_ADDRESS.match(name) for name in named):
@@ -147,9 +147,9 @@ def _folder(folder: Path, passed: list[str]) -> Iterable[Path]:
     except OSError as error:
         raise UsageError(f"{folder}: cannot be listed: {error.strerror}") from None
     for path, kind in entries:
-        if kind.kind in ("photo", "failed"):  # the latter fails by name when it is opened
+        if kind.kind in ("photo", "failed"):  # the latter fails when it is opened
             yield path
-        elif kind.kind == "passed over":
+        elif kind.kind == "ignored":
             passed.append(shortened(path.name))
 
 

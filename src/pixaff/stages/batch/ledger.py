@@ -1,12 +1,12 @@
-"""`run.jsonl`: what each output was made of, a line an image, so that a later run knows which outputs still fit.
+"""`run.jsonl`: what each output was made of, one line per image, so that a later run knows which outputs still fit.
 
-The file lies beside the outputs and is only ever appended to, a whole line at a time: processes and shards may share
-it, and the last line about an image holds. Two kinds of lines:
+The file is beside the outputs and only ever appended to, one whole line at a time: processes and shards may share it,
+and the last line about an image counts. There are two kinds of lines:
 
 - ``{"made": ID, "request": ID, "settings": {...}, ...}``: the model's weights and the settings of a run;
 - ``{"image": NAME, "status": "done" or "failed", "made": ID, "photo": ..., "cams": ..., "labels": ...}``.
 
-Files are known by size, time and content: one that was only copied or touched still fits.
+Files are compared by size, time and content: one that was only copied or touched still fits.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ class Ledger:
     """The lines of `run.jsonl`.
 
     Attributes:
-        path: The file; None keeps the lines in memory alone.
+        path: The file; None keeps the lines in memory only.
         images: The last line about each image, by name.
-        runs: The lines about runs, by the digest of what they made outputs with.
-        requests: Digests of what runs made outputs with, by what was asked of them.
+        runs: The lines about runs, by the digest of what decides their outputs.
+        requests: These digests, by what was asked of the run.
     """
 
     path: Path | None
@@ -44,7 +44,7 @@ class Ledger:
     requests: dict[str, str] = field(default_factory=dict)
 
     def append(self, line: Mapping[str, Any]) -> None:
-        """Write a line and take note of it.
+        """Write a line, and remember it.
 
         Raises:
             OutputError: It cannot be written.
@@ -75,7 +75,7 @@ class Ledger:
 
 
 def read_ledger(out: Path) -> Ledger:
-    """The ledger of an output folder; lines that are no records are passed over, as half a line is."""
+    """The ledger of an output folder; lines that are not records, such as half a line, are ignored."""
     path = out / NAME
     ledger = Ledger(path)
     if not path.is_file():
@@ -110,7 +110,7 @@ def content_digest(path: Path) -> str:
 
 
 def stamp(path: Path) -> Stamp | None:
-    """The stamp of a file; None where it cannot be read."""
+    """The stamp of a file; None if it cannot be read."""
     try:
         there = path.stat()
         return there.st_size, there.st_mtime_ns, content_digest(path)
@@ -119,7 +119,7 @@ def stamp(path: Path) -> Stamp | None:
 
 
 def same_file(path: Path, before: Any) -> bool:
-    """Whether a file is as a stamp tells; its content is looked at only where size or time differ."""
+    """Whether a file matches a stamp; its content is only read if size or time differ."""
     if not isinstance(before, Sequence) or len(before) != 3:
         return False
     try:
@@ -132,7 +132,7 @@ def same_file(path: Path, before: Any) -> bool:
 
 
 def quick_stamps(paths: Sequence[Path]) -> list[list[Any]]:
-    """Size and time of files, for telling whether weights are those of an earlier run without reading them."""
+    """Size and time of files: they tell whether weights are those of an earlier run without reading them."""
     found: list[list[Any]] = []
     for path in paths:
         try:

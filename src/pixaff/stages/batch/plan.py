@@ -1,7 +1,6 @@
-"""Which images of a run are to do: what exists and still fits is skipped, and no output takes the place of an input.
+"""Which images a run still has to do: outputs that exist and still fit are skipped, and no output replaces an input.
 
-A plan is made without torch and without the model, so that a run with nothing to do is over as soon as the folder has
-been read.
+A plan needs neither torch nor the model, so a run with nothing to do ends as soon as the folder has been read.
 """
 
 from __future__ import annotations
@@ -23,11 +22,11 @@ from pixaff.settings import value_words
 from pixaff.stages.batch.ledger import Ledger, digest, quick_stamps, read_ledger, same_file, stamp
 
 EMBEDDED = Path(pixaff.__file__).parent / "models" / "embedded"
-"""Folder of the model inside the package; `pixaff.models.bundle` says so too, but takes as long to import as torch."""
+"""Folder of the model inside the package; `pixaff.models.bundle` has it too, but imports torch."""
 LITE = "lite"
 """Its name."""
 NAMED = 3
-"""Images that a warning names of each kind."""
+"""Number of images of each kind that a warning names."""
 
 
 @dataclass
@@ -40,19 +39,19 @@ class Plan:
         photos: All images of the run.
         outputs: The files that an image leads to.
         run: How the run computes; ``overwrite`` and ``keep`` decide here.
-        labels: Labels that a person gave, by image stem; None where they are predicted.
+        labels: Given labels, by image stem; None if they are predicted.
         cams: Folder of CAMs that are read, as a function from the image to its file.
-        request: Everything that was asked for besides these, plain.
-        weights: Files of weights that the request stands for, as far as they are known without loading them.
+        request: All other options of the run, as plain values.
+        weights: Weights files that the request leads to, as far as they are known without loading them.
         reads: Further files that the run reads, none of which may be an output.
-        recorded: Whether the folder gets a ledger and a run record; a single output file has none.
+        recorded: Whether the folder gets a ledger and a run record; a single output file does not.
 
     Attributes:
         todo: Images to do.
         skipped: Images whose outputs exist.
 
     Raises:
-        UsageError: An output would take the place of an input, or of another image's output.
+        UsageError: An output would replace an input, or the output of another image.
     """
 
     out: Path
@@ -84,21 +83,21 @@ class Plan:
 
     @property
     def nothing_to_do(self) -> bool:
-        """Whether every output exists and was made with what is asked for now, as told without a model."""
+        """Whether every output exists and was made with the present options, as told without the model."""
         made = self.ledger.requests.get(self.request_id)
         known = [self.ledger.images.get(photo.name) for photo in self.skipped]
         return not self.todo and all(line is None or line.get("made") == made for line in known)
 
     def settle(self, settings: Mapping[str, Any], weights: Mapping[str, str], facts: Mapping[str, Any]) -> str:
-        """Take note of what the outputs are made with, and of existing ones that were made with something else.
+        """Record what the outputs are made with, and find existing ones that were made with something else.
 
         Args:
             settings: Effective settings.
             weights: Digests of the weights' content, by part.
-            facts: What else the ledger shall tell of the run.
+            facts: Further facts about the run for the ledger.
 
         Returns:
-            The digest that goes by it.
+            The digest of what decides the outputs.
         """
         deciding = {name: value for name, value in settings.items() if name not in ("labels", "cams", *_PLACES)}
         made = digest([self.command, deciding, dict(weights)])
@@ -112,7 +111,7 @@ class Plan:
         return made
 
     def warn(self) -> None:
-        """Say how many existing outputs no longer fit, and why; nothing with ``keep``."""
+        """Warn how many existing outputs no longer fit, and why; with ``keep``, do nothing."""
         if not self._stale or self.run.keep:
             return
         reasons = "; ".join(f"{len(names)} with {reason} ({_some(names)})" for reason, names in self._stale.items())
@@ -123,7 +122,7 @@ class Plan:
         self.run.report(Event("warning", self.command, text))
 
     def done(self, photo: Path, made: str) -> None:
-        """Write into the ledger what the outputs of an image were made of."""
+        """Record in the ledger what the outputs of an image were made of."""
         cams = None if self.cams is None else self.cams(photo)
         self.ledger.append(
             {
@@ -138,11 +137,11 @@ class Plan:
         )
 
     def failed(self, photo: Path, reason: str) -> None:
-        """Write into the ledger why an image has no output."""
+        """Record in the ledger why an image has no output."""
         self.ledger.append({"image": photo.name, "status": "failed", "error": reason})
 
     def _exists(self, photo: Path) -> bool:
-        """Whether the outputs of an image are there and whole: as they were written, or complete files at least."""
+        """Whether the outputs of an image exist and are as they were written, or at least complete."""
         files = self.outputs(photo)
         before = (self.ledger.images.get(photo.name) or {}).get("outputs")
         if isinstance(before, list) and len(before) == len(files) and before == [_quick(path) for path in files]:
@@ -183,17 +182,17 @@ class Plan:
         known: dict[str, Any] = before_weights if isinstance(before_weights, dict) else {}
         if any(known[part] != weights[part] for part in known.keys() & weights.keys()):
             changed.append("other weights")
-        # Nothing where only CAMs were given once and not the other time, which says itself.
+        # Empty if CAMs were given only once: another warning says so.
         return f"other settings: {', '.join(changed)}" if changed else ""
 
 
 _WEIGHTS = frozenset((".safetensors", ".pth", ".pt", ".bin", ".ckpt"))
 _PLACES = ("model", "cam_weights", "affinity_weights")
-"""Settings that say where weights are; their content decides."""
+"""Settings that say where the weights are; only the content of the weights counts."""
 
 
 def weights_of(options: Mapping[str, Any]) -> list[Path]:
-    """The files of weights that model options stand for, as far as they are known without loading them."""
+    """The weights files that model options lead to, as far as they are known without loading them."""
     named = [Path(options[name]) for name in ("cam_weights", "affinity_weights") if options.get(name) is not None]
     model = options.get("model")
     if model is None and options.get("preset") is None:
@@ -212,15 +211,15 @@ def check_outputs(
 ) -> None:
     """Refuse a run in which an output would be an input, or the output of two images.
 
-    Paths are compared by where they lead: through links, ``.`` and ``..``, in Unicode's composed form, and without
-    regard to case where the file system has none.
+    Paths are resolved before they are compared: links, ``.`` and ``..`` are followed, names take Unicode's composed
+    form, and case is ignored if the file system ignores it.
 
     Raises:
         UsageError: Names both paths.
     """
     places = _Places()
     inputs = {places.of(path): path for path in (*reads, *photos)}
-    # A link and what it leads to are both inputs.
+    # A link and its target are both inputs.
     inputs |= {places.of(Path(os.path.realpath(path))): path for path in (*reads, *photos) if os.path.islink(path)}
     written: dict[tuple[str, str], Path] = {}
     for photo in photos:
@@ -235,12 +234,12 @@ def check_outputs(
             if other is not photo:
                 raise UsageError(
                     f"{shortened(other)} and {shortened(photo)} would both write {shortened(path)}",
-                    "rename one of them, or run them into different folders",
+                    "rename one of them, or use different output folders",
                 )
 
 
 def check_files(written: Iterable[Path], reads: Iterable[Path | str | None]) -> None:
-    """Refuse a run that would write to one of the files that it reads; None stands for one that is not given.
+    """Refuse a run that would write to one of the files that it reads; None stands for a file that is not given.
 
     Raises:
         UsageError: Names both paths.
@@ -256,7 +255,7 @@ def check_files(written: Iterable[Path], reads: Iterable[Path | str | None]) -> 
 
 
 class _Places:
-    """Where paths lead: a key for the folder, looked up once, and the name in it."""
+    """Resolved paths: a key for the folder, which is looked up once, and the name in it."""
 
     def __init__(self) -> None:
         self._folders: dict[str, tuple[str, bool]] = {}
@@ -272,7 +271,7 @@ class _Places:
 
 
 def _ignores_case(folder: str) -> bool:
-    """Whether names that differ in case are one file there: asked of the nearest folder that exists."""
+    """Whether names that differ only in case are the same file there; the nearest existing folder decides."""
     while not os.path.isdir(folder):
         above = os.path.dirname(folder)
         if above == folder:

@@ -1,4 +1,4 @@
-"""`run.json`: what made the outputs beside it, so that a folder explains itself."""
+"""`run.json`: how the outputs beside it were made, so that a folder explains itself."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ OTHERS = "other_settings"
 
 
 def versions() -> dict[str, str]:
-    """Versions of pixaff, Python and the libraries that shape its results; those not installed are left out."""
+    """Versions of pixaff, Python and the libraries that influence its results, as far as they are installed."""
     found = {"pixaff": __version__, "python": platform.python_version()}
     for package in ("torch", "torchvision", "timm", "numpy", "pillow", "pydensecrf2"):
         try:
@@ -52,7 +52,7 @@ def write_record(out: Path, command: str, settings: Mapping[str, Any], **facts: 
 
 
 def read_record(folder: Path) -> dict[str, Any] | None:
-    """What `write_record` wrote, or None where there is no such file or it is not readable."""
+    """What `write_record` wrote, or None if there is no such file or it cannot be read."""
     try:
         record = read_json(folder / NAME, "the record of a run")
     except (FileNotFoundError, FormatError):
@@ -70,10 +70,10 @@ def write_run_record(
     classes: Sequence[str] | None,
     listing: str | Path | None,
 ) -> None:
-    """Write ``run.json`` of a run over images: what is true of all outputs in the folder, of whichever run.
+    """Write ``run.json`` of a run over images: what is true of all outputs in the folder, whichever run made them.
 
-    The settings are those of this run if it made something, else of the run that did; "other_settings" are those of
-    further outputs. "failed" names every image whose last try failed.
+    The settings are those of this run if it made something, otherwise those of the run that did; "other_settings" are
+    those of the remaining outputs. "failed" names every image whose last attempt failed.
 
     Raises:
         OutputError: The folder cannot be written.

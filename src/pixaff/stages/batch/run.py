@@ -1,7 +1,7 @@
 """A folder in, a folder out: skip what is done, name what fails, continue with the rest.
 
-`run_plan` keeps count; how the work is spread is up to `in_batches` (decode and write in threads, compute in between)
-and `in_processes` (everything in worker processes). Both yield one outcome for every image.
+`run_plan` keeps count; `in_batches` (decode and write in threads, compute in between) and `in_processes` (everything in
+worker processes) spread the work. Both yield one outcome per image.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from pixaff.stages.batch.plan import Plan
 from pixaff.stages.batch.record import write_run_record
 
 Outcome = Mapping[str, Any] | BaseException
-"""What became of an image: facts about it, a "warning" among them if there is one, or the exception that it raised."""
+"""The result for an image: facts about it, with a "warning" if there is one, or the exception that it raised."""
 
 
 @dataclass
 class Report:
-    """What became of a run's photos, by file name.
+    """The results of a run, by file names of photos.
 
     Attributes:
         done: Photos whose outputs were written.
-        skipped: Photos whose outputs were there already.
-        failed: Photos without output, each with the reason in one line.
+        skipped: Photos whose outputs existed already.
+        failed: Photos that failed, each with the reason in one line.
         seconds: Duration of the run.
     """
 
@@ -64,14 +64,14 @@ def run_plan(
     Args:
         plan: Which images are to do.
         work: Takes those; yields an outcome for each.
-        settings: Effective settings, told and recorded.
-        device: In words.
-        weights: Files of the weights, by part; their content tells whether earlier outputs are of the same model.
+        settings: Effective settings, which are reported and recorded.
+        device: The device in words.
+        weights: Weights files by part; their content tells whether earlier outputs are of the same model.
         classes: Names of the mask values.
         listing: Image list, for the record.
 
     Raises:
-        OutputError: Nothing can be written any more (disk full, no permission): going on would waste hours.
+        OutputError: Nothing can be written any more (disk full, no permission): to continue would waste hours.
     """
     started, report = time.monotonic(), plan.run.report
     report(Event("settings", plan.command, data={**settings, "device": device}))
@@ -82,7 +82,7 @@ def run_plan(
     _begin(plan, result)
     try:
         if plan.todo:
-            # Closing at once, not at the next garbage collection, stops the workers when the user presses Ctrl-C.
+            # Closed at once, not at the next garbage collection, the workers stop when the user presses Ctrl-C.
             with closing(work(plan.todo)) as outcomes:
                 for photo, outcome in outcomes:
                     _take(plan, photo, outcome, made, result)
@@ -139,7 +139,7 @@ def _fail(plan: Plan, photo: Path, reason: str, result: Report) -> None:
 
 
 def _check_still_there(plan: Plan, result: Report) -> None:
-    """Name the outputs that somebody removed while the run went on."""
+    """Name the outputs that somebody removed during the run."""
     done = set(result.done)
     for photo in plan.todo:
         if photo.name in done and not all(path.is_file() for path in plan.outputs(photo)):
@@ -148,9 +148,9 @@ def _check_still_there(plan: Plan, result: Report) -> None:
 
 
 def describe(error: BaseException) -> str:
-    """One line about an exception. With PIXAFF_DEBUG set, one that nobody foresaw is raised instead.
+    """One line about an exception. With PIXAFF_DEBUG set, an unexpected one is raised instead.
 
-    Messages of a `PixaffError` speak for themselves; of the rest the type is named, since "13" says nothing.
+    The message of a `PixaffError` is enough; other messages get the type in front, since "13" says nothing.
     """
     if isinstance(error, PixaffError):
         return str(error)

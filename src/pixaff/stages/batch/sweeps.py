@@ -1,4 +1,4 @@
-"""What a sweep may ask of saved scores; without torch, whose import takes longer than a small evaluation."""
+"""Checks of a sweep over saved scores; without torch, whose import takes longer than a small evaluation."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from pixaff.io.cams import read_cams
 from pixaff.io.scores import check_saved, read_scores
 
 FOLDER = "scores"
-"""Where `pixaff.propagate` puts them, in the folder of the masks."""
+"""The folder of scores that `pixaff.propagate` writes, in the folder of the masks."""
 
 
 def swept_powers(sweep: Mapping[str, Sequence[float]] | None, cams: bool) -> tuple[float, ...]:
-    """The background powers that are asked for.
+    """The alphas to try.
 
     Raises:
-        UsageError: Something else is to be swept, or activation maps are.
+        UsageError: Something else is to be swept, or the predictions are CAMs.
     """
     if sweep is None:
         return ()
@@ -32,15 +32,15 @@ def swept_powers(sweep: Mapping[str, Sequence[float]] | None, cams: bool) -> tup
 
 
 def holds_scores(folder: Path) -> bool:
-    """Whether a folder of predictions holds scores, or maps, and no mask."""
+    """Whether a folder of predictions contains scores or CAMs, and no mask."""
     return any(folder.glob("*.npz")) and not any(folder.glob("*.png"))
 
 
 def check_first(path: Path, alphas: Sequence[float]) -> None:
-    """Look at the first of many files, so that what is wrong with all of them is said once.
+    """Check the first of many files, so that a mistake that concerns all of them is reported once.
 
     Raises:
-        UsageError: It holds activation maps, or does not tell one of the powers.
+        UsageError: It contains CAMs, or an alpha is outside its range.
     """
     try:
         file = read_scores(path)
@@ -48,9 +48,9 @@ def check_first(path: Path, alphas: Sequence[float]) -> None:
         try:
             read_cams(path)
         except FormatError:
-            return  # a damaged file, to be named with its kind
+            return  # a damaged file, which is reported later
         raise UsageError(
-            f"{path.parent} holds CAMs, expected propagated scores",
-            "evaluate --cams takes CAMs; propagate --save-scores writes scores",
+            f"{path.parent} contains CAMs, expected propagated scores",
+            "give CAMs with --cams; propagate --save-scores writes scores",
         ) from error
     check_saved(alphas, file.powers[0], file.powers[-1])

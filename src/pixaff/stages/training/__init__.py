@@ -1,1 +1,1 @@
-"""What both trainings share: the photos, the loop, and the files that let it go on after a kill."""
+"""What both trainings share: the datasets, the loop, and the files from which it continues after a kill."""

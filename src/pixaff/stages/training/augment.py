@@ -1,7 +1,7 @@
-"""Random resize, crop, mirror and colour jitter of a photo, as plain functions of a NumPy generator.
+"""Random resizing, cropping, mirroring and colour jitter of a photo, as plain functions of a NumPy generator.
 
-The paper (section 4.2) trains on random resizes, random crops, mirror images and jittered colours. Nothing here
-touches a global random state: the same generator state gives the same picture in any process.
+The paper (section 4.2) trains with random sizes, random crops, mirror images and jittered colours. Nothing here
+touches a global random state: the same generator state gives the same image in any process.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ JITTER = (0.3, 0.3, 0.3, 0.1)
 
 @dataclass(frozen=True)
 class Crop:
-    """Which window of a picture is copied to which place of a square canvas; sizes are (height, width) in pixels."""
+    """A window of an image, and its place on a square canvas; sizes are (height, width) in pixels."""
 
     size: tuple[int, int]
-    """Size of the whole picture, after resizing."""
+    """Size of the whole image, after resizing."""
     side: int
     """Side of the square canvas."""
     source: tuple[int, int]
-    """Top left corner of the window in the picture."""
+    """Top left corner of the window in the image."""
     target: tuple[int, int]
     """Top left corner of the window on the canvas."""
     extent: tuple[int, int]
@@ -45,10 +45,10 @@ def random_size(rng: np.random.Generator, size: tuple[int, int], long_side: tupl
 
 
 def random_crop(rng: np.random.Generator, size: tuple[int, int], side: int, grid: int = 1) -> Crop:
-    """Draw a square crop of a picture and whether to mirror it.
+    """Draw a square crop of an image, and whether to mirror it.
 
-    A picture longer than ``side`` is cut at a random place, a shorter one lies at a random place of the canvas. Both
-    places are multiples of ``grid``, so that with ``grid=8`` a map of 8 x 8 cells can be cut along with its picture.
+    A side longer than ``side`` is cropped at a random place, a shorter one is put at a random place of the canvas. Both
+    places are multiples of ``grid``, so that with ``grid=8`` a map of 8 x 8 cells can be cropped along with its image.
 
     Raises:
         ValueError: ``side`` is not a multiple of ``grid``.
@@ -59,7 +59,7 @@ def random_crop(rng: np.random.Generator, size: tuple[int, int], side: int, grid
     for length in size:
         spare = length - side
         if spare > 0:
-            # Rounded up: the last place may reach past the edge, else the last few pixels were never seen.
+            # Rounded up: the last place may reach beyond the edge, or else the last few pixels would never be seen.
             corners.append((grid * int(rng.integers(-(-spare // grid) + 1)), 0))
         else:
             corners.append((0, grid * int(rng.integers(-spare // grid + 1))))
@@ -69,13 +69,13 @@ def random_crop(rng: np.random.Generator, size: tuple[int, int], side: int, grid
 
 
 def cut_picture(image: NDArray[np.uint8], crop: Crop) -> Image.Image:
-    """The crop's window of ``image`` (H,W,3), resized as if the whole picture had been resized to ``crop.size``."""
+    """The crop's window of ``image`` (H,W,3), resized as if the whole image had been resized to ``crop.size``."""
     picture = Image.fromarray(image)
     (top, left), (height, width) = crop.source, crop.extent
     if image.shape[:2] == crop.size:
         return picture.crop((left, top, left + width, top + height))
     down, across = image.shape[0] / crop.size[0], image.shape[1] / crop.size[1]
-    # Rounding may put the far corner a hair outside, which Pillow refuses.
+    # Rounding may put the far corner slightly outside, which Pillow refuses.
     right, bottom = min((left + width) * across, image.shape[1]), min((top + height) * down, image.shape[0])
     return picture.resize((width, height), Image.Resampling.BICUBIC, box=(left * across, top * down, right, bottom))
 
@@ -98,9 +98,10 @@ def jitter_colours(
 
 
 class Normalisation(NamedTuple):
-    """How a network wants its colours: mean and standard deviation of red, green and blue from 0 to 1, and their order.
+    """The colours that a network expects: mean and standard deviation of red, green and blue from 0 to 1, and their
+    order.
 
-    With ``bgr`` the normalised colours come out in the order blue, green, red.
+    With ``bgr`` the normalised colours are in the order blue, green, red.
     """
 
     mean: tuple[float, ...]
@@ -119,7 +120,7 @@ def place_picture(picture: Image.Image, crop: Crop, normalisation: Normalisation
 
 
 def cut_cells(cells: NDArray[np.uint8], crop: Crop, grid: int, outside: int) -> torch.Tensor:
-    """Cut a map of ``grid`` x ``grid`` pixel cells (h,w) along with its picture; ``outside`` where there is none.
+    """Crop a map of ``grid`` x ``grid`` pixel cells (h,w) along with its image; ``outside`` where there is no image.
 
     Returns int64 (side / grid, side / grid). The crop must have been drawn with the same ``grid``.
     """

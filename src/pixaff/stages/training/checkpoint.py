@@ -1,4 +1,4 @@
-"""The checkpoint of a training: all that its next step depends on."""
+"""The checkpoint of a training: everything on which its next step depends."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ CHECKPOINT = "training.pt"
 
 @dataclass
 class Position:
-    """How far a training has come.
+    """How far a training has got.
 
     Attributes:
         step: Steps done.
-        precision: "fp32" or "bf16", settled at the first step.
+        precision: "fp32" or "bf16", decided at the first step.
         window: The loss and its terms since the last record of metrics.jsonl.
-        epoch: The same since the epoch began.
+        epoch: The same since the beginning of the epoch.
     """
 
     step: int = 0
@@ -41,7 +41,7 @@ def save_checkpoint(
     optimizer: torch.optim.Optimizer,
     config: Mapping[str, Any],
 ) -> None:
-    """Write the checkpoint, atomically: a kill while it is written leaves the one before.
+    """Write the checkpoint, atomically: a kill while it is written leaves the previous one.
 
     Raises:
         OutputError: It cannot be written.
@@ -53,11 +53,11 @@ def save_checkpoint(
 def load_checkpoint(
     folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, config: Mapping[str, Any]
 ) -> Position:
-    """Bring model and optimizer to the state of the checkpoint.
+    """Restore model and optimizer from the checkpoint.
 
     Raises:
         CheckpointError: It is damaged.
-        TrainingError: It was written by a training with other numbers or photos.
+        TrainingError: It belongs to a training with other hyper-parameters or photos.
     """
     path = folder / CHECKPOINT
     state = load_training(path)
@@ -69,11 +69,13 @@ def load_checkpoint(
         if changed:
             raise TrainingError(
                 f"{path} belongs to another training: {', '.join(changed)}",
-                "resume with the options and photos of that one, or overwrite it",
+                "use the options and photos of that one, or --overwrite",
             )
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         window, epoch = Mean(**position.pop("window")), Mean(**position.pop("epoch"))
         return Position(**position, window=window, epoch=epoch)
     except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
-        raise CheckpointError(f"{path}: no checkpoint of this training: {shortened(error)}", "overwrite it") from error
+        raise CheckpointError(
+            f"{path}: not a checkpoint of this training: {shortened(error)}", "overwrite it"
+        ) from error

@@ -1,7 +1,7 @@
-"""Photos as training batches, every random choice a function of (seed, epoch, index).
+"""Photos as training batches, with every random choice a function of (seed, epoch, index).
 
-That makes a resumed training exact: whichever process asks for a photo of an epoch, and however many worker
-processes there are, gets the same crop of it in the same colours.
+This makes a resumed training exact: any process that asks for a photo of an epoch, and any number of worker processes,
+gets the same crop of it in the same colours.
 """
 
 from __future__ import annotations
@@ -42,11 +42,11 @@ CELL = 8
 """Side in pixels of a cell of the affinity labels, which is the stride of the AffinityNet."""
 IGNORE = 255
 PREFETCH = 3
-"""Batches of each worker that wait to be taken, and the one that it makes."""
+"""Batches of each worker that are ready, and the one in work."""
 
 
 def readable_photos(paths: Sequence[Path]) -> tuple[list[Path], list[Failure]]:
-    """Split photos into those whose header can be read and the others, with what is wrong with each."""
+    """Split photos into those whose header can be read, and the others with their problem."""
 
     def problem(path: Path) -> str:
         try:
@@ -64,8 +64,8 @@ def readable_photos(paths: Sequence[Path]) -> tuple[list[Path], list[Failure]]:
 def draw_batches(count: int, batch_size: int, epochs: int, seed: int) -> list[list[Key]]:
     """The photos of every step of a training, in a new random order each epoch.
 
-    All batches are of one size, as in the published training: the last few photos of an epoch's order that do not
-    fill a batch are left out of that epoch. Fewer photos than ``batch_size`` make one batch of all of them.
+    All batches have the same size, as in the published training: photos left over at the end of an epoch are not used
+    in it. If there are fewer photos than ``batch_size``, all of them are one batch.
     """
     size = min(batch_size, count)
     batches: list[list[Key]] = []
@@ -78,10 +78,10 @@ def draw_batches(count: int, batch_size: int, epochs: int, seed: int) -> list[li
 def load_batches(
     dataset: CamPhotos | AffinityPhotos, batches: list[list[Key]], workers: int, pin: bool
 ) -> Iterator[Sample]:
-    """Batches in order; ``workers`` processes read ahead, none reads in this process.
+    """Batches in order; ``workers`` processes read ahead, and with 0 this process reads.
 
-    Workers hand tensors over in shared memory, and as plain arrays through a pipe where the machine has too little of
-    that, as containers often do.
+    Workers pass tensors in shared memory or, if the machine has too little of it, as containers often do, as plain
+    arrays through a pipe.
 
     Raises:
         TrainingError: A worker died.
@@ -108,7 +108,7 @@ def load_batches(
 
 
 def _shared_memory() -> int:
-    """Bytes free for tensors of worker processes; where nothing is known of them, plenty."""
+    """Free bytes for tensors of worker processes; plenty if nothing is known."""
     try:
         return shutil.disk_usage("/dev/shm").free
     except OSError:
@@ -126,7 +126,7 @@ class CamPhotos(Dataset[Sample]):
 
     Args:
         paths: The photos.
-        classes: Of each photo, the present classes (0-based).
+        classes: The present classes of each photo (0-based).
         num_classes: K.
         normalisation: What the network expects.
         recipe: Its ``resize``, ``crop`` and ``seed`` decide the augmentation.
@@ -153,7 +153,7 @@ class CamPhotos(Dataset[Sample]):
     def __getitem__(self, key: Key) -> Sample:
         epoch, index = key
         rng = np.random.default_rng((self.seed, epoch, index))
-        # Smaller than the largest size would be enlarged again; larger is decoded for nothing.
+        # Smaller than the largest size would have to be enlarged again; larger would be decoded in vain.
         index, image, failed = _first_readable(self.paths, index, self.size[1])
         if image is None:
             return {}, failed
@@ -170,8 +170,8 @@ class AffinityPhotos(Dataset[Sample]):
 
     Args:
         paths: The photos.
-        sizes: Of each photo, (height, width) in pixels to which it is brought.
-        label_maps: Of each photo, uint8 (ceil(height / 8), ceil(width / 8)); see `pixaff.ops.labels`.
+        sizes: (height, width) in pixels to which each photo is resized.
+        label_maps: uint8 (ceil(height / 8), ceil(width / 8)) of each photo; see `pixaff.ops.labels`.
         normalisation, recipe: As for `CamPhotos`.
     """
 
@@ -193,7 +193,7 @@ class AffinityPhotos(Dataset[Sample]):
     def __getitem__(self, key: Key) -> Sample:
         epoch, index = key
         rng = np.random.default_rng((self.seed, epoch, index))
-        # At the size of the labels, or a little above it where that rounds differently.
+        # At the size of the labels, or slightly larger if that rounds differently.
         index, image, failed = _first_readable(self.paths, index, lambda i: max(self.sizes[i]))
         if image is None:
             return {}, failed
@@ -206,7 +206,7 @@ class AffinityPhotos(Dataset[Sample]):
 def _first_readable(
     paths: Sequence[Path], index: int, max_side: int | Callable[[int], int]
 ) -> tuple[int, NDArray[np.uint8] | None, list[Failure]]:
-    """The photo at ``index`` or, when it cannot be decoded, the next one that can, or None."""
+    """The photo at ``index`` or, if it cannot be decoded, the next one that can, or None."""
     failed: list[Failure] = []
     for offset in range(len(paths)):
         at = (index + offset) % len(paths)
@@ -230,5 +230,5 @@ def _stack_arrays(samples: list[Sample]) -> tuple[dict[str, NDArray[Any]], list[
 
 
 def _leave_interrupts(_: Any) -> None:
-    """Ctrl-C reaches the workers too, but the training process decides when they end: after it has saved."""
+    """Ignore Ctrl-C in a worker: the training process decides when it ends, after the checkpoint is written."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -1,4 +1,4 @@
-"""The folder that a training writes: what it returns, whether it is done, and its last step."""
+"""The folder of a training: its result, whether it is finished, and its last step."""
 
 from __future__ import annotations
 
@@ -32,17 +32,17 @@ T = TypeVar("T")
 
 @dataclass
 class Trained(Report):
-    """What a training leaves, besides what became of its photos.
+    """The result of a training, besides that for its photos.
 
     Attributes:
-        path: The weights file, or the run's folder.
+        path: The weights file, or the folder of the run.
     """
 
     path: Path = field(default_factory=Path)
 
 
 def one_at_a_time(what: str) -> Callable[[Callable[P, T]], Callable[P, T]]:
-    """Let one process at a time run a function into its folder ``out``; see `pixaff.io.locks.folder_lock`."""
+    """Let only one process at a time run a function in its folder ``out``; see `pixaff.io.locks.folder_lock`."""
 
     def decorate(function: Callable[P, T]) -> Callable[P, T]:
         @functools.wraps(function)
@@ -61,12 +61,12 @@ def one_at_a_time(what: str) -> Callable[[Callable[P, T]], Callable[P, T]]:
 
 
 def is_trained(weights: Path, run: TrainingOptions, command: str, reads: Iterable[Path | str | None] = ()) -> bool:
-    """Whether the weights are there already. With ``overwrite`` they and the checkpoint are removed.
+    """Whether the weights exist already. With ``overwrite``, they and the checkpoint are removed.
 
     ``reads`` are the files that the training reads, none of which may be one that it writes.
 
     Raises:
-        UsageError: An unfinished training is there, and nobody said what should become of it; or an output is an input.
+        UsageError: There is an unfinished training, and no option says what to do with it; or an output is an input.
     """
     checkpoint = weights.with_name(CHECKPOINT)
     check_files([weights.with_name(name) for name in (weights.name, *FILES)], reads)
@@ -76,11 +76,11 @@ def is_trained(weights: Path, run: TrainingOptions, command: str, reads: Iterabl
         weights.unlink(missing_ok=True)
         checkpoint.unlink(missing_ok=True)
     if weights.is_file():
-        run.report(Event("note", command, f"{weights} exists; --overwrite trains it again"))
+        run.report(Event("note", command, f"{weights} exists already; --overwrite trains again"))
         return True
     if checkpoint.is_file() and not run.resume:
         raise UsageError(
-            f"{weights.parent} holds an unfinished training", "--resume continues, --overwrite discards it"
+            f"{weights.parent} contains an unfinished training", "--resume continues, --overwrite discards it"
         )
     return False
 
@@ -100,14 +100,14 @@ def leave_out_unreadable(photos: Sequence[Path], result: Report, command: str, r
 
 
 def finish(model: nn.Module, result: Trained, metadata: Mapping[str, Any]) -> None:
-    """Write the weights, with who they are for, and remove the checkpoint, which is several times larger."""
+    """Write the weights, with the network and classes they are for, and remove the checkpoint, which is much larger."""
     texts = {name: value if isinstance(value, str) else json.dumps(value) for name, value in metadata.items()}
     write_state_dict(result.path, model.state_dict(), metadata=texts)
     result.path.with_name(CHECKPOINT).unlink(missing_ok=True)
 
 
 def digest(parts: Iterable[str | bytes]) -> str:
-    """Short fingerprint of the training data, by which a checkpoint knows its own."""
+    """Short digest of the training data, by which a checkpoint recognises them."""
     whole = hashlib.sha256()
     for part in parts:
         data = part.encode() if isinstance(part, str) else part

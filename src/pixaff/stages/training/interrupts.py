@@ -1,4 +1,4 @@
-"""Ctrl-C at a moment that suits the work: between two steps, when there is something to save."""
+"""Ctrl-C between two steps of a training, when its state can be saved."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from types import FrameType
 def deferred_interrupts() -> Iterator[Callable[[], bool]]:
     """Hold back the first Ctrl-C inside the block; the yielded function says whether there was one.
 
-    The block is expected to look, save and raise `KeyboardInterrupt` itself; a second Ctrl-C raises it at once.
-    Outside the main thread, which alone receives signals, nothing is held back.
+    The block has to ask, save and raise `KeyboardInterrupt` itself; a second Ctrl-C raises it at once. Outside the main
+    thread, which alone receives signals, nothing is held back.
     """
     pending = False
 

@@ -1,9 +1,9 @@
 """The training loop that both trainings share: seeded, logged, and resumed exactly after a kill.
 
-A training's folder holds ``training.pt`` (the checkpoint, until the training is done), ``metrics.jsonl``,
-``loss.png`` and ``run.json``. Every random number is drawn from a generator seeded by the recipe's seed and the epoch
-and photo (see `datasets`) or the step (dropout and the like), so a checkpoint needs no generator states: on the CPU,
-with the same number of threads, a resumed run ends with the same bits as one that was never stopped.
+The folder of a training contains ``training.pt`` (the checkpoint, until the training is finished), ``metrics.jsonl``,
+``loss.png`` and ``run.json``. Every random number is drawn from a generator seeded by the recipe's seed, and by the
+epoch and photo (see `datasets`) or the step (dropout). So a checkpoint needs no generator states: on the CPU, with the
+same number of threads, a resumed run ends with the same bits as one that was never stopped.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from pixaff.stages.training.optimizer import build_optimizer, parameter_groups, 
 from pixaff.stages.training.precision import settle_precision
 
 LOG_EVERY = 10
-"""Steps that a record of metrics.jsonl sums up."""
+"""Number of steps that a record of metrics.jsonl summarises."""
 
 LossFn = Callable[[Network, Mapping[str, torch.Tensor]], Mapping[str, torch.Tensor]]
 """(model, batch) -> scalars by name: ``loss``, which is minimised, and whatever else is to be logged."""
@@ -60,17 +60,17 @@ def train(
     Args:
         model: The network.
         dataset: Photos, indexed by (epoch, index).
-        loss_fn: Called with the model and a batch on the device, in autocast when the precision is bf16.
-        result: Names the weights file, in whose folder the training keeps its files. Photos that cannot be decoded
-            are added to its failures, each once; another photo is taken in their place.
-        recipe: The numbers of the training.
-        config: What else decides the result (the network's name, the crop, a digest of the data), in plain values.
-            A checkpoint is only resumed with the recipe and configuration that it was written with.
+        loss_fn: Called with the model and a batch on the device, with autocast if the precision is bf16.
+        result: Its path is the weights file, beside which the training writes its files. Photos that cannot be decoded
+            are added to its failures, once each; another photo takes their place.
+        recipe: The hyper-parameters.
+        config: What else decides the result (the network's name, a digest of the data), in plain values. A checkpoint
+            is only resumed with the recipe and configuration that it was written with.
         run: Device, workers, checkpoints, and ``report``: it receives a ``settings`` event, notes, and after every step
             a ``progress`` event. Its ``data`` are ``step``, ``steps``, ``epoch``, ``epochs``, ``lr``,
             ``images_per_second``, ``seconds_left`` and the terms of the loss, averaged since the epoch began; its
             ``text`` says that in words.
-        listing: Image list that chose the photos, for the record.
+        listing: Image list that selected the photos, for the record.
         command: Name of the command, for its events.
 
     Raises:
@@ -79,7 +79,7 @@ def train(
     """
     out, where, report = result.path.parent, pick_device(run.device), run.report
     workers = (default_workers() if where.type == "cuda" else 1) if run.workers is None else run.workers
-    # Convolutions, the depthwise ones above all, are faster in this layout: on the CPU by 1.28 times
+    # Convolutions, depthwise ones above all, are faster with this layout: 1.28 times on the CPU.
     model.to(where).to(memory_format=torch.channels_last).train()
     groups = parameter_groups(model, recipe)
     optimizer = build_optimizer(recipe, groups)
@@ -103,14 +103,14 @@ def train(
             for photo, problem in failures:
                 if photo not in failed:
                     failed.add(photo)
-                    leave_out(photo, f"{problem}; another photo is taken in its place", result, command, report)
+                    leave_out(photo, f"{problem}; another photo takes its place", result, command, report)
             if not batch:
                 raise TrainingError(f"none of the {len(dataset)} photos can be decoded", "copy or download them again")
             batch = {name: _moved(tensor, where) for name, tensor in batch.items()}
             if not at.precision:
                 at.precision, why = settle_precision(recipe.precision, model, loss_fn, batch, where)
                 report(Event("note", command, f"training in {at.precision}: {why}"))
-                started = time.monotonic()  # the trial is not to spoil the speed
+                started = time.monotonic()  # without the time of the trial
             lr = set_lr(optimizer, recipe.lr, at.step, len(batches))
             seed_step(recipe.seed, at.step)
             with autocast(at.precision, where):
@@ -119,7 +119,7 @@ def train(
             if not math.isfinite(values["loss"]):
                 raise TrainingError(
                     f"the loss is {values['loss']} at step {at.step + 1} of {len(batches)}",
-                    f"train with a smaller learning rate than {recipe.lr:g}, or bound the gradients with clip_norm",
+                    f"use a smaller learning rate than {recipe.lr:g}, or limit the gradients with --clip-norm",
                 )
             optimizer.zero_grad(set_to_none=True)
             terms["loss"].backward()
@@ -158,7 +158,7 @@ def train(
 
 
 def _or_save(batches: Iterator[Sample], save: Callable[[], None]) -> Iterator[Sample]:
-    """The batches; what has been trained is saved when no more can be had."""
+    """The batches; if no more can be read, what has been trained so far is saved."""
     try:
         yield from batches
     except TrainingError:
@@ -172,14 +172,14 @@ def seed_step(seed: int, step: int) -> None:
 
 
 def _moved(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """A tensor of a batch on the device; pictures (B,3,H,W) with their channels last."""
+    """A tensor of a batch on the device; images (B,3,H,W) with their channels last."""
     layout = torch.channels_last if tensor.ndim == 4 else torch.contiguous_format
     return tensor.to(device, non_blocking=True, memory_format=layout)
 
 
 @contextmanager
 def _own_random_numbers(device: torch.device) -> Iterator[None]:
-    """Leave the caller's random numbers as they were."""
+    """Keep the caller's random state."""
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         yield
 

@@ -1,4 +1,4 @@
-"""metrics.jsonl: one JSON object a line, appended while training, cut back when a run resumes; and its picture."""
+"""metrics.jsonl: one JSON object per line, appended during training and cut when a run resumes; and its curve."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from pixaff.viz.curve import loss_curve
 METRICS = "metrics.jsonl"
 CURVE = "loss.png"
 POSITION = ("kind", "step", "epoch", "lr", "images_per_second")
-"""What every record holds besides the terms of the loss; the kind is "steps" or "epoch"."""
+"""What every record contains besides the terms of the loss; the kind is "steps" or "epoch"."""
 
 
 @dataclass
 class Mean:
-    """Running mean of named values, in plain values that a checkpoint can hold."""
+    """Running mean of named values, as plain values that a checkpoint can store."""
 
     count: int = 0
     sums: dict[str, float] = field(default_factory=dict)
@@ -39,7 +39,7 @@ class Mean:
 
 
 def append_record(folder: Path, record: Mapping[str, Any]) -> None:
-    """Append one record and hand it to the operating system.
+    """Append one record, and pass it to the operating system.
 
     Raises:
         OutputError: The file cannot be written.
@@ -53,12 +53,12 @@ def append_record(folder: Path, record: Mapping[str, Any]) -> None:
 
 
 def read_records(folder: Path) -> list[dict[str, Any]]:
-    """All whole records; a line that a kill cut off, or that is none, is left out; no file, no records."""
+    """All complete records; other lines, such as one cut off by a kill, are ignored. Without a file there are none."""
     path = folder / METRICS
     try:
         lines = path.read_bytes().split(b"\n") if path.is_file() else []
     except OSError:
-        lines = []  # no training ends because of its log
+        lines = []  # a training does not end because of its log
     records = []
     for line in lines:
         with suppress(ValueError):
@@ -68,7 +68,7 @@ def read_records(folder: Path) -> list[dict[str, Any]]:
 
 
 def _is_record(found: Any) -> bool:
-    """Whether a line holds what a training writes: a kind, a step, and numbers."""
+    """Whether a line is what a training writes: a kind, a step, and numbers."""
     if not isinstance(found, dict):
         return False
     numbers = [value for name, value in found.items() if name != "kind"]
@@ -80,7 +80,7 @@ def _is_record(found: Any) -> bool:
 
 
 def keep_records(folder: Path, step: int) -> None:
-    """Drop the records after ``step``: a resumed run does those steps again."""
+    """Drop the records after ``step``: a resumed run repeats those steps."""
     kept = [record for record in read_records(folder) if record["step"] <= step]
     write_text(folder / METRICS, "".join(json.dumps(record) + "\n" for record in kept))
 

@@ -1,4 +1,4 @@
-"""The paper's optimizer settings: parameter groups with their own learning rates, and the polynomial schedule."""
+"""The optimizer of the paper: parameter groups with their own learning rates, and the polynomial schedule."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ def parameter_groups(model: Network, recipe: Recipe) -> list[dict[str, Any]]:
 
     Weights of the backbone learn at ``backbone_lr_scale`` times the learning rate and those of the head at
     ``head_lr_scale`` times; biases at twice that of their weights, and without weight decay. Every group carries its
-    ``lr_scale``. With ``backbone_lr_scale=0`` the backbone is frozen: its parameters ask for no gradient, so that the
-    backward pass stops at the head.
+    ``lr_scale``. With ``backbone_lr_scale=0`` the backbone is frozen: its parameters need no gradient, so the backward
+    pass stops at the head.
 
     Raises:
         ValueError: Nothing is left to train.
@@ -44,14 +44,14 @@ def parameter_groups(model: Network, recipe: Recipe) -> list[dict[str, Any]]:
 
 
 def build_optimizer(recipe: Recipe, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
-    """The recipe's optimizer over groups that carry ``lr_scale``; see `set_lr`."""
+    """The recipe's optimizer for groups with ``lr_scale``; see `set_lr`."""
     if recipe.optimizer == "adamw":
         return torch.optim.AdamW(groups, lr=recipe.lr)
     return torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum)
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float, step: int, steps: int) -> float:
-    """Set every group to ``lr * lr_scale * (1 - step / steps)^0.9``; returns the rate of scale 1."""
+    """Set every group to ``lr * lr_scale * (1 - step / steps)^0.9``, and return the rate for scale 1."""
     now = lr * (1 - step / steps) ** POWER
     for group in optimizer.param_groups:
         group["lr"] = now * group["lr_scale"]

@@ -1,4 +1,4 @@
-"""Affinity labels of a whole set of photos from the files of the CRF stage."""
+"""Affinity labels of many photos, from the files of `pixaff.crf`."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ from pixaff.stages.training.datasets import CELL, IGNORE
 from pixaff.stages.training.folder import Trained, leave_out
 
 Labelled = tuple[tuple[int, int], NDArray[np.uint8]]
-"""(height, width) at which a photo is looked at, and its label map, uint8 (ceil(height / 8), ceil(width / 8))."""
+"""(height, width) at which a photo is used, and its label map, uint8 (ceil(height / 8), ceil(width / 8))."""
 
 
 def read_label_maps(
     photos: list[Path], low: Path, high: Path, max_side: int, workers: int
 ) -> list[Labelled | PixaffError]:
-    """Reduce the posteriors of every photo to its label map, once: a few kilobytes a photo, cut along with each crop.
+    """Reduce the posteriors of every photo to its label map, once: a few kilobytes per photo, cropped along with it.
 
     Args:
         photos: The photos, whose stems name the posteriors.
         low: Folder of the posteriors with much background, NAME.npz or PSA's NAME.npy.
         high: Folder of those with little background.
         max_side: Long side in pixels to which larger photos are shrunk; 0 means never.
-        workers: Threads; most of the time goes into decompression, which runs beside Python.
+        workers: Number of threads; most of the time goes into decompression, which does not block Python.
 
     Returns:
-        For each photo its labels, or what is wrong.
+        For each photo, its labels or what is wrong.
     """
 
     def one(photo: Path) -> Labelled | PixaffError:
@@ -63,7 +63,7 @@ def confident_cells(
     """The photos whose posteriors can be read, their sizes and label maps; the others are named and left out.
 
     Raises:
-        TrainingError: The posteriors are sure of no cell of any photo.
+        TrainingError: The posteriors do not agree on any cell of any photo.
     """
     report(Event("note", command, f"reading the posteriors of {len(photos)} photos"))
     kept, sizes, maps = [], [], []
@@ -83,19 +83,19 @@ def label_photo(photo: Path, size: tuple[int, int], low: CamFile, high: CamFile,
     """The label map of one photo of ``size`` (H, W), in mask values; see `pixaff.ops.labels.affinity_label_map`.
 
     Raises:
-        FormatError: The posteriors belong to a photo of another size, have no background, or do not go together.
+        FormatError: The posteriors belong to a photo of another size, have no background, or do not match each other.
     """
     for side in (low, high):
         if side.size != size:
             raise FormatError(
                 f"{photo}: {size[0]} x {size[1]} pixels, its posteriors are of {side.size[0]} x {side.size[1]}",
-                "make them again from this photo: pixaff crf --overwrite",
+                "recompute them from this photo: pixaff crf --overwrite",
             )
     if low.classes[0] != 0 or not np.array_equal(low.classes, high.classes):
         raise FormatError(
             f"{photo}: posteriors of classes {low.classes.tolist()} and {high.classes.tolist()}, "
-            "expected the same ones, beginning with background, 0",
-            "make them again: pixaff crf --overwrite",
+            "expected the same ones, starting with background, 0",
+            "recompute them: pixaff crf --overwrite",
         )
     shrink = min(1.0, max_side / max(size)) if max_side else 1.0
     height, width = (max(1, round(length * shrink)) for length in size)

@@ -11,7 +11,7 @@ from pixaff.device import autocast, choose_precision
 from pixaff.models.base import Network
 
 TRIAL_PHOTOS = 2
-"""Photos of a step that is timed in each precision."""
+"""Number of photos in a step that is timed in each precision."""
 
 Terms = Callable[[Network, Mapping[str, torch.Tensor]], Mapping[str, torch.Tensor]]
 
@@ -19,7 +19,7 @@ Terms = Callable[[Network, Mapping[str, torch.Tensor]], Mapping[str, torch.Tenso
 def settle_precision(
     requested: str, model: Network, loss_fn: Terms, batch: Mapping[str, torch.Tensor], device: torch.device
 ) -> tuple[str, str]:
-    """`choose_precision` by steps of a few photos of ``batch``, which leave the model as it was."""
+    """`choose_precision` by timing steps with a few photos of ``batch``; the model stays unchanged."""
     small = {name: tensor[:TRIAL_PHOTOS] for name, tensor in batch.items()}
 
     def seconds(precision: str) -> float:

@@ -20,21 +20,21 @@ RANDOM = "random"
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Seed PyTorch's random numbers in the block, on the CPU, and leave the caller's as they were."""
+    """Seed PyTorch's random numbers on the CPU inside the block, and restore the caller's random state."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         yield
 
 
 def load_fitting(model: Network, path: Path, reset_head: bool) -> tuple[list[str], list[str]]:
-    """Copy the tensors of a weights file that the model has; others are re-initialised, or passed over.
+    """Copy the tensors of a weights file that the model has; other layers are re-initialised, other tensors ignored.
 
     Returns:
-        Names of the model's parameters that the file does not set, and of the file's tensors without use.
+        Names of the parameters that the file does not set, and of the tensors that the model does not use.
 
     Raises:
-        CheckpointError: The file cannot be read, nothing in it fits, a tensor has another shape, or its head is for
-            another number of classes and ``reset_head`` is not set.
+        CheckpointError: The file cannot be read, nothing in it fits, a tensor has another shape, or its classifier is
+            for another number of classes and ``reset_head`` is not set.
     """
     state, own = adapted(model, model.own_names(read_state_dict(path)), path), model.state_dict()
     rows = other_classes(model, state)
@@ -45,7 +45,7 @@ def load_fitting(model: Network, path: Path, reset_head: bool) -> tuple[list[str
         found = misfits(own, state, {"of another shape": wrong})
         raise CheckpointError(
             f"{path}: the tensors do not fit {type(model).__name__}: {found}",
-            "start from weights of the same network",
+            "give weights of the same network",
         )
     fitting = {name: tensor for name, tensor in state.items() if name in own and name not in rows}
     if not fitting:
@@ -60,18 +60,18 @@ def load_fitting(model: Network, path: Path, reset_head: bool) -> tuple[list[str
 def start_weights(
     model: Network, name: str, init: str | Path | None, command: str, report: Callback, reset_head: bool = False
 ) -> str:
-    """Bring a new network to the weights it starts from, and say which these are.
+    """Give a new network its initial weights, and report which these are.
 
     Args:
         model: The network, randomly initialised.
         name: Its registry name.
-        init: A weights file, "random", or None for the weights that pixaff ships for the network, if any.
-        command, report: Whom to tell.
-        reset_head: Whether the classifier may be re-initialised where ``init`` has one for another number of classes.
-            That of pixaff's own weights always may: they serve any classes.
+        init: A weights file, "random", or None for the weights in the package, if there are any.
+        command, report: Where notes go.
+        reset_head: Whether the classifier may be re-initialised if ``init`` is for another number of classes. With the
+            weights in the package it always may be.
 
     Returns:
-        The name of the file, or "random": what a checkpoint remembers.
+        The name of the file, or "random", for the checkpoint.
 
     Raises:
         CheckpointError: See `load_fitting`.
@@ -79,7 +79,7 @@ def start_weights(
     if init is None:
         shipped = shipped_weights(name)
         if shipped is None:
-            report(Event("warning", command, f"{name} starts from random weights; init names a file of better ones"))
+            report(Event("warning", command, f"{name} starts from random weights; --init takes a file of better ones"))
             return RANDOM
         init, reset_head = shipped, True
     elif str(init) == RANDOM:
