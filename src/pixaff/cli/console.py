@@ -23,7 +23,7 @@ from pixaff.settings import value_words
 
 if TYPE_CHECKING:
     from pixaff.events import Event
-    from pixaff.stages.batch.run import Report
+    from pixaff.stages.batch.report import Report
 
 EVERY = 15.0
 """Seconds between two lines of progress if there is no terminal to draw a bar on."""

@@ -14,7 +14,8 @@ from pixaff.settings import Settings
 from pixaff.stages.batch.image_labels import PREDICT, given_entries, labels_of, names_of, read_given_labels
 from pixaff.stages.batch.inputs import find_images, given_path
 from pixaff.stages.batch.plan import Plan, weights_of
-from pixaff.stages.batch.run import Report, run_plan, skip_all
+from pixaff.stages.batch.report import Report
+from pixaff.stages.batch.run import run_plan, skip_all
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack

@@ -16,7 +16,8 @@ from pixaff.settings import Settings
 from pixaff.stages.batch.executors import default_workers, in_processes, in_threads
 from pixaff.stages.batch.inputs import existing_folder, find_images, given_path
 from pixaff.stages.batch.plan import Plan
-from pixaff.stages.batch.run import Outcome, Report, run_plan, skip_all
+from pixaff.stages.batch.report import Report
+from pixaff.stages.batch.run import Outcome, run_plan, skip_all
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack

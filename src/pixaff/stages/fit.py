@@ -29,7 +29,7 @@ from pixaff.stages.batch.inputs import find_images
 from pixaff.stages.batch.ledger import read_ledger
 from pixaff.stages.batch.plan import check_files
 from pixaff.stages.batch.record import read_record, write_record
-from pixaff.stages.batch.run import Report
+from pixaff.stages.batch.report import Report
 from pixaff.stages.cam import cam
 from pixaff.stages.crf import SIDES, crf
 from pixaff.stages.propagate import OVERLAYS, SCORES, propagate

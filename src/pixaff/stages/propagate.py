@@ -19,7 +19,8 @@ from pixaff.stages.batch.image_labels import PREDICT, given_entries, labels_of, 
 from pixaff.stages.batch.inputs import default_out, existing_folder, find_images, given_path, single_file
 from pixaff.stages.batch.plan import Plan, weights_of
 from pixaff.stages.batch.record import read_record
-from pixaff.stages.batch.run import Report, run_plan, skip_all
+from pixaff.stages.batch.report import Report
+from pixaff.stages.batch.run import run_plan, skip_all
 from pixaff.stages.batch.sweeps import FOLDER as SCORES
 
 if TYPE_CHECKING:

@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import pixaff
 from pixaff._version import __version__
 from pixaff.errors import UsageError, shortened
 from pixaff.events import Event
@@ -21,7 +20,7 @@ from pixaff.run_options import RunOptions
 from pixaff.settings import value_words
 from pixaff.stages.batch.ledger import Ledger, digest, quick_stamps, read_ledger, same_file, stamp
 
-EMBEDDED = Path(pixaff.__file__).parent / "models" / "embedded"
+EMBEDDED = Path(__file__).parents[2] / "models" / "embedded"
 """Folder of the model inside the package; `pixaff.models.bundle` has it too, but imports torch."""
 LITE = "lite"
 """Its name."""

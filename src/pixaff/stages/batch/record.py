@@ -18,7 +18,7 @@ from pixaff.stages.batch.ledger import read_ledger
 
 if TYPE_CHECKING:
     from pixaff.stages.batch.plan import Plan
-    from pixaff.stages.batch.run import Report
+    from pixaff.stages.batch.report import Report
 
 NAME = "run.json"
 OTHERS = "other_settings"

@@ -10,7 +10,6 @@ import os
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,34 +18,10 @@ from pixaff.events import Event
 from pixaff.stages.batch.ledger import content_digest
 from pixaff.stages.batch.plan import Plan
 from pixaff.stages.batch.record import write_run_record
+from pixaff.stages.batch.report import Report
 
 Outcome = Mapping[str, Any] | BaseException
 """The result for an image: facts about it, with a "warning" if there is one, or the exception that it raised."""
-
-
-@dataclass
-class Report:
-    """The results of a run, by file names of photos.
-
-    Attributes:
-        done: Photos whose outputs were written.
-        skipped: Photos whose outputs existed already.
-        failed: Photos that failed, each with the reason in one line.
-        seconds: Duration of the run.
-    """
-
-    done: list[str] = field(default_factory=list)
-    skipped: list[str] = field(default_factory=list)
-    failed: list[tuple[str, str]] = field(default_factory=list)
-    seconds: float = 0.0
-
-    @property
-    def ok(self) -> bool:
-        """Whether every photo has its output."""
-        return not self.failed
-
-    def counts(self) -> dict[str, int]:
-        return {"done": len(self.done), "skipped": len(self.skipped), "failed": len(self.failed)}
 
 
 def run_plan(

@@ -20,7 +20,7 @@ from pixaff.io.checkpoints import write_state_dict
 from pixaff.io.locks import folder_lock
 from pixaff.run_options import TrainingOptions
 from pixaff.stages.batch.plan import check_files
-from pixaff.stages.batch.run import Report
+from pixaff.stages.batch.report import Report
 from pixaff.stages.training.checkpoint import CHECKPOINT
 from pixaff.stages.training.datasets import readable_photos
 

@@ -16,7 +16,7 @@ from urllib.parse import urljoin, urlsplit
 
 import requests
 
-from pixaff import __version__
+from pixaff._version import __version__
 from pixaff.errors import DownloadError, quoted, shortened
 from pixaff.io.heads import is_page, page_words
 from pixaff.io.records import parse_json
