@@ -44,7 +44,7 @@ def test_a_model_folder_comes_back_as_it_was(cam: CamNetwork, affinity: Affinity
 
 
 def test_a_folder_without_a_model_and_a_damaged_one(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"holds neither model\.json nor cam\.safetensors"):
+    with pytest.raises(CheckpointError, match=r"contains neither model\.json nor cam\.safetensors"):
         load_model(tmp_path)
     (tmp_path / "model.json").write_text("{")
     with pytest.raises(CheckpointError, match="no valid JSON"):
@@ -88,7 +88,7 @@ def test_a_training_of_a_published_network_takes_its_preset_s_numbers(
         ({"cam": "x" * 100_000}, r"no network is called \"x+\.\.\.x+\""),
         ({"affinity": "vgg16_cam"}, 'found vgg16_cam as the network "affinity", which it is not'),
         ({"cam": "timm:resnt50"}, r"cam\.safetensors: timm \S+ has no network called .* \(did you mean timm:resnet50"),
-        ({"classes": ["a", "b"]}, r"cam\.safetensors: found a head for 3 classes .*, expected 2"),
+        ({"classes": ["a", "b"]}, r"cam\.safetensors: found a classifier for 3 classes .*, expected 2"),
     ],
 )
 def test_records_that_are_odd_are_named(cam: CamNetwork, tmp_path: Path, changes: dict, words: str) -> None:

@@ -213,7 +213,7 @@ def test_positions_fit_the_image_size(tmp_path: Path) -> None:
             load(create_model("hybrid_cam"), tmp_path / "36.safetensors")
     with pytest.raises(UsageError, match="a multiple of 16"):
         create_model("hybrid_cam", image_size=100)
-    with pytest.raises(UsageError, match="image size 96 for lite_cam, which takes any"):
+    with pytest.raises(UsageError, match="image size 96 for lite_cam, which accepts any"):
         create_model("lite_cam", image_size=96)
 
 
@@ -291,7 +291,7 @@ def test_wrong_files_are_named(folder: Path) -> None:
     pair = Weights(folder / "b.pth", folder / "a.pth")
     with pytest.raises(CheckpointError, match=r"b\.pth: found the weights of hybrid_affinity, expected .*\(swap"):
         load_model(preset="hybrid", weights=pair)
-    start = r"c\.pth: found a classifier of ImageNet's 1000 classes, from which .*train-cam --model hybrid_cam --init"
+    start = r"c\.pth: found a classifier of ImageNet's 1000 classes, from which .*train-cam --network hybrid_cam --init"
     with pytest.raises(CheckpointError, match=start):
         load_model(preset="hybrid", weights=Weights(folder / "c.pth"), parts=("cam",))
     (folder / "a.pth").unlink()
@@ -300,7 +300,7 @@ def test_wrong_files_are_named(folder: Path) -> None:
     (folder / "again").mkdir()
     (folder / "again" / "b.pth").write_bytes((folder / "b.pth").read_bytes())
     with pytest.raises(
-        CheckpointError, match=r"two files of hybrid_affinity, again.b\.pth and b\.pth .name .*--affinity-"
+        CheckpointError, match=r"two files of hybrid_affinity, again.b\.pth and b\.pth .choose .*--affinity-"
     ):
         load_model(preset="hybrid", weights=Weights(folder=folder), parts=("affinity",))
     (folder / "again" / "b.pth").unlink()
@@ -308,7 +308,7 @@ def test_wrong_files_are_named(folder: Path) -> None:
     state = read_state_dict(folder / "again" / "lacking.pth")
     torch.save({name: tensor for name, tensor in state.items() if name != "gn.bias"}, folder / "again" / "lacking.pth")
     lacking = (
-        r"no file holds the weights of hybrid_affinity; other files: again.lacking\.pth,.* --affinity-weights FILE"
+        r"no file contains the weights of hybrid_affinity; other files: again.lacking\.pth,.* --affinity-weights FILE"
     )
     with pytest.raises(CheckpointError, match=lacking):
         load_model(preset="hybrid", weights=Weights(folder=folder), parts=("affinity",))

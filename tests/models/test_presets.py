@@ -160,7 +160,7 @@ def test_a_folder_of_weights(folder: Path) -> None:
     mixed = load_vgg(Weights(cam=folder.parent / "mine.pth", folder=folder))
     assert mixed.sources["cam_weights"].endswith("mine.pth")
     with pytest.raises(
-        CheckpointError, match=r"no file holds the weights of vgg16_cam; other files: README\.txt, drive"
+        CheckpointError, match=r"no file contains the weights of vgg16_cam; other files: README\.txt, drive"
     ):
         load_vgg(Weights(folder=folder), parts=("cam",))
     with pytest.raises(CheckpointError, match="no such folder"):

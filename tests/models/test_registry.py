@@ -51,10 +51,10 @@ def test_every_name_is_one_network_of_the_kind_that_it_says() -> None:
 def test_a_network_of_the_other_kind_is_named_with_one_of_the_right_kind() -> None:
     with pytest.raises(UsageError, match=r"vgg16_affinity makes no CAMs \(choose a CAM network, such as vgg16_cam\)"):
         create_cam_network("vgg16_affinity")
-    with pytest.raises(UsageError, match=r"vgg16_cam is no AffinityNet \(choose one, such as vgg16_affinity\)"):
+    with pytest.raises(UsageError, match=r"vgg16_cam is not an AffinityNet \(choose one, such as vgg16_affinity\)"):
         create_affinity_network("vgg16_cam")
     for name in ("vgg16_cam", "lite_affinity", "timm:test_resnet"):
-        with pytest.raises(UsageError, match=f"found the image size 448 for {name}, which takes any"):
+        with pytest.raises(UsageError, match=f"found the image size 448 for {name}, which accepts any"):
             create_model(name, image_size=448)
     for create in (create_model, create_cam_network, create_affinity_network, cam_recipe, affinity_recipe, head_recipe):
         with pytest.raises(UsageError, match=r'no network is called "vgg_cam" \(did you mean vgg16_cam\?\)'):

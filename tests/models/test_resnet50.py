@@ -254,12 +254,12 @@ def test_irn_starts_from_imagenet_weights(name: str) -> None:
 def test_irn_in_the_registry() -> None:
     with torch.device("meta"):
         assert create_cam_network("resnet50_cam", 3)(torch.zeros(1, 3, 32, 32)).shape == (1, 3)
-    with pytest.raises(UsageError, match=r"resnet50_irn is no AffinityNet.*such as lite_affinity"):
+    with pytest.raises(UsageError, match=r"resnet50_irn is not an AffinityNet.*such as lite_affinity"):
         create_affinity_network("resnet50_irn")
     with pytest.raises(UsageError, match=r"resnet50_irn makes no CAMs.*resnet50_cam"):
         create_cam_network("resnet50_irn")
     for other in ("resnet50_cam", "lite_affinity", "timm:resnet18"):
-        with pytest.raises(UsageError, match=r"sees no boundaries.*resnet50_irn"):
+        with pytest.raises(UsageError, match=r"predicts no boundaries.*resnet50_irn"):
             create_boundary_network(other)
     with pytest.raises(UsageError, match="no network is called"):
         create_model("resnet50_affinity")

@@ -171,8 +171,8 @@ def test_own_weights_start_a_network_too(tmp_path: Path) -> None:
         ("timm:hf-hub:affinity", 'no network called "hf-hub"'),
         ("timm:test_resnet:cam", "expected timm:NAME or timm:NAME:affinity"),
         ("timm:test_resnet.no_such_tag", "gives no feature maps: Invalid pretrained tag"),
-        ("timm:mixer_s32_224", r"cannot look at images of any size: Input height .* doesn't match model \(224\)"),
-        ("timm:test_maxvit", "cannot look at images of any size"),
+        ("timm:mixer_s32_224", r"does not accept images of any size: Input height .* doesn't match model \(224\)"),
+        ("timm:test_maxvit", "does not accept images of any size"),
     ],
 )
 def test_names_that_cannot_serve(name: str, words: str) -> None:
@@ -194,7 +194,7 @@ def test_the_wrong_kind_of_network_is_named_before_training(tmp_path: Path) -> N
     with pytest.raises(UsageError, match="timm:test_resnet:affinity makes no CAMs"):
         train_cam(photos, labels, CLASSES, tmp_path / "run", network="timm:test_resnet:affinity", **FAST)
     low, high = posteriors(tmp_path, masks)
-    with pytest.raises(UsageError, match=r"no AffinityNet \(choose one, such as timm:test_resnet:affin"):
+    with pytest.raises(UsageError, match=r"not an AffinityNet \(choose one, such as timm:test_resnet:affin"):
         train_affinity(photos, low, high, tmp_path / "run", network="timm:test_resnet", **FAST)
 
 

@@ -199,7 +199,9 @@ def test_weights_start_where_they_are_told(tmp_path: Path) -> None:
     notes: list[str] = []
     options = {**FAST, "recipe": still, "report": lambda event: notes.append(event.text)}
     start_file = tmp_path / "start.safetensors"
-    with pytest.raises(CheckpointError, match=r"found a head for 7 classes \(head\.weight, head\.bias\), expected 2"):
+    with pytest.raises(
+        CheckpointError, match=r"found a classifier for 7 classes \(head\.weight, head\.bias\), expected 2"
+    ):
         train_cam(photos, labels, CLASSES, tmp_path / "run", init=start_file, **options)
     result = train_cam(photos, labels, CLASSES, tmp_path / "run", init=start_file, reset_head=True, **options)
     weights = read_state_dict(result.path)

@@ -1,7 +1,7 @@
-"""What every network promises, and what is known of a family of networks.
+"""What every network promises, and everything that is known of a family of networks.
 
-A new network is one file that subclasses `CamNetwork`, `AffinityNetwork`, `BoundaryNetwork` or several of them and ends
-with its `FAMILY`, and one line in `pixaff.models.registry`.
+A new network is one file, which subclasses `CamNetwork`, `AffinityNetwork`, `BoundaryNetwork` or several of them and
+ends with its `FAMILY`, and one line in `pixaff.models.registry`.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ class Network(nn.Module):
     """Base of all networks.
 
     Attributes:
-        mean, std: Of the colours red, green, blue from 0 to 1.
-        bgr: Whether the network wants the normalised colours in the order blue, green, red.
-        image_size: Side in pixels of the square to which images are resized; None takes images of any size.
-        size_divisor: The sides of images that the cells of the network's maps cover exactly are multiples of this.
-        bytes_per_pixel: Memory that a forward pass in float32 takes at its peak, measured; None means unknown.
-        frozen: Layers that training leaves alone: the stem and the first stage.
-        new: Layers that initial weights lack and that learn faster.
+        mean, std: Mean and standard deviation of red, green and blue, from 0 to 1.
+        bgr: Whether the network expects the normalised colours in the order blue, green, red.
+        image_size: Side in pixels of the square to which images are resized; None accepts images of any size.
+        size_divisor: Cells cover an image exactly if its sides are multiples of this.
+        bytes_per_pixel: Peak memory of a forward pass in float32, as measured; None means unknown.
+        frozen: Layers that a training does not change: the stem and the first stage.
+        new: Layers that initial weights lack, and that learn faster.
     """
 
     mean: tuple[float, ...]
@@ -58,21 +58,21 @@ class Network(nn.Module):
         return pixels.flip(0) if self.bgr else pixels
 
     def seen_size(self, size: tuple[int, int]) -> tuple[int, int]:
-        """The size (h, w) at which the network sees an image of some size: its square, or the same."""
+        """The size (h, w) of the network's input for an image of some size: its square, or the same size."""
         return size if self.image_size is None else (self.image_size, self.image_size)
 
     def memory_per_pixel(self) -> int | None:
-        """Memory that a forward pass in float32 takes at its peak, in bytes for each pixel of the image.
+        """Peak memory of a forward pass in float32, in bytes per pixel of the image.
 
-        Measured where `bytes_per_pixel` says so; else told from the layers, once. None for a network that sees images
-        of one size alone, and where nothing can be told.
+        `bytes_per_pixel` if that is known; otherwise estimated from the layers, once. None for a network that accepts
+        images of one size only, and if it cannot be estimated.
         """
         if self.bytes_per_pixel is None and self.image_size is None:
             self.bytes_per_pixel = traced_bytes_per_pixel(self)
         return self.bytes_per_pixel
 
     def train(self, mode: bool = True) -> Self:
-        """Training mode for all but batch norm, which keeps the statistics of its initial weights."""
+        """Training mode for all layers except batch norm, which keeps the statistics of its initial weights."""
         super().train(mode)
         for module in self.modules():
             if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)):
@@ -88,7 +88,7 @@ class Network(nn.Module):
         return groups
 
     def freeze(self) -> None:
-        """Ask for no gradient of the frozen layers, nor of any batch norm's scale and shift."""
+        """Freeze the frozen layers, and the scale and shift of every batch norm: they get no gradient."""
         for name in self.frozen:
             self.get_submodule(name).requires_grad_(False)
         for module in self.modules():
@@ -96,14 +96,14 @@ class Network(nn.Module):
                 module.requires_grad_(False)
 
     def own_names(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The tensors of a file of initial weights, under the names that they have here."""
+        """The tensors of a file of initial weights, under this network's names."""
         return dict(state)
 
     def adapted_state(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The tensors of a file of weights, brought to the shapes of this network where they can be.
+        """The tensors of a weights file, adapted to the shapes of this network as far as possible.
 
         Raises:
-            CheckpointError: They are of no network of this kind.
+            CheckpointError: They do not belong to a network of this kind.
         """
         return dict(state)
 
@@ -112,10 +112,10 @@ class CamNetwork(Network):
     """A classifier that says where it sees each class.
 
     Attributes:
-        single_scale: Whether the network sees images at one scale alone.
-        sized: Whether the network can be made for images of a chosen size (``create_model(..., image_size=)``).
-        has_segmentation_head: Whether there is a head that tells cells of background from those of each class, which
-            `pixaff.train_cam` trains on CRF posteriors and which then makes the maps.
+        single_scale: Whether the network works at one scale only.
+        sized: Whether the network can be created for images of a given size (``create_model(..., image_size=)``).
+        has_segmentation_head: Whether there is a head that predicts the class of each cell, background included.
+            `pixaff.train_cam` trains it on CRF posteriors, and then it makes the CAMs.
     """
 
     single_scale: ClassVar[bool] = False
@@ -127,7 +127,7 @@ class CamNetwork(Network):
         raise NotImplementedError
 
     def cam(self, x: Tensor) -> Tensor:
-        """Normalised images (B,3,H,W) -> class activation maps (B,K,h,w) >= 0."""
+        """Normalised images (B,3,H,W) -> CAMs (B,K,h,w) >= 0, before normalisation."""
         raise NotImplementedError
 
     def normalized_cams(
@@ -145,13 +145,13 @@ class CamNetwork(Network):
         raise NotImplementedError
 
     def use_segmentation_head(self, used: bool) -> None:
-        """Say whether the maps are the segmentation head's from now on; weights that are saved remember it."""
+        """Set whether the segmentation head makes the CAMs; saved weights contain this."""
         if used:
             raise NotImplementedError
 
 
 class AffinityNetwork(Network):
-    """A network of whose features pairs of neighbouring cells are compared (AffinityNet)."""
+    """A network with features by which neighbouring cells are compared (AffinityNet)."""
 
     def features(self, x: Tensor) -> Tensor:
         """Normalised images (B,3,H,W) -> features (B,D,h,w), h = ceil(H / 8)."""
@@ -163,7 +163,7 @@ class AffinityNetwork(Network):
 
 
 class Boundaries(NamedTuple):
-    """What a `BoundaryNetwork` says of one image, at stride 4: h = ceil(H / 4)."""
+    """The result of a `BoundaryNetwork` for one image, at stride 4: h = ceil(H / 4)."""
 
     edge: Tensor
     """float32 (h,w), the probability that a class boundary runs through a cell."""
@@ -172,7 +172,7 @@ class Boundaries(NamedTuple):
 
 
 class BoundaryNetwork(Network):
-    """A network that sees class boundaries, and where the centroid of each instance is (IRN).
+    """A network that predicts class boundaries, and where the centroid of each instance is (IRN).
 
     Attributes:
         boundary_stride: Side in pixels of a cell of its maps.
@@ -212,31 +212,31 @@ class BoundaryNetwork(Network):
         return Boundaries(torch.sigmoid((seen + mirrored.flip(1)) / 2), displacement[0].float()[:, :h, :w].contiguous())
 
 
-# The paper's SGD at 0.1 suits its own networks; it ruins an EfficientNet's features within an epoch. The
-# backbone stays frozen as it was for the shipped model; whether training it helps the maps is open (docs/lite.md).
-# The new weights need 1e-2 and some hundred steps: stopped at 3 epochs of 3e-3 they had learned the frequent classes
-# only (mean average precision 0.60 in five-fold cross-validation on 1,619 VOC photos, 0.75 with these numbers).
+# The paper's SGD at 0.1 suits its own networks; it ruins the features of an EfficientNet within an epoch. The backbone
+# is frozen, as it was for the shipped model; whether training it makes better CAMs is an open question (docs/notes).
+# The classifier needs 1e-2 and some hundred steps: after 3 epochs at 3e-3 it had only learned the frequent classes
+# (mean average precision 0.60 in five-fold cross-validation on 1,619 VOC photos, 0.75 with these values).
 CAM_RECIPE = Recipe(
     epochs=8, batch_size=16, lr=1e-3, optimizer="adamw", weight_decay=1e-4, backbone_lr_scale=0.0, precision="fp32"
 )
 AFFINITY_RECIPE = Recipe(epochs=8, batch_size=8, lr=2e-4, optimizer="adamw")
-# Section 5.1 of IRN and its release. The momentum is what that release trained with: its optimizer, PSA's, hands the
-# weight decay to SGD in the place of the momentum.
+# Section 5.1 of IRN and its release. The momentum is what that release trained with: its optimizer, which is PSA's,
+# passes the weight decay to SGD in the place of the momentum.
 IRN_RECIPE = Recipe(epochs=3, batch_size=32, lr=0.1, momentum=1e-4, weight_decay=1e-4, crop=512, precision="fp32")
 
 
 @dataclass(frozen=True)
 class Family:
-    """All that is known of networks on one backbone.
+    """Everything that is known of the networks on one backbone.
 
     Attributes:
         name: Its networks are called NAME_cam, NAME_affinity and NAME_irn.
         cam: CAM network, made with the number of classes.
         affinity: AffinityNet, made without arguments.
         irn: Boundary network, made without arguments.
-        cam_recipe, affinity_recipe, irn_recipe: How they are trained where nothing else is asked for.
-        head_recipe: How the CAM network's segmentation head is trained; None where it has none.
-        presets: Settings by name; those of the first preset fit these networks best.
+        cam_recipe, affinity_recipe, irn_recipe: How they are trained by default.
+        head_recipe: How the CAM network's segmentation head is trained; None if it has none.
+        presets: Settings by name; those of the first preset suit these networks best.
         weights: Published weights by part, "cam", "affinity" or "irn": entries of the catalogue.
         shipped: Whether the weights are in the package.
     """

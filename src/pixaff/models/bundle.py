@@ -1,9 +1,9 @@
-"""A model: both networks with their weights, the class names and the settings that fit them.
+"""A model: both networks with their weights, the class names, and the settings that suit them.
 
-A model's folder holds ``model.json``, ``cam.safetensors`` and ``affinity.safetensors``. The embedded model ``lite`` and
-the runs of `pixaff fit` are such folders. The folder of a finished `pixaff train-cam` serves as well: its weights name
-the network and classes, the settings are the preset's; with ``affinity.safetensors`` put beside them it is whole.
-Published networks come as single files instead, which `load_model` takes by a preset.
+The folder of a model contains ``model.json``, ``cam.safetensors`` and ``affinity.safetensors``. The embedded model
+``lite`` and the runs of `pixaff fit` are such folders. The folder of a finished `pixaff train-cam` can be used as well:
+its weights name the network and the classes, and the settings are the preset's; with ``affinity.safetensors`` beside
+them it is complete. Published networks are single files instead, which `load_model` loads by a preset.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ FORMAT = 1
 EMBEDDED = "lite"
 RECORD, CAM, AFFINITY = "model.json", "cam.safetensors", "affinity.safetensors"
 FILES = {"cam": CAM, "affinity": AFFINITY}
-"""Weights in a model's folder, by part."""
+"""Weights files in the folder of a model, by part."""
 PARTS = tuple(FILES)
 _COPY = "copy the whole folder again"
 
@@ -59,12 +59,12 @@ N = TypeVar("N", bound=Network)
 
 @dataclass(frozen=True)
 class Weights:
-    """Where the user says that the weights of a preset's networks are.
+    """Where the weights of a preset's networks are.
 
     Attributes:
         cam: File of the CAM network.
         affinity: File of the AffinityNet.
-        folder: Folder with a file for each network that is not named by itself.
+        folder: Folder with the files that are not given individually.
     """
 
     cam: str | Path | None = None
@@ -72,7 +72,7 @@ class Weights:
     folder: str | Path | None = None
 
     def given(self) -> bool:
-        """Whether anything is said."""
+        """Whether anything is given."""
         return any(value is not None for value in (self.cam, self.affinity, self.folder))
 
 
@@ -81,12 +81,12 @@ class Bundle:
     """A loaded model.
 
     Attributes:
-        cam: CAM network, in evaluation mode, or None when the run refines given CAMs.
-        affinity: AffinityNet, in evaluation mode, or None when the run has not trained it yet.
+        cam: CAM network, in evaluation mode, or None if it is not needed.
+        affinity: AffinityNet, in evaluation mode, or None if it is not needed or not trained yet.
         classes: Names of the mask values 1, 2, ...
-        settings: The hyper-parameters that fit the two networks.
+        settings: The hyper-parameters that suit the two networks.
         path: The folder.
-        sources: What names the model in a run's record: "model", or "cam_weights" and "affinity_weights".
+        sources: What a run record says of the model: "model", or "cam_weights" and "affinity_weights".
         files: The weights that were loaded, by part.
     """
 
@@ -106,8 +106,8 @@ class _Source:
     Attributes:
         settings: Its networks and hyper-parameters.
         files: Weights by part.
-        names: Of the classes, where a record has them.
-        swap: What to do where the files are each other's.
+        names: Names of the classes, if a record has them.
+        swap: The hint if the two files have been swapped.
         path, sources: As for `Bundle`.
     """
 
@@ -144,19 +144,18 @@ def load_model(
         model: "lite" or a folder that `pixaff fit` or `pixaff train-cam` made.
         preset: A name among `pixaff.PRESETS`.
         weights: Files of the preset's networks, or a folder of them.
-        classes: File of the class names. With the CAM network of a folder it may only confirm the names there. None
-            takes these, or those that a training of pixaff wrote into its weights, and for 20 classes without names
-            Pascal VOC's.
-        parts: The networks that are needed: "cam", "affinity" or both. A folder's AffinityNet may be absent all the
-            same: the run has not trained it yet.
-        device: Where the networks go.
-        fetch: Gives the path of published weights by their name in the catalogue, for those that ``weights`` lacks.
+        classes: Class list. With the CAM network of a folder, it may only confirm the names there. None uses these, or
+            those that a training of pixaff wrote into its weights, or for 20 classes without names those of Pascal VOC.
+        parts: The networks that are needed: "cam", "affinity" or both. The AffinityNet of a folder may be missing
+            nevertheless, if the run has not trained it yet.
+        device: Device of the networks.
+        fetch: Returns the path of published weights by their name in the catalogue, for those that ``weights`` lacks.
 
     Raises:
-        UsageError: No preset has that name, nothing says where its weights are, weights are given where a model
-            brings its own, or the class names are not those of the classes.
-        DownloadError: Published weights cannot be fetched.
-        CheckpointError: The folder holds no model, or weights cannot be read or do not fit.
+        UsageError: No preset has that name, nothing says where its weights are, weights are given for a model that has
+            its own, or the class names do not match the classes.
+        DownloadError: Published weights cannot be downloaded.
+        CheckpointError: The folder contains no model, or weights cannot be read or do not fit.
         LabelsError: ``classes`` cannot be read.
     """
     weights = weights or Weights()
@@ -191,14 +190,14 @@ def write_bundle(
     settings: Settings,
     half: bool = False,
 ) -> None:
-    """Write a model's folder; ``model.json`` last, so that a folder which holds one is whole.
+    """Write the folder of a model; ``model.json`` comes last, so a folder that contains it is complete.
 
     Args:
-        folder: Made when missing.
-        cam, affinity: Registry names of the networks; no AffinityNet is written without its name.
+        folder: The folder, which is created if necessary.
+        cam, affinity: Registry names of the networks; without a name, no AffinityNet is written.
         cam_model, affinity_model: The networks.
         classes: Names of the mask values 1, 2, ...
-        settings: The hyper-parameters that fit them.
+        settings: The hyper-parameters that suit them.
         half: Store matrices in float16.
 
     Raises:
@@ -228,15 +227,15 @@ def embedded_folder() -> Path:
 
 
 def shipped_weights(network: str) -> Path | None:
-    """File in the package with the weights of a network, None where it has none."""
+    """File in the package with the weights of a network; None if there is none."""
     return embedded_folder() / FILES[part_of(network)] if is_shipped(network) else None
 
 
 def _preset_with_networks(model: str | Path | None, preset: str | None, weights: Weights) -> Settings | None:
-    """The preset whose networks a run takes, or None where they are a model's: the one given, or the embedded one.
+    """The preset whose networks a run uses, or None if it uses those of a model, given or embedded.
 
     Raises:
-        UsageError: No preset has that name, or the weights belong to nothing.
+        UsageError: No preset has that name, or weights are given without a preset.
     """
     settings = preset_settings(preset or EMBEDDED)
     foreign = not (is_shipped(settings.cam) and is_shipped(settings.affinity))
@@ -245,7 +244,9 @@ def _preset_with_networks(model: str | Path | None, preset: str | None, weights:
     if weights.given():
         presets = ", ".join(name for name, other in PRESETS.items() if not is_shipped(other.cam))
         reason = "a model, which has its own" if model is not None else f"no preset that needs them ({presets})"
-        raise UsageError(f"found weights of networks and {reason}", "give --preset with weights, or --model with none")
+        raise UsageError(
+            f"found weights of networks and {reason}", "give weights with --preset, and --model without weights"
+        )
     return None
 
 
@@ -262,7 +263,7 @@ def _in_folder(model: str | Path, parts: Sequence[str]) -> _Source:
         names, settings = _trained(folder / CAM)
     else:
         raise CheckpointError(
-            f"{folder} holds neither {RECORD} nor {CAM}",
+            f"{folder} contains neither {RECORD} nor {CAM}",
             f'give "{EMBEDDED}" or the folder of a finished `pixaff fit` or `pixaff train-cam`',
         )
     _check_model(folder / (RECORD if recorded else CAM), names, settings)
@@ -277,7 +278,7 @@ def _recorded(record: Path) -> tuple[tuple[str, ...], Settings]:
         raise CheckpointError(f"{record}: found format {version}, expected {FORMAT}", "update pixaff")
     classes = entry(found, "classes", list, record, CheckpointError)
     if not all(isinstance(name, str) for name in classes):
-        raise CheckpointError(f"{record}: found classes that are no names", _COPY)
+        raise CheckpointError(f"{record}: found classes that are not names", _COPY)
     values = entry(found, "settings", dict, record, CheckpointError)
     for name in ("preset", "cam", "affinity"):
         if name in values:
@@ -326,7 +327,7 @@ def _check_model(record: Path, names: Sequence[str], settings: Settings) -> None
 def _of_preset(
     settings: Settings, weights: Weights, parts: Sequence[str], fetch: Callable[[str], Path] | None
 ) -> _Source:
-    """The networks of a preset: from the files and the folder that are named, else the published ones."""
+    """The networks of a preset: from the given files and folder, or else the published ones."""
     named = {"cam": weights.cam, "affinity": weights.affinity}
     files = {part: Path(path) for part in parts if (path := named[part]) is not None}
     absent = [part for part in parts if part not in files]
@@ -341,7 +342,7 @@ def _of_preset(
 
 
 def _published(settings: Settings, parts: Sequence[str], fetch: Callable[[str], Path] | None) -> dict[str, Path]:
-    """Files of weights for the parts of a preset for which no option names any: the published ones, from the cache."""
+    """Weights files for the parts of a preset for which no option gives any: the published ones, from the cache."""
     networks = {part: network_of(settings, part) for part in parts}
     known = {part: name for part, network in networks.items() if (name := published_weights(network)) is not None}
     lacking = [part for part in parts if fetch is None or part not in known]
@@ -360,7 +361,7 @@ def _published(settings: Settings, parts: Sequence[str], fetch: Callable[[str], 
 
 
 def _cam_network(source: _Source, device: torch.device | str) -> tuple[CamNetwork, int]:
-    """The CAM network, and its number of classes: that of the names, else the one found in the weights."""
+    """The CAM network, and its number of classes: that of the names, or else that of the weights."""
     name, path = source.settings.cam, source.files["cam"]
     state = read_state_dict(path)
     count = len(source.names) if source.names else count_classes(name, state)
@@ -380,7 +381,7 @@ def _affinity_network(source: _Source, device: torch.device | str) -> AffinityNe
 
 @contextmanager
 def _named(path: Path) -> Iterator[None]:
-    """Name the weights whose network cannot be made, such as one that this version of timm does not have."""
+    """Name the weights whose network cannot be created, such as one that this version of timm does not have."""
     try:
         yield
     except UsageError as error:
@@ -411,7 +412,7 @@ def _confirmed(known: tuple[str, ...], classes: str | Path | None) -> tuple[str,
     if names != known:
         raise UsageError(
             f"{classes} names {len(names)} classes ({_some(names)}), the model knows {len(known)} ({_some(known)})",
-            "leave --classes out, or train a model for these classes: pixaff fit",
+            "omit --classes, or train a model for these classes: pixaff fit",
         )
     return known
 
@@ -421,7 +422,7 @@ def _names_for(count: int, path: Path, classes: str | Path | None) -> tuple[str,
     if classes is not None:
         names = read_classes(classes)
         if len(names) != count:
-            raise UsageError(f"{classes} names {len(names)} classes, {path} is for {count}", "give the names of these")
+            raise UsageError(f"{classes} names {len(names)} classes, {path} is for {count}", "give as many names")
         return names
     try:
         recorded = parse_json(read_metadata(path).get("classes", "[]"))

@@ -1,4 +1,4 @@
-"""How much memory a network takes, told without computing: its layers run on tensors that have a shape and no data."""
+"""The memory that a network takes, without computing: its layers run on tensors that have a shape but no data."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 SIDE = 512
-"""Of the square image that is looked at."""
+"""Side in pixels of the square image that is used."""
 SPARE = 1.25
-"""Real peaks are 1.03 to 1.24 times the sum of what is alive: convolutions need room to work in, allocators waste some.
+"""Real peaks are 1.03 to 1.24 times the sum of live tensors: convolutions need workspace, and allocators waste some.
 Measured with lite, VGG-16, ResNet-50, ConvNeXt and Swin at 1024 x 1024 pixels."""
 
 
 def traced_bytes_per_pixel(network: nn.Module) -> int | None:
-    """Memory that a forward pass in float32 takes at its peak, in bytes for each pixel of the image.
+    """Peak memory of a forward pass in float32, in bytes per pixel of the image.
 
     Attention is counted as if each pair of cells took memory, which PyTorch's fused kernels avoid: for vision
-    transformers the figure is some two times too large.
+    transformers the figure is about twice too large.
 
     Returns:
         None for a network that does not run on tensors without data.
@@ -40,7 +40,7 @@ def traced_bytes_per_pixel(network: nn.Module) -> int | None:
 
 
 class _Alive(TorchDispatchMode):
-    """Adds up the memory of tensors from when an operation makes them until nothing refers to them.
+    """Sums the memory of tensors, from the operation that makes them until nothing refers to them.
 
     Attributes:
         peak: The largest sum so far, in bytes.

@@ -1,8 +1,8 @@
 """The hybrid networks: a ViT-B/16 on a ResNet stem as classifier, and an AffinityNet on the same stem.
 
-Dosovitskiy et al., *An Image is Worth 16x16 Words*, ICLR 2021 (the R50 hybrid, with three stages of the ResNet), whose
-relevance maps (Chefer et al., CVPR 2021; `pixaff.models.relevance`) take the place of class activation maps. The names
-of the parameters are those of the published "Hybrid Pascal VOC" weights.
+Dosovitskiy et al., *An Image is Worth 16x16 Words*, ICLR 2021 (the R50 hybrid, with three stages of the ResNet). Its
+relevance maps (Chefer et al., CVPR 2021; `pixaff.models.relevance`) take the place of CAMs. The names of the parameters
+are those of the published "Hybrid Pascal VOC" weights.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ FEATURES = 512
 IMAGE_SIZE = 448
 METHODS = ("relevance", "gradient-rollout")
 CLASSES_AT_ONCE = 8
-"""Classes of one backward pass; each takes some 170 MB with a mirror image at 448 x 448."""
+"""Number of classes in one backward pass; each takes some 170 MB with a mirror image at 448 x 448."""
 
 
 def _resnet() -> nn.Module:
@@ -63,11 +63,11 @@ class HybridCam(_Hybrid, CamNetwork):
 
     Args:
         num_classes: Foreground classes K.
-        image_size: Side of the images in pixels, a multiple of 16. None means 448, or what weights that are loaded
-            were made for; with a number, their position embedding is interpolated to it.
+        image_size: Side of the images in pixels, a multiple of 16. None means 448, or the size of the weights that are
+            loaded; with a number, the position embedding of such weights is interpolated.
 
     Raises:
-        UsageError: The size is no multiple of 16.
+        UsageError: The size is not a multiple of 16.
     """
 
     new = ("head",)
@@ -123,8 +123,8 @@ class HybridCam(_Hybrid, CamNetwork):
             x: The images.
             classes: 0-based classes C; None means all.
             method: "relevance", or "gradient-rollout", which is cheaper: the gradient times the attention itself.
-            steady: See `pixaff.models.relevance`; 0 brings back the published constant, which float32 is too coarse
-                for (use ``model.double()``).
+            steady: See `pixaff.models.relevance`; 0 means the published constant, for which float32 is too coarse (use
+                ``model.double()``).
 
         Raises:
             ValueError: No class, a class that the network lacks, an unknown method or a negative ``steady``.
@@ -153,7 +153,7 @@ class HybridCam(_Hybrid, CamNetwork):
         """Relevance maps of one image as CAMs: float32 (C,H,W) in 0..1 at the image's size, whatever ``scales``.
 
         The image is resized to the network's square (bicubic). Each map is enlarged to the square (bilinear), its cube
-        root is taken and brought to 0..1, and it is averaged with that of the mirror image.
+        root is taken and scaled to 0..1, and it is averaged with that of the mirror image.
         """
         picture = image if isinstance(image, Image.Image) else Image.fromarray(image)
         square = picture.resize((self.image_size, self.image_size), Image.Resampling.BICUBIC)
@@ -164,10 +164,10 @@ class HybridCam(_Hybrid, CamNetwork):
         return F.interpolate(both, picture.size[::-1], mode="bilinear", align_corners=False)[0]
 
     def adapted_state(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Weights with a position embedding of this network's size, or this network made to be of theirs.
+        """Weights with a position embedding of this network's size, or this network adapted to theirs.
 
         Raises:
-            CheckpointError: The position embedding is of no square.
+            CheckpointError: The position embedding does not belong to a square.
         """
         found = state.get("pos_embed")
         if found is None or found.shape == self.pos_embed.shape:

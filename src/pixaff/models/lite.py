@@ -1,9 +1,10 @@
-"""The embedded default: EfficientNet-Lite2 with a CAM head and an AffinityNet head.
+"""The networks of the embedded model: EfficientNet-Lite2 as a CAM network and as an AffinityNet.
 
 Backbone: Tan & Le, *EfficientNet*, ICML 2019, in its "lite" form (no squeeze-and-excitation, ReLU6), at output
-stride 16. Its 3x3 and 5x5 convolutions of stride 2 pad at the right and bottom only ("same" padding), so the cell i
-of the last features looks at pixel 16 i + 15 and not at the middle of its own square, 16 i + 7.5. The images are
-therefore padded by half a cell at the left and top: the maps of a photo and of its mirror image then agree.
+stride 16. Its 3x3 and 5x5 convolutions of stride 2 pad at the right and bottom only ("same" padding), so cell i of the
+last features is centred on pixel 16 i + 15 instead of the middle of its own square, 16 i + 7.5. The images are
+therefore
+padded by half a cell at the left and top: then the CAMs of a photo and of its mirror image agree.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ HIDDEN = 256
 
 
 class LiteBackbone(nn.Module):
-    """EfficientNet-Lite2 at output stride 16; batch norm always runs on its stored statistics."""
+    """EfficientNet-Lite2 at output stride 16; batch norm always uses its stored statistics."""
 
     mean = (0.5, 0.5, 0.5)
     std = (0.5, 0.5, 0.5)
@@ -39,8 +40,8 @@ class LiteBackbone(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.net = timm_model("tf_efficientnet_lite2", features_only=True, output_stride=STRIDE, out_indices=(2, 3, 4))
-        # The stem and the stages up to stride 8 stay as ImageNet made them: they hold half of a training step's work
-        # and little of what a new task needs (the published networks freeze their first stage too).
+        # The stem and the stages up to stride 8 keep their ImageNet weights: they take half of the time of a training
+        # step, and a new task needs little change there (the published networks freeze their first stage too).
         for name, parameter in self.net.named_parameters():
             if name.startswith(("conv_stem.", "bn1.", "blocks.0.", "blocks.1.", "blocks.2.")):
                 parameter.requires_grad_(False)
@@ -72,11 +73,11 @@ class _Lite(Network):
 
 
 class LiteCam(_Lite, CamNetwork):
-    """Classifier with two ways of making CAMs.
+    """Classifier with two ways to make CAMs.
 
-    Fresh from image-level labels, the maps are the classifier's weights applied to every cell (Zhou et al., CVPR
-    2016). Once the segmentation head, ``pixel``, is trained on the cells that both CRF posteriors of those maps are
-    sure of (the seeding loss of Kolesnikov & Lampert, ECCV 2016), ``seeded`` is set and the maps are that head's.
+    After the training from image-level labels, CAMs are the classifier's weights applied to every cell (Zhou et al.,
+    CVPR 2016). Once the segmentation head, ``pixel``, is trained on the cells that both CRF posteriors of those CAMs
+    agree on (the seeding loss of Kolesnikov & Lampert, ECCV 2016), ``seeded`` is set, and that head makes the CAMs.
 
     Args:
         num_classes: Foreground classes K.
@@ -111,7 +112,7 @@ class LiteCam(_Lite, CamNetwork):
     def cam(self, x: Tensor) -> Tensor:
         """Normalised images (B,3,H,W) -> maps (B,K,h,w) >= 0, h = ceil(H / 16).
 
-        relu of the class scores or, when seeded, the probability of each class against the background alone.
+        relu of the class scores or, if seeded, the probability of each class against the background alone.
         """
         _, middle, coarse = self.backbone(x)
         if not self.seeded:
@@ -127,7 +128,7 @@ class LiteCam(_Lite, CamNetwork):
         self.seeded.fill_(used)
 
     def train(self, mode: bool = True) -> Self:
-        """As the backbone's, but the segmentation head's own normalisation has no ImageNet statistics to keep."""
+        """Training mode, also for the normalisation of the segmentation head, which has no ImageNet statistics."""
         super().train(mode)
         self.pixel.get_submodule("norm").train(mode)
         return self

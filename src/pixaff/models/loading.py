@@ -1,4 +1,4 @@
-"""Weights into a network: every tensor must be there and fit, or the error says which do not."""
+"""Load weights into a network: every tensor must be present and fit, or the error says which does not."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from pixaff.models.base import CamNetwork, Network
 N = TypeVar("N", bound=Network)
 
 NAMED = 3
-"""Tensors that an error names of each kind."""
+"""Number of tensors of each kind that an error names."""
 
 
 def load_checkpoint(model: N, path: str | os.PathLike[str], *, reset_head: bool = False) -> N:
-    """Load a file of weights into a network; every tensor must be there and fit. No code of the file is run.
+    """Load a weights file into a network; every tensor must be present and fit. No code in the file is run.
 
     Batch norm's ``num_batches_tracked`` may be absent: files of older PyTorch versions lack these counters, which
     nothing in evaluation uses.
@@ -28,14 +28,14 @@ def load_checkpoint(model: N, path: str | os.PathLike[str], *, reset_head: bool 
     Args:
         model: The network.
         path: A `.pth` (bare, inside ``{"state_dict": ...}``, with names prefixed by ``module.``) or `.safetensors`.
-        reset_head: Leave the classifier as it is where the file has one for another number of classes.
+        reset_head: Leave the classifier as it is if the file has one for another number of classes.
 
     Returns:
         The model.
 
     Raises:
-        CheckpointError: The file cannot be read, tensors are missing, left over or of another shape, or hold what no
-            network computes with: NaN, infinite or complex numbers, or integers in the place of weights.
+        CheckpointError: The file cannot be read; tensors are missing, unknown or of another shape; or they contain what
+            no network computes with: NaN, infinite or complex numbers, or integers in place of weights.
     """
     return load_state(model, read_state_dict(path), path, reset_head=reset_head)
 
@@ -56,14 +56,14 @@ def load_state(model: N, state: Mapping[str, Tensor], path: str | os.PathLike[st
     if useless := [name for name in state if name not in rows and not _usable(own[name], state[name])]:
         raise CheckpointError(
             f"{path}: found NaN, infinite, complex or whole numbers in {_some(useless)}, expected finite floats",
-            "was the training that wrote it stable, or is it quantised? give weights of float16 or wider",
+            "was the training stable, or are the weights quantised? give weights in float16 or wider",
         )
     model.load_state_dict({name: tensor for name, tensor in state.items() if name not in rows}, strict=False)
     return model
 
 
 def adapted(model: Network, state: Mapping[str, Tensor], path: str | os.PathLike[str]) -> Mapping[str, Tensor]:
-    """Tensors of a file as the network takes them: a hybrid classifier has weights of any image size.
+    """The tensors of a file, adapted to the network: a hybrid classifier accepts weights for any image size.
 
     Raises:
         CheckpointError: See `Network.adapted_state`.
@@ -75,12 +75,12 @@ def adapted(model: Network, state: Mapping[str, Tensor], path: str | os.PathLike
 
 
 def ready(model: N, device: torch.device | str) -> N:
-    """The network on its device, for use, its channels last as the images come: no call rearranges the weights."""
+    """The network on its device, ready for use, with channels last, as its images have them."""
     return model.to(device).to(memory_format=torch.channels_last).eval()
 
 
 def problems(model: Network, state: Mapping[str, Tensor], rows: Sequence[str]) -> dict[str, list[str]]:
-    """Tensors that keep ``state`` from being the network's, by kind; the shape of the classifier's ``rows`` is none."""
+    """Tensors that do not fit the network, by kind; those of ``rows`` may be for other classes."""
     own = model.state_dict()
     return {
         "missing": [name for name in own if name not in state and not name.endswith("num_batches_tracked")],
@@ -90,7 +90,7 @@ def problems(model: Network, state: Mapping[str, Tensor], rows: Sequence[str]) -
 
 
 def other_classes(model: Network, state: Mapping[str, Tensor]) -> list[str]:
-    """Tensors of a CAM network's head whose rows in ``state`` are those of another number of classes."""
+    """Tensors of a CAM network's classifier that are for another number of classes in ``state``."""
     if not isinstance(model, CamNetwork):
         return []  # an AffinityNet knows no classes
     own = model.state_dict()
@@ -103,16 +103,16 @@ def other_classes(model: Network, state: Mapping[str, Tensor]) -> list[str]:
 def head_error(model: Network, state: Mapping[str, Tensor], path: str | os.PathLike[str]) -> CheckpointError:
     """The error about weights for another number of classes."""
     rows, own = other_classes(model, state), model.state_dict()
-    # A head may have a row for the background too: the smallest is without it.
+    # A head may have a row for the background, too: the smallest is without it.
     found, expected = (min(len(tensors[name]) for name in rows) for tensors in (state, own))
     return CheckpointError(
-        f"{path}: found a head for {found} classes ({', '.join(rows)}), expected {expected}",
-        f"give weights for {expected} classes, or leave the head untrained with --reset-head (reset_head=True)",
+        f"{path}: found a classifier for {found} classes ({', '.join(rows)}), expected {expected}",
+        f"give weights for {expected} classes, or re-initialise the classifier with --reset-head (reset_head=True)",
     )
 
 
 def wrong_shapes(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> list[str]:
-    """Tensors of a network that ``state`` holds in another shape."""
+    """Tensors of a network that have another shape in ``state``."""
     return [name for name, tensor in own.items() if name in state and state[name].shape != tensor.shape]
 
 
@@ -130,10 +130,10 @@ def misfits(own: Mapping[str, Tensor], state: Mapping[str, Tensor], kinds: Mappi
 
 
 def _usable(own: Tensor, tensor: Tensor) -> bool:
-    """Whether a tensor has numbers that can stand in the place of a network's own."""
+    """Whether a tensor has numbers that the network can compute with."""
     if not own.is_floating_point():
         return True  # a counter
-    # A sum tells of any NaN or infinity, and takes no memory, unlike a look at each number.
+    # A sum shows any NaN or infinity, and needs no memory, unlike a check of each number.
     return tensor.is_floating_point() and bool(tensor.sum(dtype=torch.float64).isfinite())
 
 

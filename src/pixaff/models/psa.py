@@ -19,8 +19,8 @@ SETTINGS = Settings(
 )
 
 # Section 4.2 of the paper and the authors' release: SGD at 0.1, new layers at ten times that, all in float32. The
-# momentum is what that release trained with: its optimizer hands the weight decay, 5e-4, to SGD in the place of the
-# momentum, so the 0.9 that the paper and its followers name is the exponent of the learning rate's schedule alone.
+# momentum is the one that the release trained with: its optimizer passes the weight decay, 5e-4, to SGD in the place of
+# the momentum. The 0.9 that the paper and its followers name is only the exponent of the learning rate schedule.
 MOMENTUM = 5e-4
 CAM_RECIPE = Recipe(epochs=15, batch_size=16, lr=0.1, momentum=MOMENTUM, precision="fp32")
 AFFINITY_RECIPE = Recipe(epochs=8, batch_size=8, lr=0.1, momentum=MOMENTUM, precision="fp32")

@@ -1,6 +1,6 @@
-"""Which network a file of weights belongs to, told by the names and shapes of its tensors.
+"""Recognise the network of a weights file by the names and shapes of its tensors.
 
-Published weights come as single files, often named by whoever downloaded them.
+Published weights are single files, often with a name that somebody gave them after the download.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from pixaff.models.registry import create_model
 from pixaff.settings import Settings
 
 NAMED = 5
-"""Files that an error names."""
+"""Number of files that an error names."""
 IMAGENET_CLASSES = 1000
-"""Of the classifiers from which trainings start; masks have room for 254."""
+"""Number of classes of the classifiers from which trainings start; masks have room for 254."""
 
 
 def network_of(settings: Settings, part: str) -> str:
@@ -30,7 +30,7 @@ def network_of(settings: Settings, part: str) -> str:
 
 
 def recognised(state: Mapping[str, Tensor], networks: Sequence[str]) -> str | None:
-    """The network whose tensors these are, by names and shapes, with any number of classes; None for none of them."""
+    """The network to which the tensors belong, by names and shapes, with any number of classes; or None."""
     for name in networks:
         model = _shape_of(name)
         try:
@@ -43,7 +43,7 @@ def recognised(state: Mapping[str, Tensor], networks: Sequence[str]) -> str | No
 
 
 def weights_in_folder(settings: Settings, folder: str | Path, parts: Sequence[str]) -> dict[str, Path]:
-    """The files of a folder that hold the networks of some parts, whatever they are called.
+    """The files of a folder that contain the networks of the given parts, whatever their names.
 
     Raises:
         CheckpointError: The folder lacks a network, or has two files of one.
@@ -73,7 +73,7 @@ def weights_in_folder(settings: Settings, folder: str | Path, parts: Sequence[st
             both = f"{found[networks[network]].relative_to(folder)} and {name}"
             raise CheckpointError(
                 f"{folder}: found two files of {network}, {both}",
-                f"name one of them with --{networks[network]}-weights",
+                f"choose one with --{networks[network]}-weights",
             )
         else:
             found[networks[network]] = path
@@ -85,15 +85,15 @@ def weights_in_folder(settings: Settings, folder: str | Path, parts: Sequence[st
         named = ", ".join(shortened(name) for name in others[:NAMED]) + (", ..." if len(others) > NAMED else "")
         rest = f"; other files: {named}" if others else ""
         raise CheckpointError(
-            f"{folder}: no file holds the weights of {' or '.join(lacking)}{rest}",
-            f"whole .pth or .safetensors files are recognised by their tensors; {options} FILE takes one by name, and "
-            "says what of it does not fit",
+            f"{folder}: no file contains the weights of {' or '.join(lacking)}{rest}",
+            f"complete .pth or .safetensors files are recognised by their tensors; {options} FILE loads one by name "
+            "and says what does not fit",
         )
     return found
 
 
 def count_classes(network: str, state: Mapping[str, Tensor]) -> int:
-    """Classes of the CAM network's head in a file: rows beyond those of a network for one class."""
+    """Number of classes of the CAM network in a file."""
     model = _shape_of(network)
     try:
         state = adapted(model, state, network)
@@ -103,10 +103,10 @@ def count_classes(network: str, state: Mapping[str, Tensor]) -> int:
 
 
 def start_error(path: Path, network: str) -> CheckpointError:
-    """The error about weights that a training starts from, in the place of trained ones."""
+    """The error about initial weights in place of trained ones."""
     return CheckpointError(
         f"{path}: found a classifier of ImageNet's {IMAGENET_CLASSES} classes, from which trainings of {network} start",
-        f"give trained weights, or train some: pixaff train-cam --model {network} --init {path} --reset-head",
+        f"give trained weights, or train some: pixaff train-cam --network {network} --init {path} --reset-head",
     )
 
 

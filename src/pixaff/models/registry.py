@@ -19,10 +19,10 @@ FAMILIES: tuple[Family, ...] = (
     hybrid.FAMILY,
     resnet50.FAMILY,
 )
-"""Every network that has a name of its own; a new one is one line here."""
+"""Every network with its own name; a new one is one line here."""
 
 TIMM = "timm:"
-"""Begins the names of networks on a backbone of timm, of which there are too many to list."""
+"""Prefix of the names of networks on a timm backbone, of which there are too many to list."""
 
 PRESETS: dict[str, Settings] = {
     name: settings.replace(preset=name, **{part: own for part, own in family.names.items() if part != "irn"})
@@ -34,7 +34,7 @@ PRESETS: dict[str, Settings] = {
 
 @dataclass(frozen=True)
 class _Entry:
-    """What stands behind a network's name: its family, which part of it it is, and what it is made with."""
+    """What a network's name stands for: its family, its part in it, and the arguments with which it is created."""
 
     family: Family
     part: str
@@ -45,7 +45,7 @@ _ENTRIES = {name: _Entry(family, part) for family in FAMILIES for part, name in 
 
 
 def list_models() -> list[str]:
-    """Names that `create_model` knows, besides those on a backbone of timm: CAM networks, AffinityNets, then IRNs."""
+    """Names that `create_model` knows, except those on a timm backbone: CAM networks, AffinityNets, then IRNs."""
     return [name for part in ("cam", "affinity", "irn") for name, entry in _ENTRIES.items() if entry.part == part]
 
 
@@ -54,18 +54,18 @@ def create_model(name: str, num_classes: int = 20, image_size: int | None = None
 
     Args:
         name: One of `list_models()`; or "timm:NAME", a CAM network on timm's backbone NAME, or
-            "timm:NAME:affinity", an AffinityNet on it. A name says all about a network, as it is also what weights
-            and model folders carry.
-        num_classes: Foreground classes of a CAM network; the others know none.
-        image_size: Side in pixels of the images of "hybrid_cam"; None means 448, or what weights that are loaded are
-            made for. The other networks take images of any size.
+            "timm:NAME:affinity", an AffinityNet on it. A name describes a network completely, because weights and model
+            folders contain nothing else.
+        num_classes: Foreground classes of a CAM network; other networks have none.
+        image_size: Side in pixels of the images of "hybrid_cam"; None means 448, or the size of the weights that are
+            loaded. The other networks accept images of any size.
 
     Returns:
         A `CamNetwork`, an `AffinityNetwork` or a `BoundaryNetwork`; `create_cam_network`, `create_affinity_network` and
         `create_boundary_network` say which.
 
     Raises:
-        UsageError: No network has that name, there is no class, or the backbone cannot serve (see `TimmBackbone`).
+        UsageError: No network has that name, there is no class, or the backbone cannot be used (see `TimmBackbone`).
     """
     part = _find(name).part
     if part != "cam" and image_size is None and num_classes >= 1:
@@ -84,7 +84,7 @@ def create_cam_network(name: str, num_classes: int = 20, image_size: int | None 
     if num_classes < 1:
         raise UsageError(f"found {num_classes} classes, expected at least 1")
     if image_size is not None and (network is None or entry.part != "cam" or not network.sized):
-        raise UsageError(f"found the image size {image_size} for {name}, which takes any", "leave it out")
+        raise UsageError(f"found the image size {image_size} for {name}, which accepts any", "omit it")
     if network is None or entry.part != "cam":
         raise UsageError(f"{name} makes no CAMs", f"choose a CAM network, such as {_other(name, 'cam')}")
     sizes = {} if image_size is None else {"image_size": image_size}
@@ -95,12 +95,12 @@ def create_affinity_network(name: str) -> AffinityNetwork:
     """`create_model` for an AffinityNet.
 
     Raises:
-        UsageError: As `create_model`, or the network is no AffinityNet.
+        UsageError: As `create_model`, or the network is not an AffinityNet.
     """
     entry = _find(name)
     network = entry.family.affinity
     if network is None or entry.part != "affinity":
-        raise UsageError(f"{name} is no AffinityNet", f"choose one, such as {_other(name, 'affinity')}")
+        raise UsageError(f"{name} is not an AffinityNet", f"choose one, such as {_other(name, 'affinity')}")
     return network(*entry.arguments).eval()
 
 
@@ -108,32 +108,32 @@ def create_boundary_network(name: str) -> BoundaryNetwork:
     """`create_model` for a network of class boundaries and displacements.
 
     Raises:
-        UsageError: As `create_model`, or the network is none of these.
+        UsageError: As `create_model`, or the network is not one of these.
     """
     entry = _find(name)
     network = entry.family.irn
     if network is None or entry.part != "irn":
-        raise UsageError(f"{name} sees no boundaries", f"choose a network that does, such as {_other(name, 'irn')}")
+        raise UsageError(f"{name} predicts no boundaries", f"choose a network that does, such as {_other(name, 'irn')}")
     return network(*entry.arguments).eval()
 
 
 def cam_recipe(network: str) -> Recipe:
-    """How a CAM network is trained where nothing else is asked for."""
+    """How a CAM network is trained by default."""
     return _find(network).family.cam_recipe
 
 
 def affinity_recipe(network: str) -> Recipe:
-    """How an AffinityNet is trained where nothing else is asked for."""
+    """How an AffinityNet is trained by default."""
     return _find(network).family.affinity_recipe
 
 
 def irn_recipe(network: str) -> Recipe:
-    """How a boundary network is trained where nothing else is asked for."""
+    """How a boundary network is trained by default."""
     return _find(network).family.irn_recipe
 
 
 def head_recipe(network: str) -> Recipe | None:
-    """How a CAM network's segmentation head is trained where nothing else is asked for; None where it has none."""
+    """How a CAM network's segmentation head is trained by default; None if it has none."""
     return _find(network).family.head_recipe
 
 
@@ -149,12 +149,12 @@ def preset_settings(name: str) -> Settings:
 
 
 def settings_of_network(cam: str) -> Settings:
-    """The settings that a CAM network goes with: those of the first preset that has it, else the defaults."""
+    """The settings that suit a CAM network: those of the first preset with it, or else the defaults."""
     return next((settings for settings in PRESETS.values() if settings.cam == cam), Settings(cam=cam))
 
 
 def published_weights(network: str) -> str | None:
-    """Name in the catalogue of the published weights of a network; None where there are none."""
+    """Name in the catalogue of the published weights of a network; None if there are none."""
     entry = _ENTRIES.get(network)
     weights = None if entry is None else entry.family.weights.get(entry.part)
     return None if weights is None else weights.name
@@ -180,7 +180,7 @@ def is_shipped(network: str) -> bool:
 
 
 def _find(name: str) -> _Entry:
-    """What stands behind a name.
+    """What a name stands for.
 
     Raises:
         UsageError: Nothing.

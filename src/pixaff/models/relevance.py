@@ -1,17 +1,17 @@
 """Where a vision transformer sees a class: relevance propagation times gradient, rolled out over the blocks.
 
-Chefer, Gur & Wolf, *Transformer Interpretability Beyond Attention Visualization*, CVPR 2021. Two values go from the
-class's logit back through the blocks: relevance, by one rule for each kind of layer, and the gradient. Where a block
-attends with the map A, relu(gradient of A x relevance of A), averaged over the heads, is what it adds to the rollout.
+Chefer, Gur & Wolf, *Transformer Interpretability Beyond Attention Visualization*, CVPR 2021. Two values are propagated
+from the logit of a class back through the blocks: relevance, by one rule for each kind of layer, and the gradient. A
+block with the attention map A adds relu(gradient of A x relevance of A), averaged over the heads, to the rollout.
 
-Images and classes are two leading dimensions, so one forward pass serves every class, and what the rules need of the
-activations alone is computed once an image. Both values are computed in closed form, and the rollout is kept as the
-one row that is asked for: nothing is recorded by autograd and no hook is set, so that a call leaves no trace, works in
+Images and classes are two leading dimensions, so one forward pass serves all classes, and what the rules need of the
+activations alone is computed once per image. Both values are computed in closed form, and only the one row of the
+rollout that is needed is kept. Autograd records nothing and there are no hooks, so a call has no side effects, works in
 inference mode, and holds the maps of one head at a time.
 
-The published rules divide by sums that may cancel to almost zero. A constant of 1e-9 is all that guards them, and in
-float32 the maps then depend on the last bit of every number. Here such a sum is held away from zero by a share of its
-own layer's root mean square (the epsilon rule of Bach et al., PLOS ONE 2015); `PUBLISHED` brings the constant back.
+The published rules divide by sums that may cancel to almost zero. Only a constant of 1e-9 protects them, so in float32
+the maps depend on the last bit of every number. Here such a sum is kept away from zero by a share of its own layer's
+root mean square (the epsilon rule of Bach et al., PLOS ONE 2015); `PUBLISHED` selects the constant.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ STEADY = 0.1
 
 @dataclass(frozen=True)
 class Rules:
-    """How relevance is carried back.
+    """How relevance is propagated.
 
     Attributes:
-        propagate: Whether relevance is propagated at all; else the gradient is multiplied by the attention itself.
-        steady: Share of its root mean square that a divisor is held away from zero; `PUBLISHED` means 1e-9.
-        dtype: Of the matrix products; everything else has the dtype of the activations.
+        propagate: Whether relevance is propagated at all; otherwise the gradient is multiplied by the attention itself.
+        steady: Share of its root mean square by which a divisor is kept away from zero; `PUBLISHED` means 1e-9.
+        dtype: dtype of the matrix products; everything else has the dtype of the activations.
     """
 
     propagate: bool
@@ -98,9 +98,9 @@ def class_rows(
     Args:
         blocks: timm's blocks.
         norm, head: The last norm and the classifier, which sees the class token, the first one.
-        traces: Of the blocks, for B images.
-        classes: int64 (C,), the logits that are asked for.
-        rules: How relevance is carried back.
+        traces: Traces of the blocks, for B images.
+        classes: int64 (C,), the classes that are needed.
+        rules: How relevance is propagated.
 
     Returns:
         (B, C, n - 1), values >= 0.
@@ -121,8 +121,8 @@ def _back(
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """One block, from its output to its input.
 
-    Rollout (B,C,r,1), gradient and relevance (B,C,r,D) hold the first r tokens, all that are not zero: above the
-    last block that is the class token alone. The first block's input needs neither gradient nor relevance.
+    Rollout (B,C,r,1), gradient and relevance (B,C,r,D) contain the first r tokens, which are all that are not zero:
+    above the last block, only the class token. The input of the first block needs neither gradient nor relevance.
     """
     rows = grad.shape[2]
     x, mid, attended, mlp, normed2, hidden, mixed = (
@@ -168,7 +168,7 @@ def _back_attention(
     rules: Rules,
     first: bool,
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """Attention, a head at a time: the row of the rollout, and what goes on to queries, keys and values.
+    """Attention, one head at a time: the row of the rollout, and what is passed on to queries, keys and values.
 
     Args:
         qkv: (B, n, 3 D).
@@ -219,7 +219,7 @@ def _back_attention(
 
 
 def _split(a: Tensor, b: Tensor, reciprocal: Tensor, relevance: Tensor) -> tuple[Tensor, Tensor]:
-    """Relevance of ``a + b`` shared out to both, each brought to its share of the whole."""
+    """Relevance of ``a + b``, divided between both, each scaled to its share of the whole."""
     share = relevance * reciprocal
     parts = (a * share, b * share)
     whole = relevance.sum((2, 3), keepdim=True)
@@ -230,7 +230,7 @@ def _split(a: Tensor, b: Tensor, reciprocal: Tensor, relevance: Tensor) -> tuple
 
 
 def _linear_relevance(layer: nn.Linear, x: Tensor, out: Tensor, relevance: Tensor, rules: Rules) -> Tensor:
-    """Relevance through a linear layer by its positive products alone (x+ W+ and x- W-); the bias takes none.
+    """Relevance through a linear layer, by its positive products only (x+ W+ and x- W-); the bias gets none.
 
     x+ W+ + x- W- is half of x W + |x| |W|, of which the forward pass has done the first; in the backward pass the
     halves of both cancel out.

@@ -1,7 +1,7 @@
 """ResNet-38 of Ahn & Kwak, CVPR 2018, as a CAM network and as an AffinityNet.
 
 Backbone: model A1 of Wu, Shen & van den Hengel, *Wider or Deeper*, Pattern Recognition 2019: wide, pre-activated
-residual blocks. Strides 2 at b2, b3 and b4, so that features lie at stride 8; b5 is dilated by 2, b6 and b7 by 4.
+residual blocks. Stride 2 at b2, b3 and b4, so features have stride 8; b5 is dilated by 2, b6 and b7 by 4.
 State dict names are those of the published weights.
 """
 
@@ -49,7 +49,7 @@ class _Block(nn.Module):
             self.conv_branch1 = nn.Conv2d(channels, out, 1, stride, bias=False)
 
     def forward(self, x: Tensor, levels: list[Tensor] | None = None) -> Tensor:
-        """(B,C,h,w) -> the block's output; its first ReLU is put into ``levels`` where there is such a list."""
+        """(B,C,h,w) -> the block's output; its first ReLU is appended to ``levels`` if there is such a list."""
         first = F.relu(self.bn_branch2a(x), inplace=True)
         if levels is not None:
             levels.append(first)
@@ -73,7 +73,7 @@ class _Bottleneck(nn.Module):
         self.dropout = nn.Dropout2d(dropout)
 
     def forward(self, x: Tensor, levels: list[Tensor] | None = None) -> Tensor:
-        """(B,C,h,w) -> the block's output; its first ReLU is put into ``levels`` where there is such a list."""
+        """(B,C,h,w) -> the block's output; its first ReLU is appended to ``levels`` if there is such a list."""
         first = F.relu(self.bn_branch2a(x), inplace=True)
         if levels is not None:
             levels.append(first)

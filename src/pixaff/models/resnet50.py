@@ -1,8 +1,8 @@
 """ResNet-50 of IRN (Ahn, Cho & Kwak, CVPR 2019, arXiv 1904.05044), as a CAM network and as the network of its name.
 
 Backbone: He et al., *Deep Residual Learning for Image Recognition*, CVPR 2016, in torchvision's layout, with strides 2,
-2, 2, 1 and no dilation: features at stride 16. State dict names are those of the published weights, less the second
-and third names under which these hold the same tensors.
+2, 2, 1 and no dilation: features at stride 16. State dict names are those of the published weights, without the second
+and third names of the same tensors.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ from pixaff.ops.cam import SCALES, Picture, divided_by_maximum, scale_maps
 from pixaff.weights.catalogue import published
 
 CHANNELS = (64, 256, 512, 1024, 2048)
-"""Of the levels: after the first pool, and after each of the four stages."""
+"""Channels of the levels: after the first pool, and after each of the four stages."""
 STRIDE = 16
 CAM_STRIDE = 4
-"""Of the CAMs that are walked, and of boundaries and displacements."""
+"""Stride of the CAMs from which the walk starts, and of boundaries and displacements."""
 SMALLEST = 512
 """Side in pixels to which smaller images are padded for boundaries: the crop of the training."""
 
 _IMAGENET = ("conv1.", "bn1.", "layer1.", "layer2.", "layer3.", "layer4.")
 _LEFTOVER = ("path_indices", "disp_target")
-"""Begin the names of buffers that a training of the published code leaves in its weights."""
+"""Prefixes of the names of buffers that a training with the published code leaves in its weights."""
 
 
 def _stages(layers: Mapping[str, str]) -> dict[str, str]:
-    """Beginnings of the names that the published stages give to layers of the backbone: ``{"1.4": "layer1"}``.
+    """Prefixes of the names that the published stages give to layers of the backbone: ``{"1.4": "layer1"}``.
 
     The fifth layer of the first stage is called stage1.4 and backbone.0.4 there.
     """
@@ -51,8 +51,8 @@ class _ResNet50(Network):
     """What the two networks share: the backbone, and the names of its tensors in published files.
 
     Attributes:
-        aliases: Beginnings of further names that tensors have in published files, and of the names that they have here.
-            The first one that a name begins with counts.
+        aliases: Prefixes of further names of tensors in published files, and of their names here. The first prefix of a
+            name counts.
     """
 
     mean = (0.485, 0.456, 0.406)
@@ -77,19 +77,19 @@ class _ResNet50(Network):
         return levels
 
     def freeze(self) -> None:
-        """Ask for no gradient of the frozen layers; batch norm elsewhere learns its scale and shift, as published."""
+        """Freeze the frozen layers; other batch norms learn their scale and shift, as published."""
         for name in self.frozen:
             self.get_submodule(name).requires_grad_(False)
 
     def own_names(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The tensors of torchvision's or timm's ImageNet weights under the names that they have here."""
+        """The tensors of torchvision's or timm's ImageNet weights, under this network's names."""
         return {f"resnet50.{name}" if name.startswith(_IMAGENET) else name: tensor for name, tensor in state.items()}
 
     def adapted_state(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The tensors of a published file, each under one name, without what a training leaves there.
 
         Raises:
-            CheckpointError: Two names of one tensor hold different ones.
+            CheckpointError: Two names of one tensor have different content.
         """
         found: dict[str, tuple[str, Tensor]] = {}
         for name, tensor in state.items():
@@ -107,7 +107,7 @@ class _ResNet50(Network):
 
 
 class IrnCams(NamedTuple):
-    """CAMs of one image at both sizes that IRN works with, each map divided by its maximum + 1e-5."""
+    """CAMs of one image at the two sizes that IRN uses, each divided by its maximum + 1e-5."""
 
     cam: Tensor
     """float32 (C, ceil(H / 4), ceil(W / 4)): what is walked."""
@@ -155,14 +155,14 @@ class ResNet50Cam(_ResNet50, CamNetwork):
     ) -> IrnCams:
         """CAMs of one image, summed over scales and mirror images, at stride 4 and at the image's size.
 
-        For the first, the maps of each scale are brought to the stride-4 size; for the second, to the next multiples of
-        16 of the image's sides, of which the image's size is kept (bilinear, align_corners false).
+        For the first, the maps of each scale are resized to the stride-4 size; for the second, to the next multiples of
+        16 of the image's sides, and cropped to the image (bilinear, align_corners false).
 
         Args:
             image: uint8 (H,W,3) RGB or a PIL image.
             classes: 0-based classes that are present.
             scales: Factors on the image's sides.
-            flip: Whether to sum the maps of mirror images, too.
+            flip: Whether to sum the maps of mirror images as well.
 
         Raises:
             ValueError: No class, a class that the network lacks, or no scale.
@@ -239,10 +239,10 @@ class ResNet50Irn(_ResNet50, BoundaryNetwork):
         return logits[:, 0], self.mean_shift(displacement)
 
     def padded_size(self, size: tuple[int, int]) -> tuple[int, int]:
-        """At least 512 x 512, and else the next multiples of 32.
+        """At least 512 x 512, and otherwise the next multiples of 32.
 
-        Group norm sees the padding, so that it matters: the network has learned from crops of 512. The published code
-        cuts off what is beyond.
+        Group norm sees the padding, so it matters: the network was trained with crops of 512. The published code crops
+        larger images.
         """
         height, width = super().padded_size(size)
         return max(height, SMALLEST), max(width, SMALLEST)
@@ -253,7 +253,7 @@ class ResNet50Irn(_ResNet50, BoundaryNetwork):
 
 
 class _GroupNorm(nn.GroupNorm):
-    """Group norm that rounds as little for channels-last maps: there torch's own is a hundred times further off."""
+    """Group norm with the same accuracy for channels-last tensors, where torch's own has a hundred times the error."""
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x.contiguous())
@@ -264,7 +264,7 @@ def _reduction(channels: int, width: int, groups: int) -> nn.Sequential:
 
 
 def _enlarged(maps: Tensor, size: Sequence[int]) -> Tensor:
-    """Maps (B,C,h,w) enlarged by the power of two (bilinear) that brings them to at least ``size``, and cut to it."""
+    """Maps (B,C,h,w), enlarged by a power of two (bilinear) to at least ``size``, and cropped to it."""
     factor = 1
     while maps.shape[2] * factor < size[0] or maps.shape[3] * factor < size[1]:
         factor *= 2

@@ -1,8 +1,8 @@
-"""timm's networks, without their downloads, and a CAM network and an AffinityNet on any that gives feature maps.
+"""timm's networks, without their downloads, and a CAM network and an AffinityNet on any of them with feature maps.
 
-Both work at stride 8. Where the backbone can be dilated (timm's ``output_stride=8``: ResNet, RegNet, EfficientNet,
-MobileNet, ConvNeXt, ...), its last levels lie there by themselves. Where it cannot (vision transformers, Swin, VGG,
-DenseNet, ...), its deeper levels stay as coarse as they are and what is made of them is enlarged, bilinearly.
+Both work at stride 8. If the backbone can be dilated (timm's ``output_stride=8``: ResNet, RegNet, EfficientNet,
+MobileNet, ConvNeXt, ...), its last levels have that stride. If it cannot (vision transformers, Swin, VGG, DenseNet,
+...), its deeper levels stay coarse, and the features made from them are enlarged, bilinearly.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ OPTIONS: tuple[dict[str, Any], ...] = (
     {"features_only": True, "dynamic_img_size": True},
     {"features_only": True},
 )
-"""Ways of asking for a backbone, best first: dilated; a transformer for images of any size; as it is."""
+"""Ways to create a backbone, the best first: dilated; a transformer for images of any size; as it is."""
 LEVELS = 3
 
 
 class TimmBackbone(nn.Module):
-    """The feature levels of a timm network; batch norm always runs on its stored statistics.
+    """The feature levels of a timm network; batch norm always uses its stored statistics.
 
     Args:
         name: timm's name, with or without the tag of pretrained weights, which may decide mean and std.
 
     Attributes:
-        mean, std: Of the colours from 0 to 1, as timm has them.
-        channels: Of each level.
+        mean, std: Mean and standard deviation of the colours from 0 to 1, as timm has them.
+        channels: Channels of each level.
 
     Raises:
         UsageError: timm has no such network, or it gives no feature maps for images of any size.
@@ -51,7 +51,7 @@ class TimmBackbone(nn.Module):
         config: Any = self.net.pretrained_cfg
         self.mean, self.std = (tuple(float(value) for value in config[key]) for key in ("mean", "std"))
         self.channels = tuple(int(count) for count in info.channels())
-        # Padded to it, an image is cut into whole cells by every level and by stride 8.
+        # Padded to it, an image consists of whole cells at every level and at stride 8.
         self.unit = math.lcm(STRIDE, *(int(reduction) for reduction in info.reduction()))
         self.rows_last = self._probe(name)
 
@@ -61,15 +61,15 @@ class TimmBackbone(nn.Module):
         return [level.permute(0, 3, 1, 2) for level in levels] if self.rows_last else list(levels)
 
     def _probe(self, name: str) -> bool:
-        """Whether the levels come as (B,h,w,C), told by an image of no common size."""
+        """Whether the levels are (B,h,w,C), as an image of unusual size shows."""
         side = self.unit * -(-96 // self.unit)
         try:
             with torch.no_grad():
                 levels = self.net.eval()(torch.zeros(1, 3, side, side + self.unit))
         except (RuntimeError, AssertionError, ValueError, TypeError) as error:
             raise UsageError(
-                f"timm:{name} cannot look at images of any size: {shortened(error, 200) or type(error).__name__}",
-                "take a network of convolutions, such as timm:resnet50, or timm:vit_small_patch16_224",
+                f"timm:{name} does not accept images of any size: {shortened(error, 200) or type(error).__name__}",
+                "use a convolutional network, such as timm:resnet50, or timm:vit_small_patch16_224",
             ) from error
         shapes = [tuple(level.shape) for level in levels]
         for at in (1, 3):
@@ -77,12 +77,12 @@ class TimmBackbone(nn.Module):
                 return at == 3
         raise UsageError(
             f"timm:{name} gives no feature maps: found shapes {shapes}, expected (1, C, h, w)",
-            "take a network of convolutions, such as timm:resnet50",
+            "use a convolutional network, such as timm:resnet50",
         )
 
 
 class _OnBackbone(Network):
-    """What the two networks share: the backbone and how it is started."""
+    """What the two networks share: the backbone and its initial weights."""
 
     def __init__(self, name: str) -> None:
         super().__init__()
@@ -90,10 +90,10 @@ class _OnBackbone(Network):
         self.mean, self.std = self.backbone.mean, self.backbone.std
 
     def own_names(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The tensors of a timm file under the names that they have here; a file of pixaff's stays as it is.
+        """The tensors of a timm file under this network's names; a file from pixaff stays as it is.
 
-        timm itself calls the layers of a network otherwise when it is asked for features: "stages.0" is "stages_0"
-        or "model.stages.0" then. Its own classifier and the like become "timm.fc" and so on, which nothing here is.
+        timm renames the layers of a network that is used for features: "stages.0" becomes "stages_0" or
+        "model.stages.0". Its own classifier and the like become "timm.fc" and so on, which matches nothing here.
         """
         prefix = "backbone.net."
         if any(name.startswith(prefix) for name in state):
@@ -147,7 +147,7 @@ class TimmCam(_OnBackbone, CamNetwork):
         return F.relu(self._rows(x))
 
     def _rows(self, x: Tensor) -> Tensor:
-        # Enlarged after the 1x1 convolution: that comes to the same and is many times less work.
+        # Enlarged after the 1x1 convolution: the result is the same, with far less work.
         return self.at_stride(self.classifier(self.levels(x)[-1]), x)
 
 
@@ -155,14 +155,14 @@ class TimmAffinity(_OnBackbone, AffinityNetwork):
     """AffinityNet (section 3.2) on the last three levels of the backbone.
 
     1x1 convolutions to 64, 128 and 256 channels, group norm, ELU, concatenated at stride 8, 1x1 convolution to 448,
-    ELU. The group norm is that of the published VGG-16 network: features of an unknown scale would else drive every
-    affinity to 0, where the loss has no slope.
+    ELU. The group norm is that of the published VGG-16 network: without it, features of an unknown scale would drive
+    every affinity to 0, where the loss has no slope.
 
     Args:
         name: timm's name of the backbone.
 
     Raises:
-        UsageError: See `TimmBackbone`, or it has less than three levels.
+        UsageError: See `TimmBackbone`, or it has fewer than three levels.
     """
 
     new = ("reduce", "norms", "merge")
@@ -221,7 +221,7 @@ def timm_model(name: str, **options: Any) -> nn.Module:
 def _feature_network(name: str) -> nn.Module:
     """The network of that name as its feature levels, with random weights."""
     timm = import_timm()
-    # Also keeps out "hf-hub:..." and the like, which would reach for the network.
+    # Also refuses "hf-hub:..." and the like, which would access the network.
     if not timm.is_model(name):
         near = difflib.get_close_matches(name[:QUOTED], timm.list_models(), 3)
         raise UsageError(
@@ -232,12 +232,12 @@ def _feature_network(name: str) -> nn.Module:
     for options in OPTIONS:
         try:
             return timm_model(name, **options)
-        # What timm raises where a network does not know an option differs from network to network.
+        # What timm raises for an option that a network does not know differs from network to network.
         except (TypeError, AssertionError, ValueError, RuntimeError, NotImplementedError, AttributeError) as error:
             refused = error
     raise UsageError(
         f"timm:{name} gives no feature maps: {shortened(refused, 200)}",
-        "take a network of convolutions, such as timm:resnet50",
+        "use a convolutional network, such as timm:resnet50",
     ) from refused
 
 

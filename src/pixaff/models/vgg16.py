@@ -18,7 +18,7 @@ from pixaff.weights.catalogue import published
 STAGES = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
 """Channels of the convolutions of conv1 to conv5."""
 POOL_STRIDES = (2, 2, 2, 1)
-"""Of the pools after conv1 to conv4."""
+"""Strides of the pools after conv1 to conv4."""
 FEATURES = 1024
 
 
@@ -91,7 +91,7 @@ class Vgg16Affinity(_Vgg16, AffinityNetwork):
         self.f8_3 = nn.Conv2d(512, 64, 1, bias=False)
         self.f8_4 = nn.Conv2d(512, 128, 1, bias=False)
         self.f8_5 = nn.Conv2d(FEATURES, 256, 1, bias=False)
-        # The published training counts these among the backbone: they learn at its rate.
+        # The published training treats these as part of the backbone: they learn at its rate.
         self.gn8_3 = nn.GroupNorm(8, 64)
         self.gn8_4 = nn.GroupNorm(16, 128)
         self.gn8_5 = nn.GroupNorm(32, 256)
