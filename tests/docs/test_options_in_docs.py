@@ -30,6 +30,7 @@ NAMES = "|".join(sorted(OPTIONS, key=len, reverse=True))
 COMMAND = re.compile(rf"(?:(?<![-\w/.])pixaff |(?<=`)(?:pixaff )?)({NAMES})(?![\w-])([^\n`|;>&#)]*)")
 OPTION = re.compile(r"(?<![\w-])--?[a-z][a-z-]*(?![\w-])")
 ELSEWHERE = {
+    "--scale",
     "--cold", "--large", "--masks", "--count", "--every",  # of benchmarks and of the Python examples
     "--max-labels",  # the option that architecture.md adds
 }  # fmt: skip
