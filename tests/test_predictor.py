@@ -341,7 +341,7 @@ def test_what_is_no_label_is_named(model: Predictor, photo: Path, labels: Any, w
         ({"rde": np.zeros((8, 8))}, LabelsError, "did you mean"),
         ({"red": np.zeros((2, 8, 8))}, FormatError, r"found shapes \(2, 8, 8\), expected one \(h, w\)"),
         ({"red": np.zeros((8, 8)), "blue": np.zeros((8, 9))}, FormatError, r"found shapes \(8, 8\), \(8, 9\)"),
-        ({"red": np.full((8, 8), 3.0)}, FormatError, r"found values 3 to 3, expected 0 to 1 \(divide each map"),
+        ({"red": np.full((8, 8), 3.0)}, FormatError, r"found values 3 to 3, expected 0 to 1 \(divide each CAM"),
         ({"red": np.full((8, 8), np.nan)}, FormatError, "found values nan to nan"),
         ({"red": np.zeros((8, 8)), 0: np.zeros((8, 8))}, FormatError, r'found the class "red" twice'),
         (CamFile(np.array([0, 1]), np.zeros((2, 8, 8), np.float32), (64, 96)), FormatError, "CRF posteriors"),

@@ -31,6 +31,7 @@ COMMAND = re.compile(rf"(?:(?<![-\w/.])pixaff |(?<=`)(?:pixaff )?)({NAMES})(?![\
 OPTION = re.compile(r"(?<![\w-])--?[a-z][a-z-]*(?![\w-])")
 ELSEWHERE = {
     "--cold", "--large", "--masks", "--count", "--every",  # of benchmarks and of the Python examples
+    "--scale",  # of a function in a script
     "--max-labels",  # the option that architecture.md adds
 }  # fmt: skip
 
