@@ -180,8 +180,8 @@ def test_missing_files_and_folders(tmp_path: Path) -> None:
         ({}, "found nothing, expected tensors by name"),
         ([torch.zeros(1)], "found a list, expected tensors by name"),
         (torch.zeros(1), "found a Tensor, expected tensors by name"),
-        ({"weight": torch.zeros(1), "epoch": 3}, "found entries that are no tensors: epoch"),
-        ({7: torch.zeros(1)}, "found entries that are no tensors: 7"),
+        ({"weight": torch.zeros(1), "epoch": 3}, "found entries that are not tensors: epoch"),
+        ({7: torch.zeros(1)}, "found entries that are not tensors: 7"),
     ],
 )
 def test_anything_but_tensors_by_name(tmp_path: Path, content: Any, words: str) -> None:
@@ -315,7 +315,7 @@ def test_case_weights_that_never_load_parts_within_parts(tmp_path: Path, value: 
     path = pth(tmp_path / "training.pt", {"config": value})
     with pytest.raises(CheckpointError, match=r"training\.pt: found parts inside parts without end"):
         load_training(path)
-    with pytest.raises(CheckpointError, match="found entries that are no tensors: config"):
+    with pytest.raises(CheckpointError, match="found entries that are not tensors: config"):
         read_state_dict(path)
 
 

@@ -364,7 +364,7 @@ def test_tuples_in_tuples_are_not_hashed(tmp_path: Path) -> None:
 
 def test_one_array_under_many_names_is_not_copied_for_each(tmp_path: Path) -> None:
     row = np.zeros((500, 500), np.float32)
-    with pytest.raises(FormatError, match="200 maps that share their numbers"):
+    with pytest.raises(FormatError, match="200 CAMs that share their values"):
         read_cams(save(tmp_path / "a.npy", dict.fromkeys(range(1, 201), row)))
 
 

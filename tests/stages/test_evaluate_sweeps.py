@@ -136,7 +136,7 @@ def test_what_cannot_be_swept_is_a_usage_error(photos):
     out = refine(photos, "out", save_scores=True)
     calls = [
         ({"beta": [8.0]}, {}, "found beta, expected alpha=FROM:TO:STEP .*run propagate once for each"),
-        ({"alpha": [4.0, 65.0]}, {}, "alpha is 65, and saved scores hold alpha 0.25 to 64"),
+        ({"alpha": [4.0, 65.0]}, {}, "alpha is 65, expected 0.25 to 64, the range of saved scores"),
         ({"alpha": [4.0]}, {"cams": True}, "found --cams"),
     ]
     for sweep, options, words in calls:
@@ -147,7 +147,7 @@ def test_what_cannot_be_swept_is_a_usage_error(photos):
             evaluate(photos / "cams", photos / "gt", sweep=sweep)
     with pytest.raises(UsageError, match=r"none of the 3 images .*\w\.npz, which propagate --save-scores writes"):
         evaluate(refine(photos, "masks"), photos / "gt", sweep={"alpha": [4.0]})
-    with pytest.raises(UsageError, match="alpha is 100, and saved scores"):
+    with pytest.raises(UsageError, match="alpha is 100, expected"):
         refine(photos, "more", save_scores=True, alpha=100)
 
 

@@ -89,7 +89,7 @@ def test_maps_and_pictures_are_kept_and_the_rest_is_not(tmp_path, target, kind, 
 )
 def test_members_that_lead_elsewhere_are_refused(tmp_path, target, kind, pack, name, words):
     archive = pack(tmp_path / "a.archive", {**GOOD, name: b"evil"})
-    with pytest.raises(DownloadError, match=f"a.archive: the member .* has {words}.*distrust it"):
+    with pytest.raises(DownloadError, match=f"a.archive: the member .* has {words}.*do not trust it"):
         extract(archive, target)
     assert there(tmp_path) == ["a.archive", *(f"target/{each}" for each in GOOD)]
 

@@ -56,7 +56,7 @@ def read_state_dict(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     wrong = [str(name) for name, value in content.items() if not (isinstance(name, str) and isinstance(value, Tensor))]
     if wrong:
         raise CheckpointError(
-            f"{path}: found entries that are no tensors: {shortened(', '.join(wrong[:5]))}; expected a state dict",
+            f"{path}: found entries that are not tensors: {shortened(', '.join(wrong[:5]))}; expected a state dict",
             'save model.state_dict(), or put it under "state_dict"',
         )
     prefixed = all(name.startswith("module.") for name in content)
@@ -198,7 +198,7 @@ def _read_pth(path: Path) -> Any:
     except UnpicklingError as error:
         raise CheckpointError(
             f"{path}: {shortened(error)}; expected tensors and plain values only, and nothing in it was run",
-            "distrust it, or save its state_dict() anew where it comes from",
+            "do not trust it, or save its state_dict() again with the program that made it",
         ) from None
     except MemoryError:
         raise CheckpointError(f"{path}: not enough memory to read it") from None

@@ -1,4 +1,4 @@
-"""What lies in a folder of photos: photos, what is plainly none, and what fails by name."""
+"""The entries of a folder of photos: photos, files that are plainly no photos, and files that cannot be opened."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ _SYSTEM_NAMES = frozenset({".ds_store", "desktop.ini", "ehthumbs.db", "icon\r", 
 
 @dataclass(frozen=True)
 class Kind:
-    """What an entry of a folder is taken for.
+    """What an entry of a folder is treated as.
 
     Attributes:
-        kind: "photo", which is tried; "ignored", plainly no photo: counted, no failure; "failed", to be named as
-            failed and not to be opened; "ours": hidden files, subfolders and what pixaff itself reads or writes,
-            which nobody needs to hear of.
-        why: Words, with "ignored" and "failed": "a named pipe (FIFO)", "beside the photo sheep.jpg".
+        kind: "photo", which is tried; "ignored", plainly no photo: counted, but not a failure; "failed": named as
+            failed, and not opened; "ours": hidden files, subfolders and what pixaff itself reads or writes, which is
+            not mentioned.
+        why: The reason for "ignored" and "failed": "a named pipe (FIFO)", "beside the photo sheep.jpg".
     """
 
     kind: Literal["photo", "ignored", "failed", "ours"]
@@ -47,21 +47,21 @@ def sort_folder(folder: str | os.PathLike[str]) -> list[tuple[Path, Kind]]:
 
 
 def photo_names(names: Collection[str]) -> dict[str, str]:
-    """Those names of a folder that are named like photos, by what other files of the same photo begin with."""
+    """The names in a folder that are those of photos, by the stem with which companions of the photo begin."""
     return {os.path.splitext(name)[0].casefold(): name for name in names if _named_like_a_photo(name)}
 
 
 def kind_of(path: str | os.PathLike[str], photos: dict[str, str] | None = None) -> Kind:
-    """What an entry of a folder is taken for, by its name and what the file system says of it; it is not opened.
+    """What an entry of a folder is treated as, by its name and what the file system says; it is not opened.
 
-    A file that is not named like a photo is a photo all the same, if it can be read as one: it is tried, and named if
-    it cannot. But where a photo of its stem lies beside it, it belongs to that (`sheep.jpg_original`, `sheep.txt`,
-    `DSC_0001.NEF` beside `DSC_0001.JPG`) and is passed over.
+    A file that is not named like a photo may still be one: it is tried, and named if it cannot be read. But if there is
+    a photo with the same stem, it belongs to that (`sheep.jpg_original`, `sheep.txt`, `DSC_0001.NEF` beside
+    `DSC_0001.JPG`) and is ignored.
 
     Args:
         path: The entry.
-        photos: Of its folder, from `photo_names`; None where nothing is known of what lies beside it, as for a file
-            that somebody named.
+        photos: The photos of its folder, from `photo_names`; None if they are not known, as for a file that was given
+            individually.
     """
     path = Path(path)
     name, suffix = path.name, path.suffix.lower()

@@ -68,16 +68,16 @@ def read_mask(
     colours: Mapping[Colour, int] | None = None,
     void: int = VOID,
 ) -> NDArray[np.uint8]:
-    """Read a palette or grey mask, or, where the colours of the classes are known, one in colour.
+    """Read a palette or grey mask, or, if the colours of the classes are known, one in colour.
 
-    The values are class numbers. But editors and optimisers store a palette anew, with the colours that occur alone
-    and in an order of their own; the numbers are then nobody's, and the classes are taken from the colours.
+    The values are class numbers. But image editors and optimisers rewrite palettes, with only the colours that occur
+    and in an order of their own; then the numbers mean nothing, and the colours tell the classes.
 
     Args:
         path: PNG, BMP or TIFF.
         num_classes: Number of classes K without background; values other than 0..K and 255 are then an error.
         colours: Mask value by colour (r, g, b), of a class list that has colours or of `voc_colours`. Without it, the
-            order of a palette is questioned all the same: VOC's colours at other numbers are read by colour if its
+            order of a palette is checked nevertheless: VOC's colours at other numbers are read by colour if its
             void, which nobody else paints cream, is among them, and refused otherwise.
         void: The file's own value for void. It becomes 255, which then must not be in the file.
 

@@ -1,4 +1,4 @@
-"""Arrays by name from an `.npz` archive that nobody vouches for: bounds first, then memory."""
+"""Arrays by name from an untrusted `.npz` archive: bounds are checked before memory is allocated."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def array_headers(path: str | os.PathLike[str], maker: str) -> dict[str, Header]
 
 
 def read_arrays(path: str | os.PathLike[str], names: Sequence[str], expected: str, maker: str) -> list[NDArray[Any]]:
-    """Arrays of an archive, in the order of their names; others in it are passed over, and nothing is ever unpickled.
+    """Arrays of an archive, in the order of their names; other arrays are ignored, and nothing is ever unpickled.
 
     Args:
         path: The archive.

@@ -1,4 +1,4 @@
-"""Picture files opened with Pillow, once their headers and markers show that nothing in them takes for ever."""
+"""Open image files with Pillow, after their headers and markers have shown that decoding cannot take for ever."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def opened(path: str | os.PathLike[str], error: type[PixaffError] = ImageError) 
             if _is_raw(Path(path), picture):
                 raise error(f"{path}: found {_RAW}", _CONVERT)
             if picture.format in ("JPEG", "MPO") and _scans(file) > MAX_SCANS:
-                raise error(f"{path}: found a JPEG of over {MAX_SCANS} scans, expected some ten", "save it anew")
+                raise error(f"{path}: found a JPEG of over {MAX_SCANS} scans, expected some ten", "save it again")
             if _has_more(picture):
                 found = f"an animated or multi-page {picture.format}"
                 raise error(f"{path}: found {found}, expected a still picture", "extract one frame")

@@ -228,13 +228,13 @@ def _parameter(data: Any, *others: Any) -> Tensor:
 
 
 def _with_attributes(function: Any, kind: Any, arguments: Any, attributes: Any) -> Any:
-    """A tensor to which somebody gave attributes; they are passed over."""
+    """A tensor with attributes, which are ignored."""
     _check(type(function) is Function and kind == _TENSOR and type(arguments) is tuple, "has a tensor of unknown kind")
     return function.run(*arguments)
 
 
 class _Ordered(dict[Any, Any], Built):
-    """An OrderedDict; what is set on it, such as the notes of a state dict, is passed over."""
+    """An OrderedDict; attributes such as the notes of a state dict are ignored."""
 
     def build(self, state: Any) -> None:
         pass

@@ -20,7 +20,7 @@ _KINDS = {
 
 
 def irregular(path: str | os.PathLike[str]) -> str:
-    """What stands in the way of opening a path, in words such as "a named pipe (FIFO)"; "" for a file or a link to one.
+    """Why a path cannot be opened as a file, such as "a named pipe (FIFO)"; "" for a file or a link to one.
 
     "" too for what is missing altogether, or cannot be looked at: opening it says why. Nothing is opened here.
     """

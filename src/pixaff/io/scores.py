@@ -1,4 +1,4 @@
-"""Score files: what the random walk made of one photo, at every background power, as `NAME.npz`."""
+"""Score files: the propagated scores of one photo, for any alpha, as `NAME.npz`."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from pixaff.io.npz_arrays import read_arrays
 
 CELL = 8
 _NAMES = ("classes", "scores", "powers", "background", "alpha", "walked_size", "size")
-_HINT = "expected the scores of pixaff propagate --save-scores; activation maps need --cams"
+_HINT = "expected the scores of pixaff propagate --save-scores; for CAMs give --cams"
 _TOLERANCE = 1e-3  # what an approximate walk may lead above 1 or below 0
 
 
 @dataclass(frozen=True, eq=False)
 class ScoreFile:
-    """The walked scores of one photo, on the grid of cells of 8 x 8 pixels.
+    """The propagated scores of one photo, on the grid of cells of 8 x 8 pixels.
 
     Attributes:
         classes: int64 (C,), mask values 1..254, none twice; C is 0 for a photo that shows no class.
-        scores: float32 (C, h, w), in 0..1: the walked rows of the classes. They do not depend on the background power.
-        powers: float64 (K,), ascending: background powers for which the background was walked.
-        background: float32 (K, h, w), in 0..1: the background's walked row at each of them. Any power between the first
-            and the last follows from these, see `pixaff.ops.powers`.
-        alpha: Background power of the masks that the run wrote, within the range of ``powers``.
+        scores: float32 (C, h, w), in 0..1: the propagated scores of the classes, which do not depend on alpha.
+        powers: float64 (K,), ascending: alphas for which the background was propagated.
+        background: float32 (K, h, w), in 0..1: the propagated background at each of them. That at any alpha between the
+            first and the last follows from these; see `pixaff.ops.powers`.
+        alpha: Alpha of the masks that the run wrote, within the range of ``powers``.
         walked_size: (H, W) in pixels at which the photo was walked; h and w are an eighth of it, rounded up.
         size: (H, W) of the photo.
     """
@@ -45,14 +45,14 @@ class ScoreFile:
 
 
 def check_saved(alphas: Iterable[float], lowest: float, highest: float) -> None:
-    """Refuse alphas that saved scores do not tell.
+    """Refuse alphas outside the range of saved scores.
 
     Raises:
         UsageError: One is outside the range.
     """
     for alpha in alphas:
         if not lowest <= alpha <= highest:
-            raise UsageError(f"alpha is {alpha:g}, and saved scores hold alpha {lowest:g} to {highest:g}")
+            raise UsageError(f"alpha is {alpha:g}, expected {lowest:g} to {highest:g}, the range of saved scores")
 
 
 def read_scores(path: str | os.PathLike[str]) -> ScoreFile:

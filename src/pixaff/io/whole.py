@@ -1,4 +1,4 @@
-"""Whether an output is there: an empty or cut file is none. A look at its first and last bytes, not a reading."""
+"""Whether an output is complete, told by its first and last bytes: an empty or truncated file is not."""
 
 from __future__ import annotations
 

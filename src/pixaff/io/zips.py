@@ -1,4 +1,4 @@
-"""Zip archives that nobody vouches for, opened without a directory that takes all memory."""
+"""Open untrusted zip archives, whose directory must not take all memory."""
 
 from __future__ import annotations
 

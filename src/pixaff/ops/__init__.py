@@ -1,1 +1,1 @@
-"""Pure tensor functions: no files, no printing, and nothing of pixaff but each other."""
+"""Pure tensor functions: no files, no printing, no threads, and no imports from the rest of pixaff."""

@@ -22,12 +22,12 @@ from pixaff.ops.neighbours import (
 def pair_affinity(features: Tensor, radius: int = 5, borders: Borders = "published") -> Tensor:
     """exp(-mean over channels of |f_i - f_j|) of every pair within the radius.
 
-    Memory stays at one (B, D, h, w) buffer besides features and result, in the backward pass too: the differences
-    of each offset are computed anew there. No second derivatives.
+    Besides features and result, it takes the memory of one (B, D, h, w) buffer, in the backward pass too: the
+    differences of each offset are computed again there. No second derivatives.
 
     Args:
         features: (B, D, h, w), a floating type; half precision is computed in float32.
-        radius: pairs lie closer than this many nodes; see `pixaff.ops.neighbours` for their order.
+        radius: pairs are closer than this many nodes; see `pixaff.ops.neighbours` for their order.
         borders: "published" leaves nodes near the border with fewer neighbours or none; "full" gives them all.
 
     Returns:
@@ -55,7 +55,7 @@ def pair_affinity(features: Tensor, radius: int = 5, borders: Borders = "publish
 
 
 class _PairAffinity(torch.autograd.Function):
-    """Autograd would keep the differences of all offsets, P times the features; this keeps the features alone."""
+    """Autograd would keep the differences of all offsets, P times the features; this keeps only the features."""
 
     @staticmethod
     def forward(ctx: Any, features: Tensor, radius: int) -> Tensor:

@@ -1,12 +1,12 @@
 """Affinity of cells from a class boundary map, and the walk over it (IRN, arXiv 1904.05044, sections 3.2 and 5).
 
-Two cells are as alike as the strongest boundary between them is weak: affinity = 1 - max of the boundary over the
-path from one to the other. The path of an offset (dy, dx) is made of the cells (y, x) of its bounding rectangle with
-(dy x - dx y)^2 < dy^2 + dx^2, both ends among them: in every row of the rectangle a run of neighbouring cells.
+The weaker the strongest boundary between two cells, the more alike they are: affinity = 1 - max of the boundary over
+the path from one to the other. The path of an offset (dy, dx) consists of the cells (y, x) of its bounding rectangle
+with (dy x - dx y)^2 < dy^2 + dx^2, both ends included: a run of neighbouring cells in every row of the rectangle.
 
 The published implementation gathers the boundary at the cells of all paths. Here the largest value of 1, 2, ...,
-`radius` neighbours in a row is found once for the whole grid (`running_maxima`), and a path takes one of these grids
-for each of its rows (`path_maximum`): no index, and no memory beyond the result's but for some grids.
+`radius` neighbours in a row is found once for the whole grid (`running_maxima`), and a path uses one of these grids
+for each of its rows (`path_maximum`): this needs no index, and besides the result only the memory of some grids.
 """
 
 from __future__ import annotations
@@ -30,23 +30,23 @@ from pixaff.ops.neighbours import (
 from pixaff.ops.walk import random_walk, upsample_scores
 
 STRIDE = 4
-"""Pixels to a cell of the boundary map."""
+"""Side in pixels of a cell of the boundary map."""
 BACKGROUND = 0.25
-"""Score of the background beside walked scores whose maximum is 1."""
+"""Score of the background, beside propagated scores whose maximum is 1."""
 
 
 def boundary_affinity(edge: Tensor, radius: int = 5, borders: Borders = "full") -> Tensor:
     """1 - the largest boundary value on the path between the two cells of every pair within the radius.
 
-    Differentiable: the gradient of a pair goes to the largest cell of its path, the first one in reading order where
-    several are. No second derivatives. A training does with less memory by `pixaff.ops.losses.boundary_loss`.
+    Differentiable: the gradient of a pair goes to the largest cell of its path, or the first of several in reading
+    order. No second derivatives. For a training, `pixaff.ops.losses.boundary_loss` needs less memory.
 
     Args:
         edge: (h, w) or (B, h, w), a floating type, boundary probabilities in [0, 1]; half precision is computed in
             float32.
-        radius: pairs lie closer than this many cells; see `pixaff.ops.neighbours` for their order.
-        borders: "full" gives each cell all its neighbours, as IRN's walk wants them; "published" leaves those near
-            the border with fewer, as its training does.
+        radius: pairs are closer than this many cells; see `pixaff.ops.neighbours` for their order.
+        borders: "full" gives each cell all its neighbours, as in IRN's walk; "published" leaves those near the border
+            with fewer, as in its training.
 
     Returns:
         (P, L) or (B, P, L), P offsets by L source cells: L = h * w, and 0 where a pair leaves the grid; published:
@@ -83,9 +83,9 @@ def boundary_walk(
     steps: int = 256,
     radius: int = 5,
 ) -> Tensor | list[Tensor]:
-    """Spread class scores within the class boundaries: scores * (1 - edge), walked over `boundary_affinity`.
+    """Spread class scores within the class boundaries: a random walk of scores * (1 - edge) over `boundary_affinity`.
 
-    One image, or two equal-length lists; see `pixaff.ops.walk.random_walk`, which walks. Not differentiable.
+    One image, or two lists of equal length; see `pixaff.ops.walk.random_walk`. Not differentiable.
 
     Args:
         scores: (C, h, w), a floating type, normalised CAMs at the stride of the boundary map.
@@ -95,10 +95,10 @@ def boundary_walk(
         radius: cells closer than this are neighbours.
 
     Returns:
-        (C, h, w), or a list of them: float64 if anything given is, else float32.
+        (C, h, w), or a list of them: float64 if any input is, else float32.
 
     Raises:
-        ValueError: for shapes, types, devices or settings that do not fit, and boundaries out of [0, 1].
+        ValueError: for shapes, types, devices or settings that do not fit, and boundaries outside [0, 1].
     """
     if isinstance(scores, Tensor) and isinstance(edge, Tensor):
         return boundary_walk([scores], [edge], beta, steps, radius)[0]
@@ -117,19 +117,19 @@ def boundary_walk(
 def semantic_scores(
     walked: Tensor, size: tuple[int, int], background: float = BACKGROUND, stride: int = STRIDE
 ) -> Tensor:
-    """Walked scores at the photo's size, divided by their maximum over all classes, below a constant background.
+    """Propagated scores at the photo's size, divided by their maximum over all classes, after a constant background.
 
     Args:
         walked: (C, h, w), of `boundary_walk`.
         size: (H, W) of the photo.
         background: score of the background, in [0, 1].
-        stride: pixels to a cell.
+        stride: side of a cell in pixels.
 
     Returns:
-        (C + 1, H, W), background first; the mask is its argmax. All classes are 0 where all walked scores are.
+        (C + 1, H, W), background first; the mask is its argmax. If all propagated scores are 0, so are all classes.
 
     Raises:
-        ValueError: for other shapes or types, or a size whose grid is another.
+        ValueError: for other shapes or types, or a size with another grid.
     """
     large = upsample_scores(walked, size, stride)
     large = large / large.amax().clamp(min=torch.finfo(large.dtype).tiny)
@@ -158,7 +158,7 @@ def path_runs(offset: tuple[int, int]) -> tuple[Run, ...]:
 def running_maxima(grid: Tensor, cells: int) -> list[Tensor]:
     """The largest of 1, 2, ..., `cells` neighbouring values, from each cell of `grid` (..., h, w) to the right.
 
-    Where the row ends before, the largest of those that are there.
+    If the row ends earlier, the largest of the remaining ones.
     """
     maxima = [grid]
     for shift in range(1, min(cells, grid.shape[-1])):
@@ -194,13 +194,13 @@ def share_gradient(
     offset: tuple[int, int],
     radius: int,
 ) -> None:
-    """Hand the gradient of `path_maximum` to the first run of each path that holds the maximum.
+    """Pass the gradient of `path_maximum` to the first run of each path that contains the maximum.
 
     Args:
         gradient: like `maximum`; overwritten.
         maximum: of `path_maximum`.
-        maxima, offset, radius: what it was called with.
-        shares: gradients of `maxima`, to which is added.
+        maxima, offset, radius: the arguments of `path_maximum`.
+        shares: gradients of `maxima`, to which the shares are added.
     """
     for run in path_runs(offset):
         part = gradient * (_run_view(maxima, run, radius) == maximum)
@@ -209,7 +209,7 @@ def share_gradient(
 
 
 def grid_gradient(maxima: Sequence[Tensor], shares: Sequence[Tensor]) -> Tensor:
-    """The gradient of the grid that `running_maxima` was given, from those of what it returned; overwrites them."""
+    """The gradient of the argument of `running_maxima`, from those of its results, which are overwritten."""
     grid, total = maxima[0], shares[0]
     for shift in range(len(maxima) - 1, 0, -1):
         shorter, share, inside = maxima[shift - 1], shares[shift], shares[shift][..., :-shift]
@@ -221,7 +221,7 @@ def grid_gradient(maxima: Sequence[Tensor], shares: Sequence[Tensor]) -> Tensor:
 
 
 class _BoundaryAffinity(torch.autograd.Function):
-    """Autograd would keep what each path is compared with; this keeps the boundary map alone."""
+    """Autograd would keep what each path is compared with; this keeps only the boundary map."""
 
     @staticmethod
     def forward(ctx: Any, edge: Tensor, radius: int) -> Tensor:

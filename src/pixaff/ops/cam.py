@@ -1,4 +1,4 @@
-"""Class activation maps (CAMs) over scales and mirror images, and the background score that goes with them."""
+"""Class activation maps (CAMs) over scales and mirror images, and the background score for them."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ class Mapper(Protocol):
         ...
 
     def parameters(self) -> Iterator[nn.Parameter]:
-        """The weights, by which the device is known."""
+        """The weights, which tell the device."""
         ...
 
 
 @runtime_checkable
 class OwnCams(Protocol):
-    """A network that knows how to make the CAMs of a whole image, as those of pixaff do."""
+    """A network that makes the CAMs of a whole image itself, as those of pixaff do."""
 
     def normalized_cams(self, image: Picture, classes: Sequence[int], scales: Sequence[float], flip: bool) -> Tensor:
         """See the function of that name."""
@@ -54,18 +54,18 @@ def normalized_cams(
 ) -> Tensor:
     """Class activation maps of one image (section 3.1), summed over scales and mirror images.
 
-    The 8-bit image is resized (bicubic, sizes rounded; to multiples of ``model.size_divisor`` where a network of
-    pixaff has one, since its cells then cover the image exactly), mapped by ``model.cam``, enlarged to the image's
-    size (bilinear, align_corners false), un-mirrored and summed; each map is divided by its maximum + 1e-5. A network
-    with a ``normalized_cams`` of its own decides that itself: the hybrid classifier sees one size, whatever
-    ``scales`` says.
+    The 8-bit image is resized (bicubic, sizes rounded; for a network of pixaff, to multiples of ``model.size_divisor``,
+    so that its cells cover the image exactly), mapped by ``model.cam``, enlarged to the image's size (bilinear,
+    align_corners false), un-mirrored and summed; each map is divided by its maximum + 1e-5. A network with its own
+    ``normalized_cams``
+    may do otherwise: the hybrid classifier works at one size, whatever ``scales`` says.
 
     Args:
         model: A CAM network of pixaff, or any module with ``preprocess`` and ``cam``.
         image: uint8 (H,W,3) RGB or a PIL image.
         classes: 0-based classes that are present.
         scales: Factors on the image's sides.
-        flip: Whether to sum the maps of mirror images, too.
+        flip: Whether to sum the maps of mirror images as well.
 
     Returns:
         float32 (len(classes), H, W) in 0..1, on the model's device.
@@ -89,7 +89,7 @@ def summed_cams(
     flip: bool = True,
     divisor: int = 1,
 ) -> Tensor:
-    """`normalized_cams` by a sum over scales and mirror images, of sizes that are multiples of ``divisor``."""
+    """`normalized_cams` as a sum over scales and mirror images, whose sizes are multiples of ``divisor``."""
     height, width = image.size[::-1] if isinstance(image, Image.Image) else image.shape[:2]
     total: Tensor | None = None
     for maps in scale_maps(model, image, classes, scales, flip, divisor):
@@ -102,7 +102,7 @@ def summed_cams(
 def scale_maps(
     model: Mapper, image: Picture, classes: Sequence[int], scales: Sequence[float], flip: bool, divisor: int = 1
 ) -> Iterator[Tensor]:
-    """Yield the maps of each scale as the network makes them, the mirror image's added: (1,C,h,w).
+    """Yield the maps of each scale as the network makes them, with those of the mirror image added: (1,C,h,w).
 
     Args, Raises:
         See `normalized_cams` and `summed_cams`.
@@ -123,7 +123,7 @@ def scale_maps(
         if max(classes) >= maps.shape[1] or min(classes) < 0:
             raise ValueError(f"found classes {list(classes)}, expected 0..{maps.shape[1] - 1}")
         maps = maps[:, list(classes)]
-        # Interpolation is linear and knows no left or right: un-mirroring before it saves half of the work.
+        # Interpolation is linear and symmetric: un-mirroring before it saves half of the work.
         yield maps[:1] + maps[1:].flip(3) if flip else maps
 
 

@@ -1,4 +1,4 @@
-"""Dense CRF: sharpens label probabilities of an image along its colour edges.
+"""Dense CRF: refines label probabilities of an image along its colour edges.
 
 Krähenbühl & Koltun, *Efficient Inference in Fully Connected CRFs with Gaussian Edge Potentials*, NIPS 2011: mean field
 (algorithm 1) with a Potts model and two kernels, one of positions and one of positions and colours (equation 3), both
@@ -6,7 +6,8 @@ filtered on a permutohedral lattice.
 
 The torch engine filters one label fewer than there are: the probabilities Q of a pixel sum to 1 and the filter K is
 linear, so the message of label 0 is K 1 minus all others, and K 1 never changes. Mean field then needs the logits
-against label 0 only. Several sets of scores of one image (low and high background power, say) are filtered together.
+against label 0 only. Several sets of scores of one image, such as those of a low and a high alpha, are filtered
+together.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from pixaff.ops.permutohedral import Lattice, build_lattice
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-# Position lattices take about 100 bytes a pixel: keep those of ordinary photos only.
+# Position lattices take about 100 bytes per pixel: keep only those of ordinary photos.
 _CACHED_PIXELS = 2**20
 # Of `refine_labels`: the probability of each pixel's label, and the weight of the bilateral kernel.
 _SURE = 0.9
@@ -52,13 +53,14 @@ def dense_crf(
 
     Args:
         image: uint8 (H, W, 3), RGB.
-        probs: Any float dtype, (C, H, W), or (A, C, H, W): A sets of scores over the one image, worked on independently
-            and in one pass (in one run each by pydensecrf). They need not sum to 1.
+        probs: Any float dtype, (C, H, W), or (A, C, H, W): A independent sets of scores over the same image, computed
+            in one pass (pydensecrf takes a run for each). They need not sum to 1.
         steps: Mean-field steps; 0 gives the normalised input.
         engine: "torch" (plain tensor operations, CPU and CUDA), "pydensecrf" (the C++ library, CPU, one thread) or
-            "auto". The two agree to about 1e-5. "auto" takes torch, which is about twice as fast for one set of scores
-            and three to four times for two, on one core (``python -m benchmarks.crf``); but where torch lacks the MKL
-            library, whose sparse products that figure rests on, CPU work goes to pydensecrf if that is installed.
+            "auto". The two agree to about 1e-5. "auto" means torch, which on one core is about twice as fast for one
+            set of scores, and three to four times for two (``python -m benchmarks.crf``). This relies on the sparse
+            products of
+            the MKL library: if torch lacks it, "auto" uses pydensecrf on the CPU, if that is installed.
         device: Where the torch engine computes and where the result lies; default: the device of `probs`.
         sxy_gaussian: Standard deviation of the position kernel, pixels.
         weight_gaussian: Potts weight of the position kernel.
@@ -102,10 +104,11 @@ def dense_crf(
 
 
 def refine_labels(image: npt.NDArray[np.uint8], scores: Tensor, engine: str = "auto") -> Tensor:
-    """CRF refinement of the labels that scores give an image.
+    """CRF refinement of the labels that have the largest scores.
 
-    The propagated scores themselves are so even that the CRF would shrink small objects: the largest one counts as 90 %
-    sure instead. The paper's bilateral weight, 10, would still shrink them; 4 moves the outlines alone (docs/lite.md).
+    The propagated scores themselves are so even that the CRF would shrink small objects, so the largest one counts as
+    90 % sure instead. The paper's bilateral weight, 10, would still shrink them; 4 only moves the outlines
+    (docs/notes).
 
     Args:
         image: uint8 (h, w, 3), RGB.
@@ -122,8 +125,8 @@ def refine_labels(image: npt.NDArray[np.uint8], scores: Tensor, engine: str = "a
 
 
 def _checked(image: npt.NDArray[np.uint8] | Tensor, probs: npt.NDArray[Any] | Tensor) -> tuple[Tensor, Tensor]:
-    """Both as tensors (probs float32), once their shapes, dtypes and values fit."""
-    # torch.from_numpy wants arrays that are writable and without negative strides; decoders often return others.
+    """Both as tensors (probs float32), after their shapes, dtypes and values have been checked."""
+    # torch.from_numpy needs writable arrays without negative strides; decoders often return others.
     image = image if isinstance(image, Tensor) else torch.from_numpy(np.require(image, requirements=["C", "W"]))
     probs = probs if isinstance(probs, Tensor) else torch.from_numpy(np.require(probs, requirements=["C", "W"]))
     if image.dtype != torch.uint8 or image.ndim != 3 or image.shape[2] != 3:
@@ -165,7 +168,7 @@ def _pydensecrf(
     gaussian: tuple[float, float],
     bilateral: tuple[float, float, float],
 ) -> Tensor:
-    """The same by the pydensecrf library, one run for each of A unaries: (A, C, H, W) -> (A, C, H, W) on the CPU."""
+    """The same with the pydensecrf library, one run for each of A unaries: (A, C, H, W) -> (A, C, H, W) on the CPU."""
     densecrf = _import_pydensecrf()
     if densecrf is None:
         raise ModuleNotFoundError(
@@ -187,7 +190,7 @@ def _pydensecrf(
 
 
 def _position_lattice(height: int, width: int, sxy: float, device: torch.device) -> Lattice:
-    """The lattice of the position kernel, which photos of one size share."""
+    """The lattice of the position kernel, which photos of the same size share."""
     build = _cached_position_lattice if height * width <= _CACHED_PIXELS else _cached_position_lattice.__wrapped__
     return build(height, width, sxy, device)
 
@@ -246,5 +249,5 @@ def _softmax_(logits: Tensor, sets: int, labels: int) -> Tensor:
         first, *others = used.unbind(-1)
         total = 1 + used.sum(-1) if labels > 4 else sum(others, 1 + first)
         used.mul_(total.reciprocal_()[..., None])
-    # Both clamps keep away denormal numbers, which are ten times as slow. Neither shows in float32.
+    # Both clamps avoid denormal numbers, which are ten times as slow. Neither is visible in float32.
     return logits.clamp_(min=1e-20)

@@ -1,8 +1,8 @@
-"""Instances from a displacement field and walked scores (IRN, arXiv 1904.05044, sections 3.3 and 5.2).
+"""Instances from a displacement field and propagated scores (IRN, arXiv 1904.05044, sections 3.3 and 5.2).
 
-Each cell follows the field to a centroid (`displacement_centroids`); cells whose centroids lie in one region of short
-displacements are one instance (`instance_map`). The CAMs cut by instance (`instance_scores`), walked by
-`pixaff.ops.boundary.boundary_walk`, compete for each pixel (`detect_instances`).
+Each cell follows the field to a centroid (`displacement_centroids`); cells whose centroids lie in the same region of
+short displacements are one instance (`instance_map`). The CAMs are divided by instance (`instance_scores`), propagated
+(`pixaff.ops.boundary.boundary_walk`), and compete for each pixel (`detect_instances`).
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ from pixaff.ops.boundary import BACKGROUND, STRIDE
 from pixaff.ops.walk import upsample_scores
 
 FRAGMENT = 0.01
-"""Part of the photo's pixels below which a detection's score is 0."""
+"""Share of the photo's pixels below which a detection's score is 0."""
 
-# Every so many moves, cells that have come to rest are put aside: they would stay for good.
+# After this many moves, cells that have come to rest are removed: they would never move again.
 _REST = 10
 
 
 @torch.no_grad()
 def displacement_centroids(displacement: Tensor, iterations: int = 300) -> Tensor:
-    """Where each cell ends that is moved along the displacement field again and again.
+    """The cell at which each cell ends when it moves along the displacement field repeatedly.
 
     A cell moves by the field at its place, interpolated bilinearly, and stays on the grid.
 
     Args:
-        displacement: (2, h, w), a floating type: dy and dx in cells, of `boundaries` of a network.
-        iterations: moves; 100 and more make no difference but for cells that never come to rest.
+        displacement: (2, h, w), a floating type: dy and dx in cells, from `boundaries` of a network.
+        iterations: number of moves; more than 100 only matter for cells that never come to rest.
 
     Returns:
         int64 (2, h, w): row and column of the cell nearest to each centroid.
@@ -83,8 +83,8 @@ def instance_map(centroids: Tensor, displacement: Tensor, threshold: float = 2.5
         threshold: displacements shorter than this many cells form the 4-connected regions.
 
     Returns:
-        int64 (h, w), instances 0..N-1, all of which occur. Cells whose centroids lie in no region are an instance of
-        their own, the first one; the others follow in the reading order of their regions.
+        int64 (h, w), instances 0..N-1, all of which occur. Cells whose centroids lie in no region are the first
+        instance; the others follow in the reading order of their regions.
 
     Raises:
         ValueError: for other shapes or types, or centroids off the grid.
@@ -116,8 +116,8 @@ def connected_regions(labels: Tensor) -> Tensor:
     """
     if labels.ndim != 2 or 0 in labels.shape or labels.is_floating_point():
         raise ValueError(f"labels: found {labels.dtype} {tuple(labels.shape)}, expected integers or bool (h, w)")
-    # The runs of equal cells within a row are the nodes of a graph, neighbouring runs of two rows its edges: one pair
-    # of cells for each of them, the first that they share.
+    # Runs of equal cells within a row are the nodes of a graph, and neighbouring runs of two rows its edges: one pair
+    # of cells for each edge, the first that they share.
     starts = F.pad(labels[:, 1:] != labels[:, :-1], (1, 0), value=True)
     runs = starts.flatten().cumsum(0).view(labels.shape) - 1
     joined = (labels[1:] == labels[:-1]) & (starts[1:] | starts[:-1])
@@ -130,7 +130,7 @@ def connected_regions(labels: Tensor) -> Tensor:
 
 
 def instance_scores(scores: Tensor, instances: Tensor) -> Tensor:
-    """Each class's scores cut into those of each instance.
+    """The scores of each class, divided between the instances.
 
     Args:
         scores: (C, h, w), normalised CAMs.
@@ -152,7 +152,7 @@ def instance_scores(scores: Tensor, instances: Tensor) -> Tensor:
 
 
 class Detections(NamedTuple):
-    """Instances that are apart from each other in one photo."""
+    """Separate instances in one photo."""
 
     map: Tensor
     """int64 (H, W): 0 background, 1..D the detections."""
@@ -170,24 +170,24 @@ def detect_instances(
     fragment: float = FRAGMENT,
     stride: int = STRIDE,
 ) -> Detections:
-    """The pieces in which each walked score wins.
+    """The connected pieces in which each propagated score is the largest.
 
     Scores at the photo's size are divided by their maximum over all rows; at each pixel the largest wins, if it is
-    above the background. Every 4-connected piece of what a row wins is a detection; its score is the largest on it.
+    above the background. Every 4-connected piece that a row wins is a detection; its score is the largest value in it.
 
     Args:
         walked: (R, h, w), scores of `instance_scores` after the walk.
         size: (H, W) of the photo.
         background: score of the background, in [0, 1].
-        fragment: detections of less than this part of the photo's pixels get the score 0.
-        stride: pixels to a cell.
+        fragment: detections with less than this share of the photo's pixels get the score 0.
+        stride: side of a cell in pixels.
 
     Returns:
-        Detections by ascending row, those of one row in the reading order of their first pixels; none where all
-        scores are 0.
+        Detections in the order of rows, those of one row in the reading order of their first pixels; none if all scores
+        are 0.
 
     Raises:
-        ValueError: for other shapes or types, or a size whose grid is another.
+        ValueError: for other shapes or types, or a size with another grid.
     """
     best = upsample_scores(walked[:1], size, stride)[0]
     winner = torch.zeros(size, dtype=torch.int64, device=walked.device)
@@ -212,9 +212,10 @@ def detect_instances(
 def _graph_roots(nodes: int, ends: Tensor, others: Tensor) -> Tensor:
     """The lowest node that each of `nodes` is connected to by the edges from `ends` to `others`.
 
-    Every node points at one not above it. Until nothing changes, whatever the two ends of an edge point at is pointed
-    at the lower of what these point at, and each node at what its own points at: rounds grow with the logarithm of the
-    longest way.
+    Every node points to a node that is not higher. Until nothing changes, the targets of the two ends of an edge are
+    made to
+    point to the lower of their own targets, and each node to the target of its target: the number of rounds grows with
+    the logarithm of the longest path.
     """
     parent = torch.arange(nodes, device=ends.device)
     both = torch.cat([ends, others])

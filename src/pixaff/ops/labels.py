@@ -1,4 +1,4 @@
-"""Labels for the training of affinities, void where they are in doubt.
+"""Labels for the training of affinities, void where they are uncertain.
 
 AffinityNet's come from two dense CRF posteriors (arXiv 1803.10464, section 3.2.1), IRN's from dense CRFs over two hard
 labellings (arXiv 1904.05044, section 4.1).
@@ -24,7 +24,7 @@ _EMPTY = 1e-5  # every posterior below this: the crop shows no image here
 
 
 def affinity_label_map(low: Tensor, high: Tensor, stride: int = 8) -> Tensor:
-    """Confident labels at the stride of the features, and void where the two posteriors leave doubt.
+    """Confident labels at the stride of the features, and void where the two posteriors disagree.
 
     A small alpha (`low`) leaves much background, so its foreground is sure; a large one (`high`) leaves little, so
     its background is sure.
@@ -66,22 +66,22 @@ def confident_label_map(
 ) -> Tensor:
     """Confident labels at the size of the photo, from CAMs at two thresholds (IRN).
 
-    Each threshold stands for the background: the largest of it and the CAMs gives a hard label to every pixel, which a
-    dense CRF (bilateral kernel sxy 50, srgb 5) sharpens. A high threshold leaves little foreground, so that is sure; a
-    low one leaves little background, so that is.
+    Each threshold is a score for the background: the largest of it and the CAMs gives every pixel a hard label, and a
+    dense CRF (bilateral kernel sxy 50, srgb 5) refines these labels. A high threshold leaves little foreground, which
+    is therefore sure; a low one leaves little background, which is sure as well.
 
     Args:
         image: uint8 (H, W, 3), RGB.
         cams: (C, H, W), normalised CAMs of the present classes at the photo's size.
         foreground, background: the two thresholds.
         certainty: probability of a pixel's label before the CRF; the others share the rest.
-        engine: that of `pixaff.ops.crf.dense_crf`.
+        engine: see `pixaff.ops.crf.dense_crf`.
 
     Returns:
         uint8 (H, W): 0 background, 1..C row of `cams`, 255 ignore; on the device of `cams`.
 
     Raises:
-        ValueError: for other shapes or types, thresholds or a certainty out of place, or more than 254 classes.
+        ValueError: for other shapes or types, thresholds or a certainty out of range, or more than 254 classes.
         UsageError: see `dense_crf`.
     """
     if cams.ndim != 3 or not cams.is_floating_point() or len(cams) >= IGNORE:
@@ -115,15 +115,15 @@ def reduced_label_map(label_map: Tensor, stride: int = 4) -> Tensor:
 
 
 def pair_labels(label_map: Tensor, radius: int = 5) -> tuple[Tensor, Tensor, Tensor]:
-    """Sort the pairs whose two ends are labelled into the three terms of the loss.
+    """Sort the pairs with labels at both ends into the three terms of the loss.
 
     Args:
         label_map: integers (h, w) or (B, h, w), as `affinity_label_map` makes them.
-        radius: that of `pixaff.ops.affinity.pair_affinity`.
+        radius: as for `pixaff.ops.affinity.pair_affinity`.
 
     Returns:
         bg, fg, neg: bool (P, L) or (B, P, L), in the order of `pair_affinity`: both ends background, both the same
-        class, ends that differ. A pair with an ignored end is in none.
+        class, different ends. A pair with an ignored end is in none.
 
     Raises:
         ValueError: for other shapes or types.

@@ -1,8 +1,8 @@
 """The training losses of AffinityNet (arXiv 1803.10464, equations 3 to 6) and of IRN (arXiv 1904.05044, section 4).
 
 IRN's are sums over the 152 offsets of radius 10. The published implementation gathers both ends, or the whole path, of
-all pairs at once, and autograd keeps them. Here one offset is looked at at a time, and again in the backward pass: what
-is held does not grow with the number of offsets.
+all pairs at once, and autograd keeps them. Here one offset is computed at a time, and again in the backward pass, so
+memory does not grow with the number of offsets.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class AffinityLoss(NamedTuple):
 
 
 def affinity_loss(affinity: Tensor, bg: Tensor, fg: Tensor, neg: Tensor) -> AffinityLoss:
-    """bg/4 + fg/4 + neg/2: cross entropy of the affinities, each kind of pair averaged on its own.
+    """bg/4 + fg/4 + neg/2: cross-entropy of the affinities, averaged over each kind of pair separately.
 
     The mean of -log(affinity + 1e-5) over background and foreground pairs, of -log(1 + 1e-5 - affinity) over
     negative ones. A kind with no pair contributes 0.
@@ -72,7 +72,7 @@ def boundary_loss(edge: Tensor, label_map: Tensor, radius: int = 10) -> Boundary
     Args:
         edge: (B, h, w), a floating type, boundary probabilities in [0, 1]; half precision is computed in float32.
         label_map: integers (B, h, w): 0 background, 1.. classes, 255 ignore.
-        radius: pairs lie closer than this many cells; sources are those of the published graph.
+        radius: pairs are closer than this many cells; sources are those of the published graph.
 
     Raises:
         ValueError: for other shapes or types.
@@ -100,7 +100,7 @@ def displacement_loss(displacement: Tensor, label_map: Tensor, radius: int = 10)
 
     Args:
         displacement: (B, 2, h, w), a floating type: dy and dx in cells; half precision is computed in float32.
-        label_map, radius: those of `boundary_loss`.
+        label_map, radius: as for `boundary_loss`.
 
     Raises:
         ValueError: for other shapes or types.
@@ -204,5 +204,5 @@ def _check_label_map(label_map: Tensor, grid: Tensor) -> None:
 
 
 def _masked_mean(values: Tensor, mask: Tensor) -> Tensor:
-    """Mean where `mask` holds, 0 where it never does, without the synchronisation that indexing costs on CUDA."""
+    """Mean over `mask`, or 0 if it is empty, without the synchronisation that indexing costs on CUDA."""
     return (values * mask).sum() / mask.sum().clamp(min=1)

@@ -1,6 +1,6 @@
 """Intersection over union from a streaming confusion matrix.
 
-Plain NumPy, so that scoring masks does not have to import torch; tensors are accepted all the same.
+Plain NumPy, so that scoring masks need not import torch; tensors are accepted nevertheless.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ class ConfusionMatrix:
     Args:
         num_classes: number of *all* classes, background included (21 for Pascal VOC); valid values are
             0..num_classes-1.
-        ignore_index: value of `gt` that marks void; such pixels count nowhere, whatever was predicted there.
-            It must lie outside the valid values.
+        ignore_index: value of `gt` that marks void; such pixels are not counted, whatever was predicted there. It must
+            be outside the valid values.
 
     Attributes:
         matrix: int64 (num_classes, num_classes); rows are true classes, columns predicted ones.
@@ -68,7 +68,7 @@ class ConfusionMatrix:
         self.matrix += counts.reshape(self.matrix.shape)
 
     def merge(self, other: ConfusionMatrix) -> ConfusionMatrix:
-        """Add the counts of `other`, say another process's, to this one, and return this one.
+        """Add the counts of `other`, for example from another process, and return this one.
 
         Raises:
             ValueError: if the two disagree on the classes or the void value.
@@ -80,13 +80,13 @@ class ConfusionMatrix:
         return self
 
     def iou(self) -> np.ndarray[Any, Any]:
-        """Intersection over union of each class: float64 (num_classes,), NaN for classes seen in neither map."""
+        """Intersection over union of each class: float64 (num_classes,), NaN for classes that do not occur."""
         intersection = np.diag(self.matrix)
         union = self.matrix.sum(0) + self.matrix.sum(1) - intersection
         return np.divide(intersection, union, out=np.full(self.num_classes, np.nan), where=union > 0)
 
     def miou(self) -> float:
-        """Mean of `iou()` over the classes that occur; NaN when none does."""
+        """Mean of `iou()` over the classes that occur; NaN if none does."""
         iou = self.iou()
         present = ~np.isnan(iou)
         return float(iou[present].mean()) if present.any() else float("nan")

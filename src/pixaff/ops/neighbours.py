@@ -1,12 +1,12 @@
 """Which pairs of grid nodes the affinities belong to (AffinityNet, arXiv 1803.10464, section 3.2).
 
-A pair is a source node and an offset. Sources are the nodes with every offset inside the grid, that is rows
-0..h-r and columns r-1..w-r for radius r, row-major: L = (h - (r-1)) * (w - 2(r-1)) of them. Other nodes occur as
-targets only, so border nodes have fewer neighbours: the published graph.
+A pair is a source node and an offset. Sources are the nodes for which every offset is inside the grid: rows 0..h-r and
+columns r-1..w-r for radius r, row-major, L = (h - (r-1)) * (w - 2(r-1)) of them. Other nodes only occur as targets, so
+nodes at the border have fewer neighbours: this is the published graph.
 
 The full graph gives every node all its neighbours within the radius: each node is a source, L = h * w. It is the
-published graph of a grid with margins (`with_margins`) that the window of sources leaves out; pairs that reach into a
-margin have affinity 0 (`pairs_inside`).
+published graph of a grid with margins (`with_margins`) outside the window of sources; pairs that reach into a margin
+have affinity 0 (`pairs_inside`).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 Borders = Literal["published", "full"]
-"""Which neighbours the nodes near the border of the grid have: those of the published graph, or all."""
+"""Neighbours of the nodes near the border of the grid: those of the published graph, or all."""
 
 
 @lru_cache(maxsize=16)
@@ -29,7 +29,7 @@ def offsets(radius: int = 5) -> tuple[tuple[int, int], ...]:
     Order: (0,1)..(0,r-1), then row by row from dy = 1 with dx ascending. Radius 5 gives 34.
 
     Raises:
-        ValueError: for a radius that is not an integer of at least 2 (a smaller disc holds no pair).
+        ValueError: for a radius that is not an integer of at least 2 (a smaller disc contains no pair).
     """
     if not isinstance(radius, int) or radius < 2:
         raise ValueError(f"radius: found {radius!r}, expected an integer of at least 2")
@@ -39,7 +39,7 @@ def offsets(radius: int = 5) -> tuple[tuple[int, int], ...]:
 
 
 def source_shape(h: int, w: int, radius: int = 5, borders: Borders = "published") -> tuple[int, int]:
-    """Rows and columns of the window of source nodes; (0, 0) on grids too small to hold one.
+    """Rows and columns of the window of source nodes; (0, 0) on grids too small for one.
 
     Raises:
         ValueError: for other borders than "published" and "full".
@@ -67,7 +67,7 @@ def target_view(grid: Tensor, offset: tuple[int, int], radius: int = 5) -> Tenso
 def with_margins(grid: Tensor, radius: int = 5) -> Tensor:
     """`grid` (..., h, w) with zeros around it so that exactly its own nodes are sources: (..., h + r-1, w + 2(r-1)).
 
-    `source_view` takes them off again.
+    `source_view` removes them again.
     """
     reach = radius - 1
     return F.pad(grid, (reach, reach, 0, reach))

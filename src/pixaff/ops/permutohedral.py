@@ -5,8 +5,8 @@ and 4). N points with d features each lie in simplices whose d + 1 corners are l
 the corners of its simplex (splat), the vertices are blurred with (1/2, 1, 1/2) along each of the d + 1 lattice
 directions, and every point reads back from its corners (slice): a Gaussian filter of unit variance in O(N d^2).
 
-A vertex is an integer vector of d + 1 coordinates with sum 0, all equal modulo d + 1. Here it is named by one integer
-code, so that a table or a sort takes the place of the usual hash table; splat and slice are sparse matrices.
+A vertex is an integer vector of d + 1 coordinates with sum 0, all equal modulo d + 1. Here it has one integer code, so
+that a table or a sort replaces the usual hash table; splat and slice are sparse matrices.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from torch import Tensor
 class Lattice:
     """The filter of one set of N points with M lattice vertices.
 
-    Vertex M is a stand-in, always zero, for neighbours that do not exist. The point weights 1 / sqrt(K 1) are folded
+    Vertex M, which is always zero, stands for neighbours that do not exist. The point weights 1 / sqrt(K 1) are folded
     into `splat` and `slice`: the whole filter is the symmetrically normalised kernel of DenseCRF implementations.
     """
 
@@ -40,7 +40,7 @@ class Lattice:
         return self.filter(torch.ones(self.slice.shape[0], 1, device=self.slice.device))
 
     def gather(self, values: Tensor) -> Tensor:
-        """Splat and blur: float32 (N, C) -> (M + 1, C), what the vertices hold before `slice` reads them back."""
+        """Splat and blur: float32 (N, C) -> (M + 1, C), the values of the vertices before `slice`."""
         vertices = self.splat @ values
         for before, after in self.neighbours:
             blurred = vertices.index_select(0, before)
@@ -54,7 +54,7 @@ class Lattice:
 
 
 def build_lattice(features: Sequence[Tensor]) -> Lattice:
-    """The normalised lattice filter of points given by their features.
+    """The normalised lattice filter for points with the given features.
 
     Args:
         features: d float32 tensors of one shape and device, each one feature of all N points in units of its standard
@@ -136,7 +136,7 @@ def _elevate(features: Sequence[Tensor]) -> Tensor:
 
 
 def _codes(rank: Tensor, base: Tensor) -> tuple[Tensor, list[int], int]:
-    """Names of the corners of every simplex: (codes int (N, d+1), shift of a step along each direction, code limit).
+    """Codes of the corners of every simplex: (codes int (N, d+1), shift of a step along each direction, code limit).
 
     The differences of successive coordinates of a vertex, over d + 1, are whole numbers in a box that is not much
     larger than the lattice's part in use; the code is the position in this box. It is linear in the coordinates.

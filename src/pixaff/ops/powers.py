@@ -1,10 +1,10 @@
-"""The background score of any power from that of a few, so that one random walk serves every power.
+"""The background score at any alpha from those at a few, so that one random walk serves every alpha.
 
-A walk is linear in its rows and so is the average over cells: what holds between the scores (1 - c)^alpha of a pixel
-holds between the walked rows of the background. Written as exp(-s e^x) with s = -log(1 - c) and x = log alpha, the
-score is an entire function of x, bounded by 1 where |Im x| <= pi/2 whatever s is. Interpolation in x at Chebyshev
-points therefore converges geometrically and uniformly over all c in 0..1 (Trefethen, *Approximation Theory and
-Approximation Practice*, chapter 8): 17 powers from 1/4 to 64 give every power between them within 7e-5.
+A walk is linear in its rows, and so is the average over cells: a linear relation between the scores (1 - c)^alpha of a
+pixel also holds between the propagated rows of the background. Written as exp(-s e^x) with s = -log(1 - c) and x = log
+alpha, the score is an entire function of x, bounded by 1 where |Im x| <= pi/2 whatever s is. Interpolation in x at
+Chebyshev points therefore converges geometrically and uniformly over all c in 0..1 (Trefethen, *Approximation Theory
+and Approximation Practice*, chapter 8): 17 alphas from 1/4 to 64 give every alpha between them within 7e-5.
 """
 
 from __future__ import annotations
@@ -17,23 +17,23 @@ POINTS = 17
 
 
 def background_powers() -> tuple[float, ...]:
-    """The powers to walk, from `LOWEST` up to `HIGHEST`: extreme points of a Chebyshev polynomial in log alpha."""
+    """The alphas to propagate, from `LOWEST` to `HIGHEST`: extreme points of a Chebyshev polynomial in log alpha."""
     middle, half = math.log(LOWEST * HIGHEST) / 2, math.log(HIGHEST / LOWEST) / 2
     inner = [math.exp(middle - half * math.cos(math.pi * k / (POINTS - 1))) for k in range(1, POINTS - 1)]
     return (LOWEST, *inner, HIGHEST)
 
 
 def power_weights(powers: Sequence[float], alpha: float) -> tuple[float, ...]:
-    """Weights w, summing to 1, with (1 - c)^alpha = sum of w_k (1 - c)^powers_k up to the error told above.
+    """Weights w, summing to 1, with (1 - c)^alpha = sum of w_k (1 - c)^powers_k up to the error given above.
 
     Lagrange's polynomials in log alpha.
 
     Args:
-        powers: At least two different ones, above 0.
-        alpha: Power wanted, between the smallest and the largest of them.
+        powers: At least two different alphas, above 0.
+        alpha: The alpha that is needed, between the smallest and the largest of them.
 
     Raises:
-        ValueError: For other powers, or an alpha outside.
+        ValueError: For other powers, or an alpha outside their range.
 
     Example:
         >>> weights = power_weights(background_powers(), 10.0)

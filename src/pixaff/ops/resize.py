@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 BAND = 1 << 23
-"""Scores held at once while a mask is enlarged: 32 MB of float32."""
+"""Number of scores in memory while a mask is enlarged: 32 MB of float32."""
 
 
 def resize_scores(scores: Tensor, size: tuple[int, int]) -> Tensor:
@@ -24,8 +24,8 @@ def resize_scores(scores: Tensor, size: tuple[int, int]) -> Tensor:
 def mask_at_size(scores: Tensor, values: Sequence[int], size: tuple[int, int]) -> NDArray[np.uint8]:
     """The value of the largest score at each pixel of a larger size.
 
-    The scores are enlarged (bilinear, align_corners false) a band of rows at a time, so that a mask of 100 megapixels
-    takes little more memory than itself.
+    The scores are enlarged (bilinear, align_corners false) one band of rows at a time, so a mask of 100 megapixels
+    takes little more memory than its own.
 
     Args:
         scores: float32 (C, h, w).
@@ -38,7 +38,7 @@ def mask_at_size(scores: Tensor, values: Sequence[int], size: tuple[int, int]) -
     scores = scores.cpu()
     count, height, _ = scores.shape
     mask = np.empty(size, np.uint8)
-    # Where each row of the mask lies between two rows of the scores.
+    # Where each row of the mask is between two rows of the scores.
     place = ((torch.arange(size[0], dtype=torch.float64) + 0.5) * height / size[0] - 0.5).clamp(0, height - 1)
     above = place.floor().long()
     below, weight = (above + 1).clamp(max=height - 1), (place - above).float()[:, None]
@@ -52,7 +52,7 @@ def mask_at_size(scores: Tensor, values: Sequence[int], size: tuple[int, int]) -
 
 
 def best_value(scores: Tensor, values: Sequence[int]) -> Tensor:
-    """The value of the largest score (C, h, w) at each pixel: argmax over so few rows is some twenty times slower."""
+    """The value of the largest score (C, h, w) at each pixel; argmax over so few rows is some twenty times slower."""
     best = scores[0].clone()
     found = torch.full_like(best, values[0], dtype=torch.uint8)
     for row, value in zip(scores[1:], values[1:], strict=True):

@@ -1,12 +1,13 @@
-"""M^t times scores for the transition matrix M of a walk: by t products, or by fewer with a polynomial close to x^t.
+"""M^t times scores for the transition matrix M of a walk, by t products, or by fewer with a polynomial close to x^t.
 
 M = D^-1 W^beta is similar to the symmetric D^-1/2 W^beta D^-1/2, so its eigenvalues are real, within [-1, 1], and a
 polynomial close to x^t on that interval is close to M^t: about sqrt(2 t ln(2/tol)) products instead of t (Sachdeva &
 Vishnoi, *Faster Algorithms via Approximation Theory*, 2013, theorem 3.3). Using M itself rather than its symmetric
 form serves both solvers and saves two scalings.
 
-Affinities make no eigenvalue near -1, which takes a graph of two sides without loops (see `_LOWEST`). A polynomial for
-the part of the interval that is in use has a seventh less terms; afterwards it is checked that the part was the whole.
+Affinities never lead to an eigenvalue near -1, for which the graph would have to be bipartite and without loops (see
+`_LOWEST`). A polynomial for the used part of the interval has a seventh fewer terms; a check afterwards makes sure that
+no eigenvalue is outside.
 """
 
 from __future__ import annotations
@@ -35,8 +36,8 @@ def take_steps(
     """M^steps scores.
 
     Args:
-        build: makes factor * M - shift * identity from (factor, shift); called a second time where eigenvalues turn out
-            to lie below the usual.
+        build: makes factor * M - shift * identity from (factor, shift); called a second time if eigenvalues turn out to
+            be lower than usual.
         scores: (n, C), may be overwritten.
         steps, solver, tol: see `pixaff.ops.walk.random_walk`.
 
@@ -74,7 +75,7 @@ def _power(matrix: Tensor, scores: Tensor, steps: int) -> Tensor:
 def _chebyshev(matrix: Tensor, scores: Tensor, coefficients: Sequence[float]) -> tuple[Tensor, Tensor]:
     """sum_k c_k T_k(matrix) scores and the last T_k(matrix) scores, by T_k = 2 matrix T_(k-1) - T_(k-2).
 
-    The matrix is one whose spectrum's interval has been moved to [-1, 1].
+    The spectrum of the matrix has been shifted to [-1, 1].
     """
     total = scores * coefficients[0]
     previous, current = scores.clone(), matrix @ scores
@@ -88,7 +89,8 @@ def _chebyshev(matrix: Tensor, scores: Tensor, coefficients: Sequence[float]) ->
 
 @lru_cache(maxsize=64)
 def _chebyshev_coefficients(steps: int, tol: float, low: float) -> tuple[float, ...]:
-    """c_0..c_d of x^steps on [low, 1] in Chebyshev polynomials, cut where the rest sums to tol/2 and scaled to sum 1.
+    """c_0..c_d of x^steps on [low, 1] in Chebyshev polynomials, cut off where the rest sums to tol/2, and scaled to sum
+    1.
 
     |T_k| <= 1 on the interval, so the sum of the rest bounds the error; scaling, which costs as much again, keeps
     constants and lone nodes exactly.

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from pixaff.ops.neighbours import offsets, source_shape, source_view, target_view
 
-# Index structures of grids up to this size are kept; at the bound each takes some 9 MB.
+# Index structures of grids up to this size are cached; the largest take some 9 MB each.
 _CACHED_NODES = 2**14
 
 
@@ -36,13 +36,14 @@ def transition_matrix(
 ) -> Transition:
     """D^-1 W^beta of each image, as blocks on the diagonal of one matrix, and the node degrees D.
 
-    W holds the affinities, both ways, and ones on the diagonal; the power is elementwise; D are the row sums.
+    W contains the affinities, in both directions, and ones on the diagonal; the power is elementwise; D are the row
+    sums.
 
     Args:
         affinities: (P, L) each, all on one device, in the order of `pixaff.ops.affinity.pair_affinity`.
         grids: (h, w) of each.
-        factor, shift: the matrix is multiplied by one, and its diagonal lowered by the other afterwards, which moves
-            its spectrum.
+        factor, shift: the matrix is multiplied by the factor, then its diagonal is lowered by the shift; this moves the
+            spectrum.
 
     Returns:
         Of n = sum of h*w nodes.
@@ -80,7 +81,7 @@ def _power(values: Tensor, exponent: float) -> Tensor:
 
 
 class _Pattern(NamedTuple):
-    """Where the matrix of one grid has entries, row by row, and which pair each entry belongs to."""
+    """The positions of the entries in the matrix of one grid, row by row, and the pair to which each belongs."""
 
     row_starts: Tensor  # int32 (h*w + 1,)
     columns: Tensor  # int32 (entries,)
@@ -90,7 +91,7 @@ class _Pattern(NamedTuple):
 
 
 def _build_pattern(h: int, w: int, radius: int, device: torch.device) -> _Pattern:
-    """The pattern of a grid: that of a low one, whose middle row is repeated where the grid is higher."""
+    """The pattern of a grid: that of a low grid, whose middle row is repeated for a higher one."""
     low = 2 * radius - 1
     pattern = _build_low_pattern(min(h, low), w, radius, device)
     if h <= low:
@@ -149,7 +150,7 @@ _cached_pattern = lru_cache(maxsize=16)(_build_pattern)
 
 
 def _csr(row_starts: Tensor, columns: Tensor, values: Tensor) -> Tensor:
-    """Square CSR matrix; indices are int32, which MKL asks for and CUDA takes."""
+    """Square CSR matrix; indices are int32, which MKL requires and CUDA accepts."""
     nodes = row_starts.numel() - 1
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")

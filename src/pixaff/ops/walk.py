@@ -2,7 +2,7 @@
 
 The paper multiplies scores by T^t, T being W^beta with its columns normalised, and computes T^t by squaring a dense
 matrix. Here nothing dense is built: on column vectors the walk is M^t with M = D^-1 W^beta (rows normalised, D their
-sums), a sparse matrix of at most 69 entries a row at radius 5, which is applied to the scores alone.
+sums), a sparse matrix with at most 69 entries per row at radius 5, which is only applied to the scores.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from pixaff.ops.solvers import Solver, take_steps
 from pixaff.ops.transition import transition_matrix
 
 Spread = Callable[[Callable[[list[int]], list[Tensor]], list[list[int]]], Iterable[list[Tensor]]]
-"""How the walks of several batches are mapped: the built-in `map`, or a pool's."""
+"""How the walks of several batches are mapped: by the built-in `map`, or by that of a pool."""
 
 # Images walked together as one matrix, at most. CUDA wants many images to be busy: some 70 MB of matrix. A CPU walks
 # each by itself, which its cache holds, and several side by side.
@@ -75,26 +75,26 @@ def random_walk(
 ) -> Tensor | list[Tensor]:
     """Spread class scores over a grid along its affinities: scores T^steps.
 
-    One image, or two equal-length lists: images of any sizes and numbers of classes, walked one after the other on a
-    CPU (or as ``spread`` does it) and as few block-diagonal matrices on CUDA. Not differentiable.
+    One image, or two lists of equal length: images of any sizes and numbers of classes, walked one after the other on a
+    CPU (or as ``spread`` maps them), and as a few block-diagonal matrices on CUDA. Not differentiable.
 
     Args:
-        scores: (C, h, w), a floating type, one row per class to walk.
-        affinity: (P, L) in [0, 1] on the same device, of `pixaff.ops.affinity.pair_affinity` with this radius and these
+        scores: (C, h, w), a floating type, one row per class.
+        affinity: (P, L) in [0, 1] on the same device, from `pixaff.ops.affinity.pair_affinity` with the same radius and
             borders.
         beta: exponent of the affinities, above 0; the larger, the more cautious the walk.
         steps: t, at least 0; 0 returns the scores.
-        solver: "power" makes `steps` products; "chebyshev" makes the fewer that `tol` asks for (62 for 256
-            steps); "auto" takes the one with fewer products.
-        tol: bound of the error of "chebyshev" relative to the scores, in the norm weighted by node degree. The
-            largest error of a single score is about of that size.
-        borders: "published" or "full", as for `pair_affinity`. Full also walks what the published graph leaves alone:
-            nodes near the corners, and grids of fewer than 5 rows or 9 columns.
-        spread: maps a function over batches as the built-in `map` does; that of a thread pool walks several at a time.
+        solver: "power" takes `steps` products; "chebyshev" takes fewer, as many as `tol` requires (62 for 256 steps);
+            "auto" chooses the one with fewer products.
+        tol: bound of the error of "chebyshev" relative to the scores, in the norm weighted by node degree. The largest
+            error of a single score is of about that size.
+        borders: "published" or "full", as for `pair_affinity`. With full borders, nodes near the corners and grids with
+            fewer than 5 rows or 9 columns are walked as well.
+        spread: maps a function over batches like the built-in `map`; that of a thread pool walks several at a time.
 
     Returns:
-        (C, h, w), or a list of them: float64 if anything given is, else float32. Nodes without neighbours keep
-        their scores; with published borders all of them do on grids too small for any pair.
+        (C, h, w), or a list of them: float64 if any input is, else float32. Nodes without neighbours keep their scores;
+        with published borders, all of them do on grids too small for any pair.
 
     Raises:
         ValueError: for shapes, types, devices or settings that do not fit.
@@ -120,7 +120,7 @@ def random_walk(
 
     def walk(batch: list[int]) -> list[Tensor]:
         grids = [(scores[i].shape[1], scores[i].shape[2]) for i in batch]
-        # Autocast would hand half precision to sparse products, which know none. Both are settings of a thread.
+        # Autocast would pass half precision to sparse products, which do not support it. Both apply to one thread only.
         with torch.no_grad(), torch.autocast(device.type, enabled=False):
             affinities = [affinity[i] for i in batch]
             _check_range(affinities)
@@ -146,7 +146,7 @@ def cell_scores(scores: Tensor, stride: int = 8) -> Tensor:
     """Average scores over the cells of the affinity grid.
 
     Args:
-        scores: (C, H, W), at the size of the photo; zero beyond its right and bottom border.
+        scores: (C, H, W), at the size of the photo; taken as zero beyond its right and bottom border.
         stride: side of a cell in pixels.
 
     Returns:
@@ -161,18 +161,18 @@ def cell_scores(scores: Tensor, stride: int = 8) -> Tensor:
 
 
 def upsample_scores(scores: Tensor, size: tuple[int, int], stride: int = 8) -> Tensor:
-    """Bring walked scores back to the photo: bilinear (align_corners false), cropped at the right and bottom.
+    """Enlarge propagated scores to the photo: bilinear (align_corners false), cropped at the right and bottom.
 
     Args:
         scores: (C, h, w), the grid of `cell_scores`.
         size: (H, W) of the photo.
-        stride: that of `cell_scores`.
+        stride: as for `cell_scores`.
 
     Returns:
         (C, H, W).
 
     Raises:
-        ValueError: for other shapes or types, and for a size whose grid is another.
+        ValueError: for other shapes or types, and for a size with another grid.
     """
     _check_scores(scores)
     grid = (-(-size[0] // stride), -(-size[1] // stride))
@@ -183,13 +183,13 @@ def upsample_scores(scores: Tensor, size: tuple[int, int], stride: int = 8) -> T
 
 
 def _with_margins(scores: Tensor, affinity: Tensor, radius: int) -> tuple[Tensor, Tensor]:
-    """Scores and affinities of the full graph as those of a published graph; its margins have no neighbours."""
+    """Scores and affinities of the full graph, as those of a published graph whose margins have no neighbours."""
     h, w = scores.shape[1:]
     return with_margins(scores, radius), affinity * pairs_inside(h, w, radius, affinity.device)
 
 
 def _batches(scores: Sequence[Tensor], device: torch.device) -> Iterator[list[int]]:
-    """Positions in `scores` of the images to walk as one matrix: alike in their number of classes, bounded in nodes."""
+    """Positions in `scores` of images that are walked as one matrix: similar numbers of classes, not too many nodes."""
     most = _BATCH_NODES["cpu" if device.type == "cpu" else "cuda"]
     batch: list[int] = []
     nodes = 0
@@ -206,7 +206,7 @@ def _batches(scores: Sequence[Tensor], device: torch.device) -> Iterator[list[in
 
 @contextmanager
 def _few_threads(batches: Sequence[list[int]], scores: Sequence[Tensor], device: torch.device) -> Iterator[None]:
-    """One thread for the small products of ordinary images on a CPU; a large image keeps all of them."""
+    """One thread for the small products of ordinary images on a CPU; a large image uses all of them."""
     threads = torch.get_num_threads()
     if threads == 1 or device.type != "cpu" or (len(batches) == 1 and scores[0][0].numel() >= _THREADED_NODES):
         yield
@@ -215,11 +215,11 @@ def _few_threads(batches: Sequence[list[int]], scores: Sequence[Tensor], device:
     try:
         yield
     finally:
-        torch.set_num_threads(threads)  # parts of it, such as MKL's, hold for the whole process
+        torch.set_num_threads(threads)  # parts of it, such as that of MKL, apply to the whole process
 
 
 def _pack(scores: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
-    """Scores of several images as (all their nodes, classes), zeros where an image has fewer classes than another."""
+    """Scores of several images as (all their nodes, classes), with zeros if an image has fewer classes than another."""
     width = -(-max(map(len, scores)) // _COLUMNS) * _COLUMNS
     packed = scores[0].new_zeros((sum(one[0].numel() for one in scores), width), dtype=dtype)
     for part, one in zip(packed.split([one[0].numel() for one in scores]), scores, strict=True):

@@ -1,1 +1,1 @@
-"""Pictures of results: overlays, heat maps, contact sheets, loss curves."""
+"""Images of results: overlays, heat maps, contact sheets, loss curves."""

@@ -13,21 +13,21 @@ from pixaff.io.atomic import write_bytes
 
 
 def loss_curve(path: str | os.PathLike[str], records: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> None:
-    """Draw training figures over the steps, as PNG, atomically.
+    """Draw values of a training over the steps, as PNG, atomically.
 
-    More than 100 values of a key are drawn faintly under their running mean.
+    More than 100 values of a key are drawn faintly, under their running mean.
 
     Args:
         path: The PNG file; parent folders are made.
-        records: The run's records, in order; each may hold any of the keys. The horizontal axis is `step` if every
-            record has it, and the record's number otherwise.
-        keys: What to draw, a line each.
+        records: The records of the training, in order; each may have any of the keys. The horizontal axis is `step` if
+            every record has it, and the number of the record otherwise.
+        keys: The values to draw, one line each.
 
     Raises:
-        ValueError: No record holds any of the keys.
+        ValueError: No record has any of the keys.
         OutputError: The file cannot be written.
     """
-    # Slow to import; and without pyplot, which would choose a backend for the whole process.
+    # Slow to import. Without pyplot, which would choose a backend for the whole process.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

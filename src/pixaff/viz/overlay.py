@@ -1,4 +1,4 @@
-"""A mask or a class activation map laid over its photo."""
+"""A mask or a CAM over its photo."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from numpy.typing import NDArray
 
 from pixaff.io.masks import VOID, voc_palette
 
-# Dark blue, blue, cyan, yellow, red, dark red at these map values: the colours that CAM papers use.
+# Dark blue, blue, cyan, yellow, red, dark red at these values: the colours of CAM papers.
 _STOPS = np.array([0.0, 0.125, 0.375, 0.625, 0.875, 1.0])
 _COLOURS = np.array([[0, 0, 128], [0, 0, 255], [0, 255, 255], [255, 255, 0], [255, 0, 0], [128, 0, 0]], dtype=float)
 
 
 def overlay(image: NDArray[np.uint8], mask: NDArray[np.uint8], opacity: float = 0.55) -> NDArray[np.uint8]:
-    """Tint a photo with its mask in VOC colours and outline every region in white.
+    """Tint a photo with its mask in VOC colours, and outline every region in white.
 
-    Background keeps the photo's own colours; void (255), a band along the outlines of VOC's ground truth, is tinted
-    cream and needs no outline.
+    Background keeps the colours of the photo; void (255), a band along the outlines of VOC's ground truth, is tinted
+    cream without an outline.
 
     Args:
         image: uint8 (H, W, 3), RGB.
@@ -42,14 +42,14 @@ def overlay(image: NDArray[np.uint8], mask: NDArray[np.uint8], opacity: float = 
 
 
 def heatmap(image: NDArray[np.uint8], cam: NDArray[np.floating]) -> NDArray[np.uint8]:
-    """Lay a class activation map over its photo, from blue (0) over yellow to red (1).
+    """Draw a CAM over its photo, from blue (0) through yellow to red (1).
 
     Args:
         image: uint8 (H, W, 3), RGB.
         cam: Floats (H, W) in 0..1; values outside are clipped.
 
     Returns:
-        uint8 (H, W, 3), half photo (in grey, so that its colours do not mix with the map's), half map.
+        uint8 (H, W, 3), half photo (in grey, so that its colours do not mix with those of the CAM), half CAM.
 
     Raises:
         ValueError: Shapes or dtypes do not fit.
@@ -71,7 +71,7 @@ def _blend(below: NDArray[np.uint8], above: NDArray[np.uint8], opacity: float) -
 
 
 def _outline(mask: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    """True where the class changes, but for void; wider on large photos, to stay visible when they are shrunk."""
+    """True where the class changes, except at void; wider on large photos, to remain visible when they are shrunk."""
     edge = np.zeros(mask.shape, dtype=bool)
     edge[:, 1:] |= mask[:, 1:] != mask[:, :-1]
     edge[1:] |= mask[1:] != mask[:-1]

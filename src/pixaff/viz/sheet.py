@@ -1,4 +1,4 @@
-"""Contact sheets: many pictures side by side, to be looked at in one go."""
+"""Contact sheets: many images side by side, at a glance."""
 
 from __future__ import annotations
 
@@ -19,28 +19,29 @@ def contact_sheet(
     row_names: Sequence[str],
     cell: int = 220,
 ) -> Image.Image:
-    """Arrange pictures in a grid, with a header over each column and a name left of each row.
+    """Arrange images in a grid, with a header above each column and a name to the left of each row.
 
-    Every picture is shrunk or enlarged to fit a square cell, keeping its proportions; a row is as high as its highest
-    picture.
+    Every image is resized to fit a square cell, with its proportions; a row is as high as its highest image.
 
     Args:
-        rows: Pictures, uint8 (H, W, 3), RGB; every row as long as `headers`.
+        rows: Images, uint8 (H, W, 3), RGB; every row as long as `headers`.
         headers: What each column shows.
-        row_names: What each row shows; long names are cut.
+        row_names: What each row shows; long names are shortened.
         cell: Side of a cell in pixels.
 
     Returns:
-        An RGB picture.
+        An RGB image.
 
     Raises:
         ValueError: No rows, a row of another length, or another number of names than rows.
     """
     if not rows or len(row_names) != len(rows):
-        raise ValueError(f"found {len(rows)} rows and {len(row_names)} names, expected one or more rows, a name each")
+        raise ValueError(
+            f"found {len(rows)} rows and {len(row_names)} names, expected one or more rows with a name each"
+        )
     for name, row in zip(row_names, rows, strict=True):
         if len(row) != len(headers):
-            raise ValueError(f"row {name}: found {len(row)} pictures, expected {len(headers)}")
+            raise ValueError(f"row {name}: found {len(row)} images, expected {len(headers)}")
     font = ImageFont.load_default(_FONT_SIZE)
     margin = round(min(cell, max(font.getlength(name) for name in row_names))) + 2 * _GAP
     grid = [[_fitted(picture, cell) for picture in row] for row in rows]
@@ -69,7 +70,7 @@ def _fitted(picture: NDArray[np.uint8], cell: int) -> Image.Image:
 
 
 def _cut(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
-    """The text, or its start with "..." where it is wider than `width` pixels."""
+    """The text, or its beginning with "..." if it is wider than `width` pixels."""
     if font.getlength(text) <= width + 1:
         return text
     while text and font.getlength(text + "...") > width:

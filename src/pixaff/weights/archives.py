@@ -162,7 +162,7 @@ def safe_path(name: str, what: str) -> PurePosixPath:
         wrong = "a name that is too long"
     else:
         return path
-    raise UntrustedError(f"{what}: the member {quoted(name)} has {wrong}", "distrust it; nothing of it is kept")
+    raise UntrustedError(f"{what}: the member {quoted(name)} has {wrong}", "do not trust it; nothing of it is kept")
 
 
 def _length(name: str) -> int:
@@ -197,7 +197,7 @@ class _Room:
         if not regular:
             raise UntrustedError(
                 f"{self.what}: the member {quoted(name)} is neither file nor folder",
-                "distrust it; nothing of it is kept",
+                "do not trust it; nothing of it is kept",
             )
         if size > self.limits.member:
             self.refuse(f"a member of {size_words(size)}, {quoted(name)}")

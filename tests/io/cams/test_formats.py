@@ -189,7 +189,7 @@ def test_negative_numbers_become_zero(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        ({7: 3 * ROWS[0]}, r"found values .*\.\.3, expected 0\.\.1: divide each map by its maximum"),
+        ({7: 3 * ROWS[0]}, r"found values .*\.\.3, expected 0\.\.1: divide each CAM by its maximum"),
         ({7: np.full((3, 4), np.nan, np.float32)}, "NaN"),
         ([ROWS[0]], "found a list, expected a dict"),
         (
@@ -199,16 +199,16 @@ def test_negative_numbers_become_zero(tmp_path: Path) -> None:
         ({7: ROWS[0], "x": ROWS[1]}, "found 7, 'x', expected"),
         ({7: ROWS[0].tolist()}, "class 7: found a list, expected an array of float16, 32 or 64"),
         ({7: (255 * ROWS[0]).astype(np.uint8)}, r"class 7: found uint8 \(30, 41\)"),
-        ({7: ROWS[0], 8: ROWS[1, 1:]}, r"found maps of shape \(29, 41\), \(30, 41\), expected one shape"),
-        ({7: ROWS}, r"found maps of shape \(2, 30, 41\), expected one shape \(H, W\)"),
+        ({7: ROWS[0], 8: ROWS[1, 1:]}, r"found CAMs of shape \(29, 41\), \(30, 41\), expected one shape"),
+        ({7: ROWS}, r"found CAMs of shape \(2, 30, 41\), expected one shape \(H, W\)"),
         ({7: np.zeros((0, 4), np.float32)}, r"class 7: found float32 \(0, 4\)"),
         ({-1: ROWS[0], -2: ROWS[1]}, "expected mask values 0..254"),
         ({254: ROWS[0]}, "expected mask values 0..254"),
         ({1: ROWS[0], "keys": [3]}, "found 1, 'keys', expected"),
         ({"keys": [7, 14], "saliency": ROWS}, "found 'keys', 'saliency', expected"),
-        ({"keys": [7], "hr_cam": maps(3)}, "found 1 keys and 3 maps in hr_cam, expected one key for each"),
-        ({"keys": [], "hr_cam": ROWS[:1]}, "found 0 keys and 1 maps"),
-        ({"keys": [1, 8, 15], "hr_cam": ROWS}, "found 3 keys and 2 maps"),
+        ({"keys": [7], "hr_cam": maps(3)}, "found 1 keys and 3 CAMs in hr_cam, expected one key per CAM"),
+        ({"keys": [], "hr_cam": ROWS[:1]}, "found 0 keys and 1 CAMs"),
+        ({"keys": [1, 8, 15], "hr_cam": ROWS}, "found 3 keys and 2 CAMs"),
         ({"keys": [7, 7], "hr_cam": ROWS}, "expected every class once"),
         ({"keys": "ab", "hr_cam": ROWS}, "keys: found no list of class numbers"),
         ({"keys": np.array([7.0, 14.0]), "hr_cam": ROWS}, "keys: found no list of class numbers"),
@@ -343,7 +343,7 @@ def test_case_maps_that_swell(tmp_path: Path) -> None:
     ):
         file = save(tmp_path / "b.npy", content)
         tracemalloc.start()
-        with pytest.raises(FormatError, match=r"maps that share their numbers|claims a tensor of"):
+        with pytest.raises(FormatError, match=r"CAMs that share their values|claims a tensor of"):
             read_cams(file)
         assert tracemalloc.get_traced_memory()[1] < 8e6
         tracemalloc.stop()
@@ -352,5 +352,5 @@ def test_case_maps_that_swell(tmp_path: Path) -> None:
 def test_maps_far_larger_than_the_photo_are_refused(tmp_path: Path) -> None:
     save(tmp_path / "a.npy", {7: np.zeros((4097, 9), np.float32)})
     assert read_cams(tmp_path / "a.npy").size == (4097, 9)
-    with pytest.raises(FormatError, match="found maps of 4097 x 9 for a photo of 30 x 41 pixels"):
+    with pytest.raises(FormatError, match="found CAMs of 4097 x 9 for a photo of 30 x 41 pixels"):
         read_cams(tmp_path / "a.npy", photo=(30, 41))

@@ -84,7 +84,7 @@ NAN[1, 2, 3] = np.nan
         ({"cams": np.ones((2, 0, 8), np.float32)}, r"cams \(2, 0, 8\)"),
         ({"cams": NAN}, "cams: found NaN or infinite values"),
         ({"cams": np.full((2, 6, 8), np.inf, np.float32)}, "cams: found NaN or infinite values"),
-        ({"cams": np.full((2, 6, 8), 7.0)}, r"cams: found values 7\.\.7, expected 0\.\.1: divide each map"),
+        ({"cams": np.full((2, 6, 8), 7.0)}, r"cams: found values 7\.\.7, expected 0\.\.1: divide each CAM"),
         ({"cams": np.full((2, 6, 8), -0.5)}, r"cams: found values -0\.5\.\.-0\.5"),
         ({"size": np.array([48, 64, 3])}, r"size: found int64 \(3,\), expected two integers H, W"),
         ({"size": np.array([48.0, 64.0])}, "size: found float64"),
@@ -217,12 +217,12 @@ def test_case_maps_that_swell(tmp_path: Path) -> None:
     np.savez_compressed(tmp_path / "a.npz", **huge)
     assert (tmp_path / "a.npz").stat().st_size < 100_000
     tracemalloc.start()
-    with pytest.raises(FormatError, match=r"a\.npz: found maps of 4500 x 3000 for a photo of 40 x 60 pixels"):
+    with pytest.raises(FormatError, match=r"a\.npz: found CAMs of 4500 x 3000 for a photo of 40 x 60 pixels"):
         read_cams(tmp_path / "a.npz")
     assert tracemalloc.get_traced_memory()[1] < 4e6
     tracemalloc.stop()
     np.savez_compressed(tmp_path / "a.npz", **huge | {"size": np.array([4500, 3000])})
-    with pytest.raises(FormatError, match="found maps of 4500 x 3000 for a photo of 40 x 60"):
+    with pytest.raises(FormatError, match="found CAMs of 4500 x 3000 for a photo of 40 x 60"):
         read_cams(tmp_path / "a.npz", photo=(40, 60))
     assert read_cams(tmp_path / "a.npz").size == (4500, 3000)
     # Small photos that a program brought to one size, and photos that it enlarged.
@@ -234,7 +234,7 @@ def test_case_maps_that_swell(tmp_path: Path) -> None:
 def test_maps_of_more_pixels_than_a_photo_can_have_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pixaff.io.cams.camfile.MAX_PIXELS", 47)
     np.savez(tmp_path / "a.npz", **good())
-    with pytest.raises(FormatError, match="found maps of 6 x 8, expected at most"):
+    with pytest.raises(FormatError, match="found CAMs of 6 x 8, expected at most"):
         read_cams(tmp_path / "a.npz")
 
 

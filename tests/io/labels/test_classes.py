@@ -93,7 +93,7 @@ def test_case_class_list_of_labelling_tools(
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("__ignore__\nhorse\n", 'found "__ignore__" without _background_ behind it'),
+        ("__ignore__\nhorse\n", 'found "__ignore__" without _background_ after it'),
         ("horse\n_background_\n", 'line 2: found "_background_"'),
         ("horse\n__ignore__\n", 'line 2: found "__ignore__".*void is mask value 255'),
         ("horse\nvoid\n", 'line 2: found "void"'),

@@ -49,7 +49,7 @@ def test_images_by_number(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        ({"a": vector(1, 0)}, r"found vectors of 2 numbers, expected 3, one a class \(give the class list"),
+        ({"a": vector(1, 0)}, r"found vectors of 2 numbers, expected 3, one per class \(give the class list"),
         ({}, "found an empty dict"),
         ([1, 2], r"found an array of int64 \(2,\), expected a dict"),
         (np.zeros(3), "found an array of float64"),

@@ -1,13 +1,13 @@
-"""CAM files: the class activation maps, or the CRF posteriors, of one photo; ours, and those of other programs.
+"""CAM files: the CAMs, or the CRF posteriors, of one photo; our own format, and those of other programs.
 
-A format is a module of this folder and its entry in `FORMATS`. It has
+A format is a module in this folder, and its entry in `FORMATS`. It has
 
-- `NAME`, and `HOLDS`, which says for messages what such a file has in it;
+- `NAME`, and `HOLDS`, which says what such a file contains, for messages;
 - `detect(file)`: whether an opened file is of this format;
 - `read(file)`: its maps, or a `ValueError` that says what was found and what was expected;
-- where pixaff writes it too, `SUFFIX`, `POSTERIORS` (whether it can hold them) and `write(path, classes, maps, size)`.
+- if pixaff writes it too, `SUFFIX`, `POSTERIORS` (whether it can contain them) and `write(path, classes, maps, size)`.
 
-Where the facts come from, program by program: docs/formats.md.
+docs/formats.md describes the formats, program by program.
 """
 
 from __future__ import annotations
@@ -54,20 +54,21 @@ _HINT = "docs/formats.md shows each format that can be read"
 
 
 def read_cams(path: str | os.PathLike[str], photo: tuple[int, int] | None = None) -> CamFile:
-    """Read and check a CAM file, told apart by content: ours (.npz), or one of another program (.npy, a pickled dict).
+    """Read and check a CAM file, recognised by content: our own (.npz), or one of another program (.npy, a pickled
+    dict).
 
-    Read are the maps of PSA, SEAM, MCTformer and WeakTr, of IRN, AdvCAM, ReCAM and AMN, of Puzzle-CAM (maps or walk)
-    and of CLIP-ES, and the CRF posteriors of PSA and SEAM. A pickle is taken apart without running anything. Negative
-    numbers of such a file become 0 (SEAM writes some), maps beyond 1 are refused as in ours.
+    These are the CAMs of PSA, SEAM, MCTformer and WeakTr, of IRN, AdvCAM, ReCAM and AMN, of Puzzle-CAM (CAMs or walk)
+    and of CLIP-ES, and the CRF posteriors of PSA and SEAM. A pickle is read without running anything. Negative values
+    in such a file become 0 (SEAM writes some); values above 1 are refused, as in our own.
 
-    Bounds come first: no memory is taken for more numbers than a file of its length, and its photo, have a reason for.
+    Bounds are checked first: no memory is allocated for more numbers than the length of the file and its photo justify.
 
     Args:
         path: The file.
-        photo: (H, W) of the photo where it is known: maps of many times its size are refused.
+        photo: (H, W) of the photo, if it is known: CAMs of many times its size are refused.
 
     Returns:
-        The maps; those of other programs in ascending order of class; none where the photo shows no class.
+        The CAMs, those of other programs in ascending order of class; none if the photo shows no class.
 
     Raises:
         FormatError: Missing, truncated, of no known format, a pickle that asks for more than arrays, or an array that
@@ -86,7 +87,7 @@ def read_cams(path: str | os.PathLike[str], photo: tuple[int, int] | None = None
     except UnpicklingError as error:
         raise FormatError(
             f"{path}: {error}, expected a dict of plain arrays; nothing in it was run",
-            f"distrust it, or write it anew where it comes from: {_HINT}",
+            f"do not trust it, or write it again with the program that made it: {_HINT}",
         ) from None
     except UnicodeError as error:  # a ValueError that says nothing about maps
         raise FormatError(f"{path}: damaged: {error}", "write it again, or remove it") from None
@@ -107,7 +108,7 @@ def write_cams(
     size: tuple[int, int],
     dtype: Literal["float16", "float32"] = "float16",
 ) -> None:
-    """Write a CAM file of ours, compressed, atomically.
+    """Write a CAM file in our own format, compressed, atomically.
 
     Args:
         path: `NAME.npz`; parent folders are made.
@@ -130,10 +131,10 @@ def write_maps(
     maps: NDArray[np.float32],
     size: tuple[int, int],
 ) -> None:
-    """Write the maps of a photo in one of the formats, atomically.
+    """Write the CAMs of a photo in one of the formats, atomically.
 
-    Ours keeps them at the size at which they were made. The others know no size of the photo, so their maps are
-    brought to it (bilinear, align_corners false).
+    Our own format keeps their size. The others do not contain the size of the photo, so for them the CAMs are resized
+    to it (bilinear, align_corners false).
 
     Args:
         path: The file, with the suffix of `SUFFIXES`; parent folders are made.
@@ -169,10 +170,10 @@ def find_cams(folder: Path, stem: str, *, must_exist: bool) -> Path | None: ...
 
 
 def find_cams(folder: Path, stem: str, *, must_exist: bool = True) -> Path | None:
-    """The file of an image's CAMs or posteriors; ours, where another program's lies beside it.
+    """The file with an image's CAMs or posteriors; our own, if there is also one of another program.
 
     Raises:
-        FormatError: There is none; with ``must_exist`` false the answer is None then.
+        FormatError: There is none. With ``must_exist=False`` the result is None instead.
     """
     for suffix in CAM_SUFFIXES:
         path = folder / f"{stem}{suffix}"

@@ -1,4 +1,4 @@
-"""What a CAM file holds, whichever program wrote it."""
+"""The content of a CAM file, whichever program wrote it."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ _FIXED_SIZE = 4096  # or bring every photo, however small, to one size, as pixaf
 
 @dataclass(frozen=True, eq=False)
 class CamFile:
-    """The maps of one photo.
+    """The CAMs of one photo.
 
     Attributes:
-        classes: int64 (C,), the maps' mask values: 1..K, and 0 for the background of CRF posteriors; none twice. C is
-            0 for a photo that shows none of the classes.
+        classes: int64 (C,), their mask values: 1..K, and 0 for the background of CRF posteriors; all different. C is 0
+            for a photo that shows none of the classes.
         cams: float32 (C, h, w), in 0..1.
-        size: (H, W) of the photo, in pixels; the maps may be smaller. Files of other programs do not tell it: there
-            it is (h, w), which is the photo's own size in most of them, and (0, 0) without any map.
+        size: (H, W) of the photo, in pixels; the CAMs may be smaller. Files of other programs do not contain it: for
+            them it is (h, w), which is the photo's own size in most of them, or (0, 0) without any CAM.
     """
 
     classes: NDArray[np.int64]
@@ -33,10 +33,10 @@ class CamFile:
     size: tuple[int, int]
 
     def lies_on_its_side(self, photo: tuple[int, int]) -> bool:
-        """Whether these are maps of a photo of (H, W) that was not turned upright by its EXIF orientation.
+        """Whether these are CAMs of a photo of (H, W) whose EXIF orientation was ignored.
 
-        Told by the size, or, where the maps are smaller, by the ratio of their sides: that of the photo turned, and
-        far from that of the photo.
+        The size tells, or, if the CAMs are smaller, the ratio of their sides: it is that of the turned photo, and far
+        from that of the upright one.
         """
         if photo[0] == photo[1] or min(*self.size, *photo) < 1 or self.size == photo:
             return False
@@ -49,7 +49,7 @@ class CamFile:
 
 @dataclass(frozen=True)
 class Opened:
-    """A file whose container has been read and whose format is still to be told.
+    """A file whose container has been read and whose format is not yet known.
 
     Attributes:
         path: The file.
@@ -57,7 +57,7 @@ class Opened:
         content: By key. Of an .npz, `pixaff.io.npz_arrays.Header` of each array; of an .npy the dict in it, with numpy
             arrays and torch tensors as `pixaff.io.pickled_arrays.Array`.
         bytes: The file's length.
-        photo: (H, W) of the photo, where the caller knows it.
+        photo: (H, W) of the photo, if the caller knows it.
     """
 
     path: Path
@@ -82,7 +82,7 @@ def checked(classes: NDArray[Any], cams: NDArray[Any], size: tuple[int, int], si
         signed: Whether negative numbers become 0 instead of being refused.
 
     Returns:
-        The file; `cams` themselves, where they are of its type.
+        The file; it contains `cams` themselves if they have its dtype.
 
     Raises:
         ValueError: Found against expected.
@@ -103,23 +103,23 @@ def checked(classes: NDArray[Any], cams: NDArray[Any], size: tuple[int, int], si
     if not (np.isfinite(low) and np.isfinite(high)):
         raise ValueError("cams: found NaN or infinite values")
     if (low < -_TOLERANCE and not signed) or high > 1 + _TOLERANCE:
-        raise ValueError(f"cams: found values {low:.4g}..{high:.4g}, expected 0..1: divide each map by its maximum")
+        raise ValueError(f"cams: found values {low:.4g}..{high:.4g}, expected 0..1: divide each CAM by its maximum")
     return CamFile(classes.astype(np.int64), np.clip(cams, 0, 1, out=cams), (int(size[0]), int(size[1])))
 
 
 def no_class() -> CamFile:
-    """The file of a photo that shows none of the classes, of whose size nothing is known."""
+    """The file of a photo of unknown size that shows none of the classes."""
     return CamFile(np.zeros(0, np.int64), np.zeros((0, 0, 0), np.float32), (0, 0))
 
 
 def check_extent(shape: Sequence[int], photo: tuple[int, int] | None) -> None:
-    """Refuse maps (C, h, w) of more pixels than a photo can have, or of many more than this one (H, W) has.
+    """Refuse CAMs (C, h, w) with more pixels than a photo can have, or many more than this photo (H, W) has.
 
     Raises:
         ValueError: Found against expected.
     """
     height, width = shape[-2:]
     if height * width > MAX_PIXELS:
-        raise ValueError(f"found maps of {height} x {width}, expected at most {MAX_PIXELS // 1_000_000} megapixels")
+        raise ValueError(f"found CAMs of {height} x {width}, expected at most {MAX_PIXELS // 1_000_000} megapixels")
     if photo is not None and min(photo) > 0 and max(height, width) > max(_LARGER * max(photo), _FIXED_SIZE):
-        raise ValueError(f"found maps of {height} x {width} for a photo of {photo[0]} x {photo[1]} pixels")
+        raise ValueError(f"found CAMs of {height} x {width} for a photo of {photo[0]} x {photo[1]} pixels")

@@ -31,7 +31,7 @@ def read_keyed(file: Opened, name: str) -> CamFile:
     if len(maps) == len(keys) + 1 and keys:
         maps = maps[1:]  # AMN: a background that has no key, which its own programs leave out too
     if len(keys) != len(maps):
-        raise ValueError(f"found {len(keys)} keys and {len(maps)} maps in {name}, expected one key for each")
+        raise ValueError(f"found {len(keys)} keys and {len(maps)} CAMs in {name}, expected one key per CAM")
     return in_order([key + 1 for key in keys], list(maps))
 
 

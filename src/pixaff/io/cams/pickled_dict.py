@@ -92,7 +92,7 @@ def check_rows(file: Opened, rows: Sequence[NDArray[Any]]) -> None:
         ValueError: One array goes by many names, or the maps (h, w) are too large.
     """
     if sum(row.nbytes for row in rows) > file.bytes:
-        raise ValueError(f"found {len(rows)} maps that share their numbers")
+        raise ValueError(f"found {len(rows)} CAMs that share their values")
     for row in rows:
         check_extent(row.shape, file.photo)
     check_room(sum(row.size for row in rows) * np.dtype(np.float32).itemsize, file.bytes)

@@ -31,7 +31,7 @@ def read(file: Opened) -> CamFile:
     rows = [floats(value, f"class {key}") for key, value in file.content.items()]
     if any(row.ndim != 2 or row.shape != rows[0].shape for row in rows):
         shapes = ", ".join(sorted({str(row.shape) for row in rows})[:4])
-        raise ValueError(f"found maps of shape {shapes}, expected one shape (H, W)")
+        raise ValueError(f"found CAMs of shape {shapes}, expected one shape (H, W)")
     check_rows(file, rows)
     # The two are told apart by the sum: of maps, each of which reaches 1 somewhere, it is not 1 at every pixel.
     posteriors = 0 in file.content and len(rows) > 1 and _sum_to_one(rows)

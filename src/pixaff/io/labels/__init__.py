@@ -1,4 +1,4 @@
-"""Image-level labels, class lists and image lists, each in the formats that people have them in.
+"""Image-level labels, class lists and image lists, each in the formats that people use.
 
 A label format is a module with two functions: ``detect(path)`` says whether a path is of this format, and
 ``read(path, wanted)`` gives its `Entries`. `FORMATS` lists them.
@@ -51,29 +51,30 @@ class LabelFormat(Protocol):
 
 
 FORMATS: tuple[LabelFormat, ...] = (voc_xml, cls_labels, table)
-"""In the order in which they are asked; the table takes whatever the others leave."""
+"""In the order in which they are tried; the table takes whatever the others leave."""
 
 
 def read_labels(path: str | os.PathLike[str], classes: Sequence[str], images: Iterable[str] | None = None) -> Labels:
     """Read image-level labels from a table, a folder of PASCAL VOC XML files or PSA's `cls_labels.npy`.
 
-    Table: `image,labels` with the class names joined by ";"; the header may be missing, the image may carry a folder
-    and a suffix. XML: the names of the objects; the image is the XML file's own name. An empty cell, an XML file
+    Table: `image,labels` with the class names joined by ";"; the header may be missing, the image may have a folder and
+    a suffix. XML: the names of the objects; the image is the XML file's own name. An empty cell, an XML file
     without objects and a vector of zeros say that an image shows no class.
 
-    An entry that cannot be used (an unknown class, a damaged XML file, an image twice with different labels) costs its
-    own image alone: see `Labels.problems`.
+    An entry that cannot be used (an unknown class, a damaged XML file, an image twice with different labels) costs only
+    its
+    own image: see `Labels.problems`.
 
     Args:
         path: `labels.csv`, a folder such as VOC's `Annotations`, or `cls_labels.npy`.
         classes: Class names in mask order.
-        images: Stems of the images that matter; None for all. Entries of other images are not looked at.
+        images: Stems of the images of interest; None for all. Entries of other images are not checked.
 
     Returns:
-        The labels by image stem; none where no image was asked for.
+        The labels by image stem; none if there are no images of interest.
 
     Raises:
-        LabelsError: The labels cannot be read as a whole, are none of the images', or not one entry can be used.
+        LabelsError: The labels cannot be read at all, belong to none of the images, or no entry can be used.
     """
     return match_labels(path, read_entries(path, images), classes)
 
@@ -82,7 +83,7 @@ def read_entries(path: str | os.PathLike[str], images: Iterable[str] | None = No
     """The first half of `read_labels`, which needs no classes: what the labels say of the images.
 
     Raises:
-        LabelsError: The labels cannot be read as a whole, or are none of the images'.
+        LabelsError: The labels cannot be read at all, or belong to none of the images.
     """
     path = Path(path)
     wanted = None if images is None else {nfc(image): image for image in images}
@@ -101,7 +102,7 @@ def match_labels(path: str | os.PathLike[str], entries: Entries, classes: Sequen
     """The second half of `read_labels`: the entries' names as classes.
 
     Raises:
-        LabelsError: Not one entry can be used.
+        LabelsError: No entry can be used.
     """
     labels = matched(str(path), entries, classes)
     if not labels.by_image and labels.problems:
@@ -116,7 +117,7 @@ def match_labels(path: str | os.PathLike[str], entries: Entries, classes: Sequen
 def names_in(path: str | os.PathLike[str], images: Iterable[str] | None = None) -> tuple[str, ...]:
     """Every class name that the labels use, in alphabetical order.
 
-    Names are only gathered here; whether the labels are in order is for `read_labels` and `doubts` to say.
+    Names are only gathered here; `read_labels` and `doubts` say whether the labels are in order.
 
     Args:
         path: As for `read_labels`.

@@ -1,4 +1,4 @@
-"""Class lists: the names of the mask values 1, 2, ..., and their colours where the list has some."""
+"""Class lists: the names of the mask values 1, 2, ..., and their colours if the list has any."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ class _Line:
 
 
 def read_classes(path: str | os.PathLike[str]) -> tuple[str, ...]:
-    """Read class names, one a line; the first is mask value 1. See `read_class_list` for what else is understood.
+    """Read class names, one per line; the first is mask value 1. See `read_class_list` for what else is understood.
 
     Raises:
         LabelsError: As for `read_class_list`.
@@ -88,7 +88,7 @@ def read_classes(path: str | os.PathLike[str]) -> tuple[str, ...]:
 
 
 def read_class_list(path: str | os.PathLike[str]) -> ClassList:
-    """Read class names, and their mask values and colours where a labelling program has written some.
+    """Read class names, and their mask values and colours if a labelling tool has written any.
 
     Lines are `name`, `name:r,g,b:...`, `name,r,g,b`, `r g b name`, `number,name` or `name,number`, all of one kind,
     with a header or not. Lines that begin with # are comments. Background may stand first, as `background`,
@@ -117,12 +117,12 @@ def read_class_list(path: str | os.PathLike[str]) -> ClassList:
         if line.colour is not None and colours.setdefault(line.colour, value) != value:
             raise LabelsError(f"{where}: found the colour {line.colour} again", "give every class its own")
     if not names:
-        raise LabelsError(f"{path}: found no class name", "write one a line, without background")
+        raise LabelsError(f"{path}: found no class name", "write one per line, without background")
     return ClassList(tuple(names), colours or None)
 
 
 def near_name(name: str, classes: Sequence[str]) -> str:
-    """A hint about a name that is none of the classes: the nearest one, or some of what there is."""
+    """A hint about an unknown class name: the nearest class, or some of the classes."""
     if name.lower() in _BACKGROUND:
         return "leave it out: background needs no label"
     parts = [part.strip() for part in re.split(r"[,|/]", name)]
@@ -140,7 +140,7 @@ def _lines(path: str | os.PathLike[str]) -> list[_Line]:
     while text and not text[0][1]:
         del text[0]
     if not text:
-        raise LabelsError(f"{path}: found no class name", "write one a line, without background")
+        raise LabelsError(f"{path}: found no class name", "write one per line, without background")
     if len(text) > _MAX_LINES:
         raise LabelsError(f"{path}: found {len(text):,} lines, expected a class list", _EXAMPLE)
     for number, line in text:
@@ -203,7 +203,7 @@ def _numbered(path: str | os.PathLike[str], lines: Sequence[_Line]) -> list[_Lin
         if line.value == 0 and not _is(line, _BACKGROUND):
             raise LabelsError(
                 f"{where} number 0 for {quoted(line.name)}",
-                "mask value 0 is background, always: number the classes from 1, or write the names alone, one a line",
+                "mask value 0 is background, always: number the classes from 1, or write only the names, one per line",
             )
         if line.value != VOID:
             if line.value != expected:
@@ -222,7 +222,7 @@ def _counted(path: str | os.PathLike[str], lines: Sequence[_Line]) -> list[int]:
     background = start < len(lines) and _is(lines[start], _BACKGROUND)
     if start and not background:
         raise LabelsError(
-            f"{path}, line {lines[0].number}: found {quoted(lines[0].name)} without _background_ behind it",
+            f"{path}, line {lines[0].number}: found {quoted(lines[0].name)} without _background_ after it",
             "remove it, or write _background_ in the next line",
         )
     rest = lines[start + background :]

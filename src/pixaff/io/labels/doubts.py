@@ -1,4 +1,4 @@
-"""What should be asked before labels are trained on for hours: readings that are possible, and most likely wrong."""
+"""Questions before a training of hours: labels that can be read, but probably not as they were meant."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pixaff.io.labels.table import LABEL_WORDS
 _NO_CLASS = {"", "0", "-", "none", "no", "nothing", "null", "nan", "na", "n/a", "empty", "background", "_background_",
              "unlabeled", "unlabelled", "negative", "normal", "good", "ok", "false"}  # fmt: skip
 _MOST_PROBLEMS = 0.1
-"""Share of the entries that may be of no use without a question: a few photos are left out, a tenth is a mistake."""
+"""Share of unusable entries that raises no question: a few photos are left out, a tenth is a mistake."""
 _JOINED = re.compile(r"[,|/&+]|\s{2,}|\t")
 
 
@@ -24,12 +24,12 @@ def doubts(labels: Labels, classes: Sequence[str], *, listed: bool = False) -> l
     Args:
         labels: Of the photos that are to be trained on.
         classes: Class names in mask order.
-        listed: Whether somebody wrote the class list; if not, it was gathered from the labels, and every name in it is
-            questioned.
+        listed: Whether there is a class list; if not, the names were gathered from the labels, and each of them is
+            checked.
 
     Returns:
         Questions about names that differ only in case, spaces or a plural; names that look like several joined, like
-        "none", a header, a number or a photo; classes that every photo shows; and entries of no use, if they are many.
+        "none", a header, a number or a photo; classes that every photo shows; and unusable entries, if there are many.
     """
     found = [_spelling(names, labels, classes) for names in _alike(classes)]
     if not listed:

@@ -1,4 +1,4 @@
-"""What a label file says of its images, before the classes are known: the one form that all formats are read into."""
+"""What a label file says about its images before the classes are known: the common form of all formats."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from pixaff.io.labels.image_list import image_stem, nfc
 
 @dataclass(frozen=True)
 class Entry:
-    """The labels of one image as a file has them.
+    """The labels of one image, as the file has them.
 
     Attributes:
         labels: Class names, or 0-based class numbers where the format has no names; empty says that the image shows
             no class.
-        where: The file, and the line where it has many images.
+        where: The file, and the line if it has several images.
         problem: Why the entry cannot be used, in one line; empty if it can.
     """
 
@@ -27,14 +27,14 @@ class Entry:
 
 @dataclass
 class Entries:
-    """What `read` of a label format gives.
+    """The result of `read` of a label format.
 
     Attributes:
         wanted: Stems of the images that were asked for; None for all.
         by_image: The entries of those, by stem, in the order of the file. Stems are in Unicode's composed form, NFC.
         others: Stems of images in the file that were not asked for, in the order of the file.
-        strays: What in the file belongs to no image, a line each.
-        num_classes: How many classes the file numbers; None where it names them.
+        strays: What in the file belongs to no image, one line each.
+        num_classes: Number of classes, if the file numbers them; None if it names them.
     """
 
     wanted: Collection[str] | None = None
@@ -52,7 +52,7 @@ class Entries:
         return False
 
     def add(self, image: str, labels: Iterable[str | int], where: str, problem: str = "") -> None:
-        """Take the entry of a wanted image; a second one with other labels makes both useless."""
+        """Add the entry of a wanted image; a second one with other labels makes both unusable."""
         stem = nfc(image_stem(image))
         entry = Entry(tuple(nfc(label) if isinstance(label, str) else label for label in labels), where, problem)
         first = self.by_image.get(stem)

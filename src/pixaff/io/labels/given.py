@@ -60,7 +60,7 @@ class Labels(Mapping[str, tuple[int, ...]]):
         return f"<Labels of {len(self.by_image)} images from {self.source}, {len(self.problems)} problems>"
 
     def of(self, image: str) -> tuple[int, ...]:
-        """The labels of an image, empty where it shows no class.
+        """The labels of an image, empty if it shows no class.
 
         Raises:
             LabelsError: Its entry is missing or cannot be used.
@@ -80,7 +80,7 @@ def matched(source: str, entries: Entries, classes: Sequence[str]) -> Labels:
     """
     if entries.num_classes not in (None, len(classes)):
         raise LabelsError(
-            f"{source}: found vectors of {entries.num_classes} numbers, expected {len(classes)}, one a class",
+            f"{source}: found vectors of {entries.num_classes} numbers, expected {len(classes)}, one per class",
             "give the class list that they were made with: --classes",
         )
     numbers = {nfc(name): index for index, name in enumerate(classes)}
@@ -106,7 +106,7 @@ def class_indices(labels: Sequence[str | int], classes: Sequence[str]) -> tuple[
     """0-based indices, ascending, of classes given by name or by index.
 
     Raises:
-        LabelsError: A name or index is no class (with the nearest name).
+        LabelsError: A name or index is not a class (with the nearest name).
     """
     numbers = {nfc(name): index for index, name in enumerate(classes)}
     found = set()

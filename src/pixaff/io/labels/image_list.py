@@ -1,4 +1,4 @@
-"""Image lists, and the name by which an image goes in them and in label files."""
+"""Image lists, and the names of images in them and in label files."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ MAX_NAME = 255
 
 
 def read_list(path: str | os.PathLike[str]) -> list[str]:
-    """Read image stems, one a line; folders and suffixes are dropped.
+    """Read image stems, one per line; folders and suffixes are dropped.
 
-    VOC lists with an image path and a mask path a line are understood too. Names are given as they are written: compare
-    them by `nfc`. One that is too long for any file is cut short, which is still the name of no file.
+    VOC lists with an image path and a mask path per line are understood too. Names are returned as they are written:
+    compare them by `nfc`. A name that is too long for any file is shortened; the result is still no name of a file.
 
     Raises:
         LabelsError: Unreadable, empty, or an image twice.
@@ -40,12 +40,12 @@ def read_list(path: str | os.PathLike[str]) -> list[str]:
         first[same] = number
         names.append(name)
     if not names:
-        raise LabelsError(f"{path}: found no image name", "write one a line")
+        raise LabelsError(f"{path}: found no image name", "write one per line")
     return names
 
 
 def image_stem(name: str) -> str:
-    """The stem by which an image goes: without folders (/ or backslash) and without an image's suffix."""
+    """The stem of an image's name: without folders (/ or backslash) and without an image suffix."""
     name = name.strip().replace("\\", "/").rsplit("/", 1)[-1]
     stem, dot, suffix = name.rpartition(".")
     return stem if dot and stem and f".{suffix.lower()}" in IMAGE_SUFFIXES else name

@@ -1,4 +1,4 @@
-"""labels.csv: a row an image, its labels joined by ";" in one column.
+"""labels.csv: one row per image, its labels joined by ";" in one column.
 
 Spreadsheets write it with a byte order mark, ";" or tabs between the columns, empty columns at the end, in UTF-16: all
 of that is read. A header may name the columns, among others that are not read; without one they are image and labels.
@@ -34,12 +34,12 @@ Row = tuple[int, list[str]]
 
 
 def detect(path: Path) -> bool:
-    """Whatever is no folder, as a missing file is most likely a missing table."""
+    """Everything except a folder, since a missing file is most likely a missing table."""
     return not path.is_dir()
 
 
 def read(path: Path, wanted: Collection[str] | None = None) -> Entries:
-    """The entries of a table. A row that cannot be used costs its own image alone.
+    """The entries of a table. A row that cannot be used costs only its own image.
 
     Raises:
         LabelsError: Unreadable, no rows, no row of two columns, or a quotation mark that is never closed.

@@ -1,7 +1,7 @@
-"""A folder of PASCAL VOC XML files, one an image: the labels are the names of its objects.
+"""A folder of PASCAL VOC XML files, one per image: the labels are the names of its objects.
 
-No library reads these so that one damaged or hostile file costs itself alone: ElementTree knows no multi-byte encodings
-and expands entities.
+No library reads these in such a way that a damaged or hostile file costs only itself: ElementTree does not support
+multi-byte encodings, and expands entities.
 """
 
 from __future__ import annotations
