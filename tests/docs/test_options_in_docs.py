@@ -32,7 +32,7 @@ OPTION = re.compile(r"(?<![\w-])--?[a-z][a-z-]*(?![\w-])")
 ELSEWHERE = {
     "--scale",
     "--cold", "--large", "--masks", "--count", "--every",  # of benchmarks and of the Python examples
-    "--scale",  # of a function in a script
+    # of a function in a script
     "--max-labels",  # the option that architecture.md adds
 }  # fmt: skip
 
