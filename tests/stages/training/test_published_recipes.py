@@ -115,7 +115,7 @@ def test_vgg16_trains_from_a_file_by_the_stages(tmp_path: Path) -> None:
     # At 0.1 noise for weights would not survive the first step.
     recipe = replace(cam_recipe("vgg16_cam"), epochs=2, batch_size=2, lr=1e-4)
     sizes = {"network": "vgg16_cam", "recipe": recipe.replace(resize=(48, 64), crop=32)}
-    with pytest.raises(CheckpointError, match=r"head for 20 classes \(fc8\.weight\), expected 2 .*--reset-head"):
+    with pytest.raises(CheckpointError, match=r"classifier for 20 classes \(fc8\.weight\), expected 2 .*--reset-head"):
         train_cam(photos, labels, CLASSES, tmp_path / "cam", **sizes, **options)
     cam = train_cam(photos, labels, CLASSES, tmp_path / "cam", reset_head=True, **sizes, **options)
     assert any(event.text.endswith("re-initialised: fc8.weight") for event in said)

@@ -1,4 +1,4 @@
-"""What a plan skips, does again or warns of, and which outputs it refuses."""
+"""What the ledger makes a plan skip, do again or warn of, told from small files that stand for photos and CAMs."""
 
 from __future__ import annotations
 
@@ -9,11 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from pixaff.errors import UsageError
 from pixaff.events import Event
 from pixaff.models.bundle import embedded_folder
 from pixaff.run_options import RunOptions
-from pixaff.stages.batch.plan import Plan, check_outputs, weights_of
+from pixaff.stages.batch.plan import Plan, weights_of
 from pixaff.stages.batch.run import run_plan, skip_all
 
 
@@ -140,29 +139,6 @@ def test_a_ledger_line_that_a_kill_cut_short_costs_itself_alone(folder: Path) ->
     (folder / "out" / "b.txt").unlink()
     assert carry_out(plan(folder)) == ["b.photos"]
     assert all(isinstance(json.loads(line), dict) for line in ledger.read_bytes().splitlines() if b"}" in line[-1:])
-
-
-def test_no_output_takes_the_place_of_an_input_or_of_another_output(tmp_path: Path) -> None:
-    (tmp_path / "photos").mkdir()
-    photo = tmp_path / "photos" / "a.png"
-    photo.touch()
-    with pytest.raises(UsageError, match=r"the output .*a\.png is the input .*a\.png \(choose another -o DIR\)"):
-        check_outputs([photo], lambda path: (tmp_path / "photos" / "b" / ".." / "a.png",))
-    (tmp_path / "link").symlink_to(tmp_path / "photos", target_is_directory=True)
-    with pytest.raises(UsageError, match="is the input"):
-        check_outputs([photo], lambda path: (tmp_path / "link" / "a.png",))
-    (tmp_path / "linked.jpg").symlink_to(photo)
-    with pytest.raises(UsageError, match="is the input"):
-        check_outputs([tmp_path / "linked.jpg"], lambda path: (photo,))
-    with pytest.raises(UsageError, match="is the input"):
-        check_outputs([Path("a.jpg")], lambda path: (tmp_path / "labels.csv",), reads=[tmp_path / "labels.csv"])
-    twins = [Path("a.jpg"), Path("sub/a.png")]
-    with pytest.raises(UsageError, match=r"a\.jpg and sub/a\.png would both write .*a\.png \(rename one of them"):
-        check_outputs(twins, lambda path: (tmp_path / "out" / f"{path.stem}.png",))
-    decomposed = [Path("cafe\u0301.jpg"), Path("caf\u00e9.jpg")]
-    with pytest.raises(UsageError, match="would both write"):
-        check_outputs(decomposed, lambda path: (tmp_path / "out" / f"{path.stem}.png",))
-    check_outputs([photo], lambda path: (tmp_path / "masks" / "a.png",))
 
 
 def test_the_files_of_weights_are_known_without_loading_them(tmp_path: Path) -> None:
