@@ -10,7 +10,7 @@ from pixaff.io.exports.base import Item, Writer
 from pixaff.io.exports.photos import write_photo
 from pixaff.io.masks import voc_palette, write_mask
 
-_CONFIG = '''"""Data set of masks that pixaff made, for a configuration's `_base_`. 255 is ignored, as mmseg does by default."""
+_CONFIG = '''"""Data set of masks that pixaff made, for a configuration's `_base_`. 255 is ignored."""
 
 dataset_type = "BaseSegDataset"
 data_root = {root!r}

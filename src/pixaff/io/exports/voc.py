@@ -12,7 +12,7 @@ from pixaff.io.masks import write_mask
 
 
 class Voc(Writer):
-    """``SegmentationClass/NAME.png``, ``ImageSets/Segmentation/train.txt``, ``classes.txt``, and photos in ``JPEGImages``."""
+    """``SegmentationClass/``, ``JPEGImages/``, ``ImageSets/Segmentation/train.txt`` and ``classes.txt``."""
 
     name = "voc"
 
