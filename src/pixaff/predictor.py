@@ -616,6 +616,22 @@ def masks_at(file: ScoreFile, alphas: Sequence[float]) -> list[NDArray[np.uint8]
     return [winner.masked_fill(large(row[None])[0] >= best, 0).numpy() for row in backgrounds]
 
 
+def margin_at(file: ScoreFile) -> NDArray[np.float32]:
+    """How far the best propagated score is ahead of the second best, at the alpha of the run.
+
+    Returns:
+        float32 (H, W) of the image's size, in 0..1, of scores that sum to 1; 1 where the image shows no class.
+    """
+    if not len(file.classes):
+        return np.ones(file.size, np.float32)
+    weights = torch.tensor(power_weights(file.powers.tolist(), file.alpha))
+    background = torch.einsum("k,khw->hw", weights, torch.from_numpy(file.background))
+    scores = probabilities(torch.cat([background[None], torch.from_numpy(file.scores)]), file.walked_size)
+    best, second = scores.topk(2, dim=0).values
+    margin: NDArray[np.float32] = resize_scores((best - second)[None], file.size)[0].numpy()
+    return margin
+
+
 def _pixels(image: ImageLike, settings: Settings) -> tuple[NDArray[np.uint8], tuple[int, int]]:
     """An image of any kind as uint8 (h,w,3) at the working size, and its own size (H, W)."""
     sizes = settings.size, settings.enlarge_below

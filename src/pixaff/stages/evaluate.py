@@ -16,12 +16,13 @@ from PIL import Image
 from pixaff.errors import FormatError, UsageError
 from pixaff.events import Callback, Event, silent
 from pixaff.io.cams import CAM_SUFFIXES, CamFile, read_cams
-from pixaff.io.labels import VOC_CLASSES, nfc, read_class_list, read_list
-from pixaff.io.masks import VOID, Colour, read_mask, voc_colours
+from pixaff.io.labels import VOC_CLASSES, nfc, read_list
+from pixaff.io.masks import VOID, read_mask
 from pixaff.io.scores import read_scores
 from pixaff.ops.metrics import ConfusionMatrix
 from pixaff.stages.batch.executors import default_workers, in_threads
 from pixaff.stages.batch.inputs import existing_folder
+from pixaff.stages.batch.mask_folders import files_by_stem, mask_classes
 from pixaff.stages.batch.record import read_record
 from pixaff.stages.batch.run import describe
 from pixaff.stages.batch.sweeps import FOLDER as SCORES
@@ -126,11 +127,11 @@ def evaluate(
         predictions = predictions / SCORES if (predictions / SCORES).is_dir() else predictions
         settings = [(f"alpha {power:g}", None) for power in powers] or settings
     suffixes = CAM_SUFFIXES if cams else (".npz",) if walked else (".png",)
-    truths = _by_stem(existing_folder(ground_truth), (".png",))
-    found = _by_stem(existing_folder(predictions), suffixes)
+    truths = files_by_stem(existing_folder(ground_truth), (".png",))
+    found = files_by_stem(existing_folder(predictions), suffixes)
     stems, source = _stems(truths, ground_truth, listing)
     record = read_record(predictions) or (read_record(predictions.parent) if walked else None) or {}
-    names, colours = _classes(classes, record)
+    names, colours = mask_classes(classes, record)
     if classes is None and record and names is VOC_CLASSES:
         text = f"{predictions} records no class names: taking the 20 of Pascal VOC; --classes names others"
         report(Event("note", COMMAND, text))
@@ -293,33 +294,6 @@ def _cam_masks(file: CamFile, shape: tuple[int, ...], scores: Sequence[Backgroun
             raise FormatError("found CAMs without a row for the background", "give --threshold or --alpha")
         masks.append(np.where(top > score(top), found, 0).astype(np.uint8))
     return masks
-
-
-def _classes(path: str | Path | None, record: Mapping[str, Any]) -> tuple[tuple[str, ...], dict[Colour, int] | None]:
-    """Class names, and the mask values by colour if the colours are known."""
-    if path is not None:
-        listed = read_class_list(path)
-        names, colours = listed.names, listed.colours
-    else:
-        recorded = record.get("classes")
-        names = tuple(str(name) for name in recorded) if isinstance(recorded, list) else VOC_CLASSES
-        colours = None
-    voc = voc_colours(len(names))
-    if colours is None:
-        return names, voc if names == VOC_CLASSES else None
-    # Unless the list says otherwise, background is black and void has VOC's colour.
-    return names, {colour: value for colour, value in voc.items() if value in (0, VOID)} | colours
-
-
-def _by_stem(folder: Path, suffixes: Sequence[str]) -> dict[str, Path]:
-    """The files of a folder with one of the suffixes, in any case, by stem; earlier suffixes take precedence."""
-    found: dict[str, Path] = {}
-    paths = [path for path in folder.iterdir() if not path.name.startswith(".") and path.suffix.lower() in suffixes]
-    for path in sorted(
-        paths, key=lambda path: (suffixes.index(path.suffix.lower()), path.suffix != path.suffix.lower())
-    ):
-        found.setdefault(nfc(path.stem), path)
-    return found
 
 
 def _stems(truths: Mapping[str, Path], ground_truth: Path, listing: str | Path | None) -> tuple[list[str], str]:

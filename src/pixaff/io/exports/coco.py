@@ -1,0 +1,98 @@
+"""COCO JSON: an instance for each connected region, as run lengths or polygons."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pixaff.io.atomic import write_text
+from pixaff.io.exports.base import Item, Writer, region_cuts
+from pixaff.io.exports.photos import write_photo
+from pixaff.io.exports.polygons import outline
+
+
+class Coco(Writer):
+    """``annotations.json``, and ``images/NAME.jpg`` where there are photos."""
+
+    name = "coco"
+    regions = True
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.images: list[dict[str, Any]] = []
+        self.annotations: list[dict[str, Any]] = []
+
+    def files(self, name: str) -> tuple[Path, ...]:
+        return (self.out / "images" / f"{name}.jpg",) if self.photos else ()
+
+    def shared(self) -> tuple[Path, ...]:
+        return (self.out / "annotations.json",)
+
+    def convert(self, item: Item) -> Any:
+        height, width = item.mask.shape
+        found = []
+        for value, (rows, columns), pixels in region_cuts(item):
+            segmentation: Any
+            if self.polygons:
+                ring = outline(pixels) + np.array([columns.start, rows.start])
+                segmentation = [[round(float(number), 2) for number in ring.ravel()]]
+            else:
+                whole = np.zeros((height, width), np.bool_)
+                whole[rows, columns] = pixels
+                segmentation = {"size": [height, width], "counts": packed(run_lengths(whole))}
+            box = [columns.start, rows.start, columns.stop - columns.start, rows.stop - rows.start]
+            found.append(
+                {
+                    "category_id": value,
+                    "segmentation": segmentation,
+                    "area": int(pixels.sum()),
+                    "bbox": box,
+                    "iscrowd": 0,
+                }
+            )
+        if item.photo is not None:
+            write_photo(self.files(item.name)[0], item.photo)
+        return {"file_name": f"{item.name}.jpg", "height": height, "width": width}, found
+
+    def add(self, name: str, made: Any) -> None:
+        image, found = made
+        number = len(self.images) + 1
+        self.images.append({"id": number, **image})
+        for each in found:
+            self.annotations.append({"id": len(self.annotations) + 1, "image_id": number, **each})
+
+    def finish(self) -> None:
+        categories = [{"id": value, "name": name, "supercategory": ""} for value, name in enumerate(self.classes, 1)]
+        whole = {
+            "info": {"description": "masks of pixaff"},
+            "images": self.images,
+            "annotations": self.annotations,
+            "categories": categories,
+        }
+        write_text(self.shared()[0], json.dumps(whole, ensure_ascii=False) + "\n")
+
+
+def run_lengths(pixels: NDArray[np.bool_]) -> list[int]:
+    """COCO's counts: lengths of runs of 0 and 1 in turn, beginning with 0, column by column."""
+    flat = pixels.ravel(order="F")
+    changes = np.flatnonzero(np.diff(flat, prepend=False)).tolist()
+    return np.diff([0, *changes, flat.size]).tolist()
+
+
+def packed(counts: list[int]) -> str:
+    """COCO's compressed counts: differences to the run before the last, in groups of five bits from the lowest on."""
+    signs = []
+    for place, count in enumerate(counts):
+        rest = count - (counts[place - 2] if place > 2 else 0)
+        while True:
+            group = rest & 31
+            rest >>= 5
+            last = rest == (-1 if group & 16 else 0)
+            signs.append(chr(48 + group + (0 if last else 32)))
+            if last:
+                break
+    return "".join(signs)
