@@ -261,3 +261,18 @@ def test_a_ledger_in_memory_writes_nothing(tmp_path: Path) -> None:
     ledger.append({"image": "a", "status": "done"})
     assert list(ledger.images) == ["a"]
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_record_that_a_kill_prevented_is_written_by_the_next_run(photos: Path, tmp_path: Path) -> None:
+    masks = tmp_path / "masks"
+    propagate(photos, masks)
+    record = json.loads((masks / "run.json").read_text())
+    for damage in ("missing", "of fewer images"):
+        if damage == "missing":
+            (masks / "run.json").unlink()
+        else:
+            (masks / "run.json").write_text(json.dumps({**record, "images": 1, "done": 1}))
+        assert propagate(photos, masks).skipped == ["a.png", "b.png"]
+        again = json.loads((masks / "run.json").read_text())
+        same = ("command", "settings", "images", "done", "failed", "classes", "device")
+        assert {name: again[name] for name in same} == {name: record[name] for name in same}

@@ -17,7 +17,7 @@ from pixaff.errors import OutputError, PixaffError
 from pixaff.events import Event
 from pixaff.stages.batch.ledger import content_digest
 from pixaff.stages.batch.plan import Plan
-from pixaff.stages.batch.record import write_run_record
+from pixaff.stages.batch.record import read_record, write_run_record
 from pixaff.stages.batch.report import Report
 
 Outcome = Mapping[str, Any] | BaseException
@@ -51,7 +51,8 @@ def run_plan(
     started, report = time.monotonic(), plan.run.report
     report(Event("settings", plan.command, data={**settings, "device": device}))
     digests = {part: content_digest(path) for part, path in (weights or {}).items()}
-    made = plan.settle(settings, digests, {"device": device})
+    facts = {"device": device, **({} if classes is None else {"classes": list(classes)})}
+    made = plan.settle(settings, digests, facts)
     plan.warn()
     result = Report()
     _begin(plan, result)
@@ -78,12 +79,35 @@ def run_plan(
 
 
 def skip_all(plan: Plan) -> Report:
-    """The report of a plan with nothing to do."""
+    """The report of a plan with nothing to do; the run record that a kill prevented is written now.
+
+    Raises:
+        OutputError: The record cannot be written.
+    """
     result = Report()
     plan.warn()
     _begin(plan, result)
     plan.run.report(Event("end", plan.command, data=result.counts()))
+    made = plan.ledger.requests.get(plan.request_id)
+    if plan.recorded and made is not None and not _is_current(read_record(plan.out), plan):
+        line = plan.ledger.runs[made]
+        write_run_record(
+            plan,
+            made,
+            line.get("settings") or {},
+            result,
+            device=str(line.get("device")),
+            classes=line.get("classes"),
+            listing=None,
+        )
     return result
+
+
+def _is_current(record: Mapping[str, Any] | None, plan: Plan) -> bool:
+    """Whether a run record tells of the images that the ledger does."""
+    lines = plan.ledger.images.values()
+    done = sum(line.get("status") == "done" for line in lines)
+    return record is not None and (record.get("images"), record.get("done")) == (len(lines), done)
 
 
 def _begin(plan: Plan, result: Report) -> None:
