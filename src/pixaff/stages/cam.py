@@ -64,7 +64,7 @@ def cam(
     """
     model, settings, how = divide(options, COMMAND, ModelOptions, Settings, BatchOptions)
     out, suffix, run = Path(out), SUFFIXES[check_format(format)], BatchOptions.of(run, how)
-    photos = find_images(inputs, given_path(listing), command=COMMAND, report=run.report)
+    photos = find_images(inputs, given_path(listing), labels=labels, command=COMMAND, report=run.report)
     chosen, tagged = ModelOptions(**model), given_entries(labels, photos)
     plan = Plan(
         out,

@@ -113,7 +113,7 @@ def fit(
     result = Trained(path=out)
     check_files([out / name for name in (*WRITTEN, "photos.txt")], [labels, listing, cam_init, affinity_init])
     each = replace(how, overwrite=False, resume=True, yes=True)
-    found = find_images(photos, None if listing is None else Path(listing))
+    found = find_images(photos, None if listing is None else Path(listing), labels=labels)
     names = _class_names(labels, classes, found)
     given = read_given_labels(labels, names, found, command=COMMAND, listed=listing is not None, report=report)
     ask_about(given, names, listed=classes is not None, yes=how.yes, command=COMMAND, report=report)

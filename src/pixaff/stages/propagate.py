@@ -77,7 +77,7 @@ def propagate(
     run, chosen = BatchOptions.of(run, how), ModelOptions(**model)
     entries = [inputs] if isinstance(inputs, (str, Path)) else list(inputs)
     out = Path(out) if out is not None else default_out(entries, "masks")
-    photos = find_images(entries, given_path(listing), command=COMMAND, report=run.report)
+    photos = find_images(entries, given_path(listing), labels=labels, command=COMMAND, report=run.report)
     folder = None if cams is None else existing_folder(cams)
     single = single_file(out, photos)
 

@@ -107,7 +107,7 @@ def train_cam(
     ):
         return result
     names = read_classes(classes) if isinstance(classes, (str, Path)) else tuple(classes)
-    found = find_images(photos, None if listing is None else Path(listing))
+    found = find_images(photos, None if listing is None else Path(listing), labels=labels)
     given = read_given_labels(labels, names, found, command=COMMAND, listed=listing is not None, report=report)
     ask_about(given, names, listed=True, yes=how.yes, command=COMMAND, report=report)
     labelled: dict[Path, tuple[int, ...]] = {}

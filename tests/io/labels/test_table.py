@@ -128,7 +128,7 @@ def test_rows_without_an_image_are_told(tmp_path: Path) -> None:
         ("a|cat\n", r"found 1: a\|cat"),
         ("", "found no labels"),
         ("image,labels\n", "found no labels below the header"),
-        ("a,köter\n".encode("latin-1"), r"line 1: not UTF-8 text \(byte 3\) \(save it as UTF-8"),
+        ("a,кот\n".encode("cp1251"), r"line 1: not UTF-8 text \(byte 2\) \(save it as UTF-8"),
         ("a,cat\n".encode("utf-16-le"), "line 1: found a NUL byte"),
         ('a,cat\nb,"dog\nc,cat\nd,cat\n', "line 2: a quotation mark is opened and never closed"),
         ('a,"' + "x" * 200_000 + '"\n', "field larger than field limit"),
@@ -139,6 +139,28 @@ def test_files_that_cannot_be_used(tmp_path: Path, text: str | bytes, words: str
         read_labels(put(tmp_path, text), CLASSES)
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 500
+
+
+@pytest.mark.parametrize("text", ["Füße,cat\nöl,dog\n", "café «Zoë»,cat\ncœur,dog\n"])
+def test_cp1252_is_read_and_told(tmp_path: Path, text: str) -> None:
+    labels = read_labels(put(tmp_path, text.encode("cp1252")), CLASSES)
+    assert list(labels) == [line.split(",")[0] for line in text.splitlines()]
+    assert "labels.csv: not UTF-8 text, read as cp1252" in labels.strays[0]
+
+
+@pytest.mark.parametrize(
+    ("text", "encoding"),
+    [
+        ("羊,cat", "gbk"),
+        ("猫,cat", "shift_jis"),
+        ("ψάρι,cat", "cp1253"),
+        ("овца,cat", "koi8-r"),
+        ("고양이,cat", "cp949"),
+    ],
+)
+def test_no_other_encoding_is_taken_for_cp1252(tmp_path: Path, text: str, encoding: str) -> None:
+    with pytest.raises(LabelsError, match=r"labels\.csv, line 1: not UTF-8 text"):
+        read_labels(put(tmp_path, text.encode(encoding)), CLASSES)
 
 
 def test_written_labels_are_read_back(tmp_path: Path) -> None:

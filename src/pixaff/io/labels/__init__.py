@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Protocol
 
 from pixaff.errors import LabelsError, counted, quoted
-from pixaff.io.labels import cls_labels, table, voc_xml
+from pixaff.io.labels import class_folders, cls_labels, one_hot, table, tags, voc_xml
 from pixaff.io.labels.classes import MAX_CLASSES, VOC_CLASSES, ClassList, read_class_list, read_classes
 from pixaff.io.labels.doubts import doubts
 from pixaff.io.labels.entry import Entries, Entry
@@ -29,6 +29,7 @@ __all__ = [
     "Labels",
     "class_indices",
     "doubts",
+    "format_of",
     "image_stem",
     "match_labels",
     "names_in",
@@ -45,28 +46,32 @@ __all__ = [
 class LabelFormat(Protocol):
     """What the module of a label format offers."""
 
+    NAME: str
+
     def detect(self, path: Path) -> bool: ...
 
     def read(self, path: Path, wanted: Collection[str] | None = None) -> Entries: ...
 
 
-FORMATS: tuple[LabelFormat, ...] = (voc_xml, cls_labels, table)
+FORMATS: tuple[LabelFormat, ...] = (
+    class_folders, voc_xml, cls_labels, one_hot, tags, table,
+)  # fmt: skip
 """In the order in which they are tried; the table takes whatever the others leave."""
 
 
 def read_labels(path: str | os.PathLike[str], classes: Sequence[str], images: Iterable[str] | None = None) -> Labels:
-    """Read image-level labels from a table, a folder of PASCAL VOC XML files or PSA's `cls_labels.npy`.
+    """Read image-level labels in any of `FORMATS`, recognised by content.
 
     Table: `image,labels` with the class names joined by ";"; the header may be missing, the image may have a folder and
     a suffix. XML: the names of the objects; the image is the XML file's own name. An empty cell, an XML file
     without objects and a vector of zeros say that an image shows no class.
+    docs/labels.md describes the others.
 
     An entry that cannot be used (an unknown class, a damaged XML file, an image twice with different labels) costs only
-    its
-    own image: see `Labels.problems`.
+    its own image: see `Labels.problems`.
 
     Args:
-        path: `labels.csv`, a folder such as VOC's `Annotations`, or `cls_labels.npy`.
+        path: `labels.csv`, a folder such as VOC's `Annotations`, an export of a labelling tool.
         classes: Class names in mask order.
         images: Stems of the images of interest; None for all. Entries of other images are not checked.
 
@@ -134,5 +139,10 @@ def names_in(path: str | os.PathLike[str], images: Iterable[str] | None = None) 
     return tuple(sorted({str(name) for entry in entries.by_image.values() for name in entry.labels}))
 
 
+def format_of(path: Path) -> LabelFormat:
+    """The format that labels are in."""
+    return next(kind for kind in FORMATS if kind.detect(path))
+
+
 def _read(path: Path, wanted: Collection[str] | None) -> Entries:
-    return next(kind for kind in FORMATS if kind.detect(path)).read(path, wanted)
+    return format_of(path).read(path, wanted)

@@ -18,6 +18,7 @@ from pixaff.io.labels.text import read_bytes
 from pixaff.io.pickled_arrays import Array
 from pixaff.io.unpickle import Budget
 
+NAME = "PSA's cls_labels.npy"
 _EXPECTED = "expected a dict from image names to vectors of 0 and 1, as PSA's cls_labels.npy has"
 _IMAGES, _INSTRUCTIONS = 200_000, 5_000_000  # the 123,000 images of COCO take 2.8 million
 

@@ -6,6 +6,7 @@ of that is read. A header may name the columns, among others that are not read; 
 
 from __future__ import annotations
 
+import codecs
 import csv
 import io
 import os
@@ -18,14 +19,15 @@ from pixaff.io.atomic import write_text
 from pixaff.io.images import IMAGE_SUFFIXES
 from pixaff.io.labels.entry import Entries
 from pixaff.io.labels.image_list import image_stem, nfc
-from pixaff.io.labels.text import read_text
+from pixaff.io.labels.text import beginning, decoded, is_western, read_bytes
 
+NAME = "a table, a row an image"
 HEADER = ("image", "labels")
 # What header cells are called, the likeliest first: of two such columns the first kind is taken.
 IMAGE_WORDS = ("image", "images", "filename", "file", "image name", "file name", "imagename", "photo", "picture", "img",
-               "path", "image path", "file path", "filepath", "name", "image id", "id", "stem")  # fmt: skip
+               "path", "image path", "file path", "filepath", "name", "image id", "imageid", "id", "stem")  # fmt: skip
 LABEL_WORDS = ("labels", "label", "tags", "tag", "classes", "class", "categories", "category", "keywords", "label name",
-               "class name", "category name")  # fmt: skip
+               "class name", "category name", "labelname")  # fmt: skip
 _SEPARATOR_HINT = re.compile(r'"?sep=([,;\t])"?\r?\n', re.IGNORECASE)
 _EXAMPLE = "expected rows like: photo1.jpg,cat;person"
 
@@ -44,18 +46,15 @@ def read(path: Path, wanted: Collection[str] | None = None) -> Entries:
     Raises:
         LabelsError: Unreadable, no rows, no row of two columns, or a quotation mark that is never closed.
     """
-    text = read_text(path)
-    rows = list(_rows(path, text))
-    if not rows:
-        raise LabelsError(f"{path}: found no labels", _EXAMPLE)
-    columns = _header(rows[0][1])
+    rows, strays = read_rows(path)
+    columns = header(rows[0][1])
     body = rows[1:] if columns else rows
     if not body:
         raise LabelsError(f"{path}: found no labels below the header", _EXAMPLE)
-    if max(len(cells) for _, cells in body) < 2 and "," not in text and ";" not in text and "\t" not in text:
+    if not any(len(cells) > 1 or set(",;\t").intersection(*cells[:1]) for _, cells in body):
         found = shortened(",".join(body[0][1]))
         raise LabelsError(f"{path}, line {body[0][0]}: expected 2 columns (image,labels), found 1: {found}", _EXAMPLE)
-    entries = Entries(wanted)
+    entries = Entries(wanted, strays=strays)
     image_column, label_column = columns or (0, 1)
     for line, cells in body:
         where = f"{path}, line {line}"
@@ -90,6 +89,32 @@ def write_labels(path: str | os.PathLike[str], labels: Mapping[str, Iterable[int
     write_text(path, buffer.getvalue())
 
 
+def read_rows(path: Path) -> tuple[list[Row], list[str]]:
+    """The rows of a table that are not empty, at least one, and what is to be said of its encoding.
+
+    Raises:
+        LabelsError: Unreadable, no rows, or a quotation mark that is never closed.
+    """
+    data = read_bytes(path)
+    rows = list(_rows(path, decoded(path, data)))
+    if not rows:
+        raise LabelsError(f"{path}: found no labels", _EXAMPLE)
+    words = f"{path}: not UTF-8 text, read as cp1252 (Western European); if names look wrong, save it as UTF-8"
+    return rows, [words] if is_western(data) else []
+
+
+def first_rows(path: Path) -> list[Row]:
+    """Some rows at the beginning of a table, by which formats are told apart; none of what is no table."""
+    data = beginning(path)
+    wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    if not wide and b"\n" in data[:-1]:
+        data = data[: data.rindex(b"\n") + 1]
+    try:
+        return list(_rows(path, data.decode("utf-16" if wide else "utf-8-sig", errors="replace")))
+    except (LabelsError, UnicodeError):
+        return []
+
+
 def _rows(path: Path, text: str) -> Iterator[Row]:
     """The rows that are not empty; an Excel hint such as "sep=;" is followed and left out."""
     hint = _SEPARATOR_HINT.match(text)
@@ -120,9 +145,14 @@ def _separator(text: str) -> str:
     return ","
 
 
-def _header(cells: Sequence[str]) -> tuple[int, int] | None:
+def words_of(cells: Sequence[str]) -> list[str]:
+    """Header cells in the form in which their words are compared."""
+    return [" ".join(cell.lower().replace("_", " ").replace("-", " ").split()) for cell in cells]
+
+
+def header(cells: Sequence[str]) -> tuple[int, int] | None:
     """The columns of images and of labels, if the row is a header of words that are known."""
-    words = [" ".join(cell.lower().replace("_", " ").replace("-", " ").split()) for cell in cells]
+    words = words_of(cells)
     image = next((words.index(word) for word in IMAGE_WORDS if word in words), None)
     labels = next((words.index(word) for word in LABEL_WORDS if word in words), None)
     return None if image is None or labels is None else (image, labels)

@@ -17,6 +17,7 @@ from pixaff.io.labels.entry import Entries
 from pixaff.io.labels.text import files_in, read_bytes
 from pixaff.io.regular import check_regular
 
+NAME = "Pascal VOC XML, a file an image"
 _EXPECTED = "expected a PASCAL VOC annotation: <annotation><object><name>cat</name></object></annotation>"
 _DECLARED = re.compile(rb"""\s*<\?xml[^>]*?\sencoding\s*=\s*["']([A-Za-z][A-Za-z0-9._-]{0,39})["']""")
 _NATIVE = {"utf-8", "us-ascii", "ascii", "iso-8859-1", "iso8859-1", "latin-1"}  # the parser's own, with utf-16

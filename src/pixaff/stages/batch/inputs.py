@@ -12,7 +12,7 @@ from pixaff.errors import LabelsError, UsageError, counted, shortened
 from pixaff.events import Callback, Event, silent
 from pixaff.io.entries import sort_folder
 from pixaff.io.images import IMAGE_SUFFIXES
-from pixaff.io.labels import nfc, read_list
+from pixaff.io.labels import class_folders, nfc, read_list
 
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _PICTURES = (b"\xff\xd8\xff", b"\x89PNG", b"II*\0", b"MM\0*", b"GIF8", b"RIFF")
@@ -23,6 +23,7 @@ def find_images(
     inputs: str | Path | Sequence[str | Path],
     listing: Path | None = None,
     *,
+    labels: str | Path = "",
     command: str = "",
     report: Callback = silent,
 ) -> list[Path]:
@@ -34,6 +35,7 @@ def find_images(
             exist is kept: it fails when it is read.
         listing: Image list. Only its images are used, in its order; a listed name that is not among the inputs becomes
             a path that does not exist, and fails when it is read.
+        labels: Where the labels come from. If that is one folder per class, photos are taken from its subfolders, too.
         command: Name of the command, for its events.
         report: Receives a note about ignored files that are plainly no photos.
 
@@ -49,9 +51,12 @@ def find_images(
     _check_some_exist(inputs)
     found: list[Path] = []
     passed: list[str] = []
+    nested = bool(str(labels)) and class_folders.detect(Path(labels))
     for entry in inputs:
         if str(entry) == "-":
             found.extend(paths_on_stdin())
+        elif nested and class_folders.detect(Path(entry)):
+            found.extend(class_folders.photos_in(Path(entry)))
         elif Path(entry).is_dir():
             found.extend(_folder(Path(entry), passed))
         else:
