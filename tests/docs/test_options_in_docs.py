@@ -33,6 +33,7 @@ ELSEWHERE = {
     "--scale",
     "--cold", "--large", "--masks", "--count", "--every",  # of benchmarks and of the Python examples
     # of a function in a script
+    "--rounds",  # of the fault harness
     "--max-labels",  # the option that architecture.md adds
 }  # fmt: skip
 
