@@ -72,3 +72,21 @@ def test_the_command_prints_words_or_json(tmp_path):
     assert "values: 0 3" in words.stdout.splitlines()
     facts = json.loads(CliRunner().invoke(app, ["info", f"{tmp_path}/mask.png", "--json"]).stdout)
     assert facts["values"] == [0, 3]
+
+
+def test_labels_are_counted_and_compared_with_photos(tmp_path):
+    for name in ("cat/a", "cat/b", "dog/c"):
+        (tmp_path / "photos" / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (6, 4), (len(name), ord(name[-1]), 0)).save(tmp_path / "photos" / f"{name}.png")
+    facts = info(tmp_path / "photos")
+    assert (facts["kind"], facts["format"], facts["images"]) == ("labels", "a folder per class", 3)
+    assert facts["classes"] == {"cat": 2, "dog": 1}
+    (tmp_path / "labels.csv").write_text("image,labels\na,cat;dog\nx,dog\nc,\n")
+    facts = info(tmp_path / "labels.csv", tmp_path / "photos" / "cat")
+    assert (facts["images_without_class"], facts["classes"]) == (1, {"cat": 1, "dog": 2})
+    assert facts["labels_without_image"] == {"count": 2, "first": ["x", "c"]}
+    assert facts["images_without_label"] == {"count": 1, "first": ["b"]}
+    command = ["info", f"{tmp_path}/labels.csv", "--photos", f"{tmp_path}/photos/cat"]
+    assert "format: a table, a row an image" in CliRunner().invoke(app, command).stdout.splitlines()
+    with pytest.raises(UsageError, match="photos without labels"):
+        info(photos=tmp_path / "photos")

@@ -20,9 +20,10 @@ def info(
     path: Annotated[
         Path | None, typer.Argument(metavar="PATH", help="A file or folder; without one: the installation.")
     ] = None,
+    photos: Annotated[Path | None, typer.Option(metavar="DIR", help="Photos to compare labels with.")] = None,
 ) -> None:
-    """Describe the installation, or a file or folder: photo, mask, CAMs, weights, model, outputs."""
-    facts = pixaff.info(path)
+    """Describe the installation, or a file or folder: photo, mask, CAMs, weights, labels, model, outputs."""
+    facts = pixaff.info(path, photos)
     with Console(**say) as console:
         if console.options.as_json:
             console.data(facts)

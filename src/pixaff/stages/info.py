@@ -4,40 +4,50 @@ from __future__ import annotations
 
 import importlib.util
 import os
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from pixaff.errors import CheckpointError, FormatError, PixaffError, UsageError
+from pixaff.errors import CheckpointError, FormatError, PixaffError, UsageError, shortened
 from pixaff.io.cams import read_cams
 from pixaff.io.checkpoints import read_metadata, read_state_dict
 from pixaff.io.images import IMAGE_SUFFIXES, image_size
+from pixaff.io.labels import class_folders, format_of, nfc, read_entries
 from pixaff.io.masks import VOID, read_mask, voc_palette
 from pixaff.io.records import read_json
 from pixaff.settings import HYPER_PARAMETERS
 from pixaff.stages.batch.executors import default_workers
+from pixaff.stages.batch.inputs import find_images
 from pixaff.stages.batch.record import NAME, read_record, versions
 
+_LABEL_SUFFIXES = frozenset((".csv", ".tsv", ".json"))
 PRESET_FACTS = ("cam", "affinity", "scales", "size", *HYPER_PARAMETERS)
 """The facts about a preset that are listed."""
 
 
-def info(path: str | Path | None = None) -> dict[str, Any]:
+def info(path: str | Path | None = None, photos: str | Path | None = None) -> dict[str, Any]:
     """Facts about the installation, or about a file or folder, as plain values.
 
     Args:
-        path: A photo, mask, CAM file or weights, or a folder. None describes the installation: versions, devices, CRF
-            engines, networks, presets.
+        path: A photo, mask, CAM file, weights or image-level labels, or a folder. None describes the installation:
+            versions, devices, CRF engines, networks, presets.
+        photos: The photos that labels belong to: what has only one of the two is counted.
 
     Raises:
         UsageError: There is no such file or folder.
         PixaffError: The file is damaged.
     """
     if path is None:
+        if photos is not None:
+            raise UsageError("found photos without labels", "give the path of the labels, too")
         return _installation()
     path = Path(path)
+    if photos is not None:
+        return {"path": str(path), **_labels(path, find_images(photos, labels=path))}
     if path.is_dir():
         return {"path": str(path), **_folder(path)}
     if not path.is_file():
@@ -83,6 +93,8 @@ def _installation() -> dict[str, Any]:
 
 def _file(path: Path) -> dict[str, Any]:
     suffix = path.suffix.lower()
+    if suffix in _LABEL_SUFFIXES:
+        return _labels(path)
     if suffix in (".npz", ".npy"):
         file = read_cams(path)
         classes = [int(value) for value in file.classes]
@@ -103,6 +115,38 @@ def _file(path: Path) -> dict[str, Any]:
     raise FormatError(f"{path}: found {found}", "expected a photo, mask, CAM file, weights or a folder")
 
 
+def _labels(path: Path, photos: Sequence[Path] | None = None) -> dict[str, Any]:
+    """What image-level labels say; with photos, also which of the two lack the other."""
+    entries = read_entries(path)
+    usable = [entry for entry in entries.by_image.values() if not entry.problem]
+    counts = Counter(str(label) for entry in usable for label in set(entry.labels))
+    facts: dict[str, Any] = {
+        "kind": "labels",
+        "format": format_of(path).NAME,
+        "images": len(entries.by_image),
+        "images_without_class": sum(not entry.labels for entry in usable),
+        "classes": dict(sorted(counts.items())),
+    }
+    problems = [entry.problem for entry in entries.by_image.values() if entry.problem]
+    if problems:
+        facts |= {"unusable_entries": len(problems), "first_problem": problems[0]}
+    if entries.strays:
+        facts["notes"] = entries.strays[:3]
+    if photos is not None:
+        stems = {nfc(photo.stem) for photo in photos}
+        facts |= {
+            "photos": len(photos),
+            "labels_without_image": _counted(stem for stem in entries.by_image if stem not in stems),
+            "images_without_label": _counted(stem for stem in sorted(stems) if stem not in entries.by_image),
+        }
+    return facts
+
+
+def _counted(names: Iterable[str]) -> dict[str, Any]:
+    found = list(names)
+    return {"count": len(found), "first": [shortened(name) for name in found[:3]]}
+
+
 def _mask_values(path: Path) -> list[int] | None:
     """The values of a mask, or None for another image: masks have the VOC palette, others never do."""
     with Image.open(path) as picture:
@@ -119,6 +163,8 @@ def _folder(path: Path) -> dict[str, Any]:
             counts[entry.suffix.lower()] = counts.get(entry.suffix.lower(), 0) + 1
     facts: dict[str, Any] = {"kind": "folder", "files": dict(sorted(counts.items()))}
     record = read_record(path)
+    if record is None and not (path / "model.json").is_file() and (".xml" in counts or class_folders.detect(path)):
+        facts |= _labels(path)
     if record is not None:
         facts |= {"kind": f"outputs of pixaff {record.get('command')}", NAME: record}
     model = path / "model.json"

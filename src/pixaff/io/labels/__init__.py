@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Protocol
 
 from pixaff.errors import LabelsError, counted, quoted
-from pixaff.io.labels import class_folders, cls_labels, one_hot, table, tags, voc_xml
+from pixaff.io.labels import class_folders, cls_labels, coco, one_hot, table, tags, voc_xml
 from pixaff.io.labels.classes import MAX_CLASSES, VOC_CLASSES, ClassList, read_class_list, read_classes
 from pixaff.io.labels.doubts import doubts
 from pixaff.io.labels.entry import Entries, Entry
@@ -54,7 +54,7 @@ class LabelFormat(Protocol):
 
 
 FORMATS: tuple[LabelFormat, ...] = (
-    class_folders, voc_xml, cls_labels, one_hot, tags, table,
+    class_folders, voc_xml, cls_labels, coco, one_hot, tags, table,
 )  # fmt: skip
 """In the order in which they are tried; the table takes whatever the others leave."""
 
