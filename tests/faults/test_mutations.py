@@ -1,4 +1,4 @@
-"""Damaged files of every kind: read, or refused by an error that names the file; soon, in little memory, and no more."""
+"""Damaged files of every kind: read, or refused by an error that names the file; soon, and in little memory."""
 
 from __future__ import annotations
 
@@ -166,7 +166,7 @@ class _Touch:
 
 
 def mutated(data: bytes, chance: random.Random, attack: bytes) -> bytes:
-    """A file with bits turned, bytes set, parts cut, doubled, moved or left out, numbers made extreme, or a pickle in."""
+    """A file with bits turned, parts cut, doubled or left out, numbers made extreme, or a pickle put in."""
     changed = bytearray(data)
     for _ in range(chance.choice((1, 1, 2, 8))):
         size = len(changed)

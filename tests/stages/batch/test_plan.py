@@ -276,3 +276,22 @@ def test_a_record_that_a_kill_prevented_is_written_by_the_next_run(photos: Path,
         again = json.loads((masks / "run.json").read_text())
         same = ("command", "settings", "images", "done", "failed", "classes", "device")
         assert {name: again[name] for name in same} == {name: record[name] for name in same}
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_an_output_whose_line_a_kill_prevented_is_made_again(photos: Path, tmp_path: Path, overwrite: bool) -> None:
+    masks = tmp_path / "masks"
+    propagate(photos, masks)
+    expected = (masks / "b.png").read_bytes()
+    if overwrite:  # an earlier run's line about b is there, but no longer true
+        propagate(photos, masks, overwrite=True, alpha=16)
+    lines = (masks / "run.jsonl").read_text().splitlines(keepends=True)
+    assert json.loads(lines[-1])["image"] == "b.png"
+    (masks / "run.jsonl").write_text("".join(lines[:-1]))
+    (masks / "run.json").unlink()
+    report = propagate(photos, masks)
+    assert (report.done, report.skipped) == (["b.png"], ["a.png"])
+    assert (masks / "b.png").read_bytes() == expected
+    record = json.loads((masks / "run.json").read_text())
+    assert (record["images"], record["done"]) == (2, 2)
+    assert propagate(photos, masks).skipped == ["a.png", "b.png"]

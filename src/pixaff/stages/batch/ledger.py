@@ -1,10 +1,11 @@
 """`run.jsonl`: what each output was made of, one line per image, so that a later run knows which outputs still fit.
 
 The file is beside the outputs and only ever appended to, one whole line at a time: processes and shards may share it,
-and the last line about an image counts. There are two kinds of lines:
+and the last line about an image counts. There are three kinds of lines:
 
 - ``{"made": ID, "request": ID, "settings": {...}, ...}``: the model's weights and the settings of a run;
-- ``{"image": NAME, "status": "done" or "failed", "made": ID, "photo": ..., "cams": ..., "labels": ...}``.
+- ``{"image": NAME, "status": "done" or "failed", "made": ID, "photo": ..., "cams": ..., "labels": ...}``;
+- ``{"begun": [NAME, ...]}``: images that a run is about to do: their outputs may be newer than their last line.
 
 Files are compared by size, time and content: one that was only copied or touched still fits.
 """
@@ -36,12 +37,14 @@ class Ledger:
         images: The last line about each image, by name.
         runs: The lines about runs, by the digest of what decides their outputs.
         requests: These digests, by what was asked of the run.
+        begun: Images that a run began and that no later line is about.
     """
 
     path: Path | None
     images: dict[str, dict[str, Any]] = field(default_factory=dict)
     runs: dict[str, dict[str, Any]] = field(default_factory=dict)
     requests: dict[str, str] = field(default_factory=dict)
+    begun: set[str] = field(default_factory=set)
 
     def append(self, line: Mapping[str, Any]) -> None:
         """Write a line, and remember it.
@@ -69,6 +72,9 @@ class Ledger:
     def _take(self, line: dict[str, Any]) -> None:
         if isinstance(line.get("image"), str):
             self.images[line["image"]] = line
+            self.begun.discard(line["image"])
+        elif isinstance(line.get("begun"), list):
+            self.begun.update(name for name in line["begun"] if isinstance(name, str))
         elif isinstance(line.get("made"), str):
             self.runs[line["made"]] = line
             self.requests[str(line.get("request"))] = line["made"]

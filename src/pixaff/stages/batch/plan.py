@@ -120,6 +120,11 @@ class Plan:
         text = f"{self.out}: {count} existing {words}: {reasons} ({hint})"
         self.run.report(Event("warning", self.command, text))
 
+    def begin(self) -> None:
+        """Record in the ledger which images are about to be done, for the next run if this one is killed."""
+        if self.todo:
+            self.ledger.append({"begun": [photo.name for photo in self.todo]})
+
     def done(self, photo: Path, made: str) -> None:
         """Record in the ledger what the outputs of an image were made of."""
         cams = None if self.cams is None else self.cams(photo)
@@ -145,6 +150,8 @@ class Plan:
         before = (self.ledger.images.get(photo.name) or {}).get("outputs")
         if isinstance(before, list) and len(before) == len(files) and before == [_quick(path) for path in files]:
             return True
+        if photo.name in self.ledger.begun:  # a kill came between the output and its line: nobody knows what made it
+            return False
         return all(looks_whole(path) for path in files)
 
     def _note_changes(self, photo: Path) -> None:

@@ -56,6 +56,7 @@ def run_plan(
     plan.warn()
     result = Report()
     _begin(plan, result)
+    plan.begin()
     try:
         if plan.todo:
             # Closed at once, not at the next garbage collection, the workers stop when the user presses Ctrl-C.
