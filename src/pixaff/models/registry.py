@@ -137,6 +137,12 @@ def head_recipe(network: str) -> Recipe | None:
     return _find(network).family.head_recipe
 
 
+def has_segmentation_head(network: str) -> bool:
+    """Whether a CAM network has a segmentation head; see `pixaff.models.base.CamNetwork`."""
+    kind = _find(network).family.cam
+    return kind is not None and kind.has_segmentation_head
+
+
 def preset_settings(name: str) -> Settings:
     """The settings of a preset, its networks among them.
 

@@ -6,7 +6,7 @@ first on its own refined CAMs: cam, crf and train-cam once more.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +18,7 @@ from pixaff.events import Callback, Event
 from pixaff.io.atomic import write_text
 from pixaff.io.labels import Labels, names_in, read_classes
 from pixaff.models import load_checkpoint, registry
+from pixaff.models.base import CamNetwork
 from pixaff.models.bundle import AFFINITY, CAM, RECORD, write_bundle
 from pixaff.models.registry import create_affinity_network, create_cam_network
 from pixaff.options import divide
@@ -35,6 +36,7 @@ from pixaff.stages.crf import SIDES, crf
 from pixaff.stages.propagate import OVERLAYS, SCORES, propagate
 from pixaff.stages.train_affinity import train_affinity
 from pixaff.stages.train_cam import train_cam
+from pixaff.stages.training.chain import Stage, Work, of_recipe, run_stages
 from pixaff.stages.training.checkpoint import CHECKPOINT
 from pixaff.stages.training.folder import Trained, digest, leave_out, leave_out_unreadable, one_at_a_time
 
@@ -112,13 +114,11 @@ def fit(
     where = pick_device(how.device)
     result = Trained(path=out)
     check_files([out / name for name in (*WRITTEN, "photos.txt")], [labels, listing, cam_init, affinity_init])
-    each = replace(how, overwrite=False, resume=True, yes=True)
     found = find_images(photos, None if listing is None else Path(listing), labels=labels)
     names = _class_names(labels, classes, found)
     given = read_given_labels(labels, names, found, command=COMMAND, listed=listing is not None, report=report)
     ask_about(given, names, listed=classes is not None, yes=how.yes, command=COMMAND, report=report)
     labelled = _labelled_photos(found, given, labels, names, result, report)
-    kept = list(labelled)
     decides = {
         **settings.to_dict(),
         **{f"cam {name}": value for name, value in cam_recipe.to_dict().items()},
@@ -136,77 +136,203 @@ def fit(
     write_record(out, COMMAND, decides, device=device_words(where), list=listing, images=len(labelled))
     report(Event("settings", COMMAND, data={**decides, "device": device_words(where)}))
     write_text(out / "classes.txt", "".join(f"{name}\n" for name in names))
-    seconds = 0.0
-
-    def stage(run: Callable[[list[Path], Path], Report]) -> Report:
-        """Run a stage on the photos that have not failed at any stage."""
-        nonlocal kept, seconds
-        # With a list, no stage warns about labels of photos that were left out.
-        write_text(out / "photos.txt", "".join(f"{photo.stem}\n" for photo in kept))
-        outcome = run(kept, out / "photos.txt")
-        failed = {name for name, _ in outcome.failed}
-        result.failed.extend(outcome.failed)
-        kept = [photo for photo in kept if photo.name not in failed]
-        seconds += outcome.seconds
-        if not kept:
-            raise TrainingError("no photo is left", "the messages above say what is wrong with each")
-        return outcome
-
-    stage(
-        lambda paths, listed: train_cam(
-            paths, labels, names, out / "train-cam", network=settings.cam, init=cam_init, reset_head=reset_head,
-            listing=listed, recipe=cam_recipe, run=each,
-        )
-    )  # fmt: skip
-    cam_model, trained = create_cam_network(settings.cam, len(names)), out / "train-cam"
-    if cam_model.has_segmentation_head:
-        stage(
-            lambda paths, listed: cam(
-                paths, out / "seed-cams", model=out / "train-cam", labels=labels, listing=listed, scales=(1.0,),
-                flip=False, size=settings.size, run=each,
-            )
-        )  # fmt: skip
-        stage(
-            lambda paths, listed: crf(
-                paths, out / "seed-cams", out / "seed-crf", crf_low=settings.seed_low, crf_high=settings.seed_high,
-                size=settings.size, engine=engine, listing=listed, run=each,
-            )
-        )  # fmt: skip
-        stage(
-            lambda paths, listed: train_cam(
-                paths, labels, names, out / "train-head", network=settings.cam, init=out / "train-cam" / CAM,
-                crf_low_dir=out / "seed-crf" / "low", crf_high_dir=out / "seed-crf" / "high", listing=listed,
-                recipe=head_recipe, run=each,
-            )
-        )  # fmt: skip
-        trained = out / "train-head"
-    load_checkpoint(cam_model, trained / CAM)
-    if not (out / RECORD).is_file():
-        write_bundle(out, settings.cam, None, cam_model, None, names, settings)
-    stage(lambda paths, listed: cam(paths, out / "cams", model=out, labels=labels, listing=listed, run=each))
-    stage(
-        lambda paths, listed: crf(
-            paths, out / "cams", out / "crf", crf_low=settings.crf_low, crf_high=settings.crf_high,
-            size=settings.size, engine=engine, listing=listed, run=each,
-        )
-    )  # fmt: skip
-    stage(
-        lambda paths, listed: train_affinity(
-            paths, out / "crf" / "low", out / "crf" / "high", out / "train-affinity", network=settings.affinity,
-            init=affinity_init, listing=listed, size=settings.size, radius=settings.radius, recipe=affinity_recipe,
-            run=each,
-        )
-    )  # fmt: skip
-    affinity_model = create_affinity_network(settings.affinity)
-    load_checkpoint(affinity_model, out / "train-affinity" / AFFINITY)
-    write_bundle(out, settings.cam, settings.affinity, cam_model, affinity_model, names, settings)
-    masks = stage(
-        lambda paths, listed: propagate(
-            paths, out / "masks", model=out, labels=labels, cams=out / "cams", listing=listed, engine=engine, run=each
-        )
+    work = Work(
+        out=out,
+        labels=labels,
+        names=tuple(names),
+        settings=settings,
+        recipes={"cam": cam_recipe, "head": head_recipe, "affinity": affinity_recipe},
+        init={"cam": cam_init, "affinity": affinity_init},
+        reset_head=reset_head,
+        engine=engine,
+        run=replace(how, overwrite=False, resume=True, yes=True),
+        photos=list(labelled),
+        result=result,
     )
-    result.done, result.skipped, result.seconds = masks.done, masks.skipped, seconds
+    masks = run_stages(psa_stages(settings), work)
+    result.done, result.skipped = masks.done, masks.skipped
     return result
+
+
+def psa_stages(settings: Settings) -> list[Stage]:
+    """The stages of PSA (Ahn & Kwak, CVPR 2018), in the order in which they run."""
+    head = registry.has_segmentation_head(settings.cam)
+    return [
+        Stage(
+            "train-cam",
+            "train the classifier",
+            _train_classifier,
+            options=("data", "classes", "cam", "cam init", *of_recipe("cam")),
+        ),
+        *(SEEDING if head else ()),
+        Stage(
+            "cams",
+            "CAMs",
+            _make_cams,
+            options=("scales", "flip", "size"),
+            needs=("train-head" if head else "train-cam",),
+        ),
+        Stage(
+            "crf",
+            "CRF posteriors with much and with little background",
+            _make_posteriors,
+            options=("crf_low", "crf_high", "size", "engine"),
+            needs=("cams",),
+        ),
+        Stage(
+            "train-affinity",
+            "train the AffinityNet",
+            _train_affinity,
+            options=("affinity", "affinity init", "radius", "size", *of_recipe("affinity")),
+            needs=("crf",),
+        ),
+        Stage(
+            "masks",
+            "masks",
+            _make_masks,
+            options=("alpha", "beta", "radius", "steps", "borders", "final_crf", "size", "engine"),
+            needs=("cams", "train-affinity"),
+        ),
+    ]
+
+
+def _train_classifier(work: Work) -> Report:
+    return train_cam(
+        work.photos,
+        work.labels,
+        work.names,
+        work.out / "train-cam",
+        network=work.settings.cam,
+        init=work.init["cam"],
+        reset_head=work.reset_head,
+        listing=work.listing,
+        recipe=work.recipes["cam"],
+        run=work.run,
+    )
+
+
+def _make_seed_cams(work: Work) -> Report:
+    return cam(
+        work.photos,
+        work.out / "seed-cams",
+        model=work.out / "train-cam",
+        labels=work.labels,
+        listing=work.listing,
+        scales=(1.0,),
+        flip=False,
+        size=work.settings.size,
+        run=work.run,
+    )
+
+
+def _make_seed_posteriors(work: Work) -> Report:
+    return crf(
+        work.photos,
+        work.out / "seed-cams",
+        work.out / "seed-crf",
+        crf_low=work.settings.seed_low,
+        crf_high=work.settings.seed_high,
+        size=work.settings.size,
+        engine=work.engine,
+        listing=work.listing,
+        run=work.run,
+    )
+
+
+def _train_head(work: Work) -> Report:
+    return train_cam(
+        work.photos,
+        work.labels,
+        work.names,
+        work.out / "train-head",
+        network=work.settings.cam,
+        init=work.out / "train-cam" / CAM,
+        crf_low_dir=work.out / "seed-crf" / "low",
+        crf_high_dir=work.out / "seed-crf" / "high",
+        listing=work.listing,
+        recipe=work.recipes["head"],
+        run=work.run,
+    )
+
+
+SEEDING = (
+    Stage("seed-cams", "CAMs of the classifier", _make_seed_cams, options=("size",), needs=("train-cam",)),
+    Stage(
+        "seed-crf",
+        "CRF posteriors of these",
+        _make_seed_posteriors,
+        options=("seed_low", "seed_high", "size", "engine"),
+        needs=("seed-cams",),
+    ),
+    Stage(
+        "train-head",
+        "train the segmentation head",
+        _train_head,
+        options=of_recipe("head"),
+        needs=("train-cam", "seed-crf"),
+    ),
+)
+"""Stages of a network with a segmentation head (`LiteCam`), which is trained on its own refined CAMs."""
+
+
+def _make_cams(work: Work) -> Report:
+    if not (work.out / RECORD).is_file():
+        write_bundle(work.out, work.settings.cam, None, _cam_network(work), None, work.names, work.settings)
+    return cam(work.photos, work.out / "cams", model=work.out, labels=work.labels, listing=work.listing, run=work.run)
+
+
+def _make_posteriors(work: Work) -> Report:
+    return crf(
+        work.photos,
+        work.out / "cams",
+        work.out / "crf",
+        crf_low=work.settings.crf_low,
+        crf_high=work.settings.crf_high,
+        size=work.settings.size,
+        engine=work.engine,
+        listing=work.listing,
+        run=work.run,
+    )
+
+
+def _train_affinity(work: Work) -> Report:
+    return train_affinity(
+        work.photos,
+        work.out / "crf" / "low",
+        work.out / "crf" / "high",
+        work.out / "train-affinity",
+        network=work.settings.affinity,
+        init=work.init["affinity"],
+        listing=work.listing,
+        size=work.settings.size,
+        radius=work.settings.radius,
+        recipe=work.recipes["affinity"],
+        run=work.run,
+    )
+
+
+def _make_masks(work: Work) -> Report:
+    """Complete the model, and make the masks with it."""
+    settings, affinity = work.settings, create_affinity_network(work.settings.affinity)
+    load_checkpoint(affinity, work.out / "train-affinity" / AFFINITY)
+    write_bundle(work.out, settings.cam, settings.affinity, _cam_network(work), affinity, work.names, settings)
+    return propagate(
+        work.photos,
+        work.out / "masks",
+        model=work.out,
+        labels=work.labels,
+        cams=work.out / "cams",
+        listing=work.listing,
+        engine=work.engine,
+        run=work.run,
+    )
+
+
+def _cam_network(work: Work) -> CamNetwork:
+    """The trained CAM network, with its segmentation head if it has one."""
+    network = create_cam_network(work.settings.cam, len(work.names))
+    load_checkpoint(network, work.out / ("train-head" if network.has_segmentation_head else "train-cam") / CAM)
+    return network
 
 
 def _class_names(labels: Path, classes: str | Path | Sequence[str] | None, photos: Sequence[Path]) -> tuple[str, ...]:
