@@ -31,13 +31,16 @@ Labels = Annotated[
         "--labels",
         "-l",
         metavar="predict|FILE|DIR",
-        help="Predict the labels, or read a labels.csv, a cls_labels.npy or a folder of VOC XML files.",
+        help="Predict the labels, or read them: a table, a folder per class, or what a labelling tool exports.",
     ),
 ]
 GivenLabels = Annotated[
     str,
     typer.Option(
-        "--labels", "-l", metavar="FILE|DIR", help="A labels.csv, a cls_labels.npy or a folder of VOC XML files."
+        "--labels",
+        "-l",
+        metavar="FILE|DIR",
+        help="A table such as labels.csv, a folder per class, or what a labelling tool exports.",
     ),
 ]
 Classes = Annotated[

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from pixaff.errors import CheckpointError, FormatError, PixaffError, UsageError,
 from pixaff.io.cams import read_cams
 from pixaff.io.checkpoints import read_metadata, read_state_dict
 from pixaff.io.images import IMAGE_SUFFIXES, image_size
-from pixaff.io.labels import class_folders, format_of, nfc, read_entries
+from pixaff.io.labels import format_of, nfc, read_entries, voc_xml
 from pixaff.io.masks import VOID, read_mask, voc_palette
 from pixaff.io.records import read_json
 from pixaff.settings import HYPER_PARAMETERS
@@ -24,7 +24,7 @@ from pixaff.stages.batch.executors import default_workers
 from pixaff.stages.batch.inputs import find_images
 from pixaff.stages.batch.record import NAME, read_record, versions
 
-_LABEL_SUFFIXES = frozenset((".csv", ".tsv", ".json"))
+_LABEL_SUFFIXES = frozenset((".csv", ".tsv", ".json", ".jsonl", ".xml", ".parquet", ".yaml", ".yml"))
 PRESET_FACTS = ("cam", "affinity", "scales", "size", *HYPER_PARAMETERS)
 """The facts about a preset that are listed."""
 
@@ -112,7 +112,7 @@ def _file(path: Path) -> dict[str, Any]:
             return {"kind": "photo", "size": [height, width]}
         return {"kind": "mask", "size": [height, width], "values": values, "void": VOID in values}
     found = f"a {suffix} file" if suffix else "a file without suffix"
-    raise FormatError(f"{path}: found {found}", "expected a photo, mask, CAM file, weights or a folder")
+    raise FormatError(f"{path}: found {found}", "expected a photo, mask, CAM file, weights, labels or a folder")
 
 
 def _labels(path: Path, photos: Sequence[Path] | None = None) -> dict[str, Any]:
@@ -163,7 +163,7 @@ def _folder(path: Path) -> dict[str, Any]:
             counts[entry.suffix.lower()] = counts.get(entry.suffix.lower(), 0) + 1
     facts: dict[str, Any] = {"kind": "folder", "files": dict(sorted(counts.items()))}
     record = read_record(path)
-    if record is None and not (path / "model.json").is_file() and (".xml" in counts or class_folders.detect(path)):
+    if record is None and not (path / "model.json").is_file() and _holds_labels(path, counts):
         facts |= _labels(path)
     if record is not None:
         facts |= {"kind": f"outputs of pixaff {record.get('command')}", NAME: record}
@@ -174,6 +174,10 @@ def _folder(path: Path) -> dict[str, Any]:
         check_record(model)
         facts |= {"kind": "model", "model.json": read_json(model, "the record of a model", CheckpointError)}
     return facts
+
+
+def _holds_labels(path: Path, counts: Mapping[str, int]) -> bool:
+    return ".xml" in counts or format_of(path) is not voc_xml
 
 
 def _megabytes(folder: Path) -> float:

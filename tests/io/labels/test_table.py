@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from pixaff.errors import LabelsError
-from pixaff.io.labels import read_labels, write_labels
+from pixaff.io.labels import Wanted, read_labels, write_labels
 from pixaff.io.labels.table import read
 
 CLASSES = ("cat", "dog", "motorbike")
@@ -65,7 +65,7 @@ def test_case_excel_labels_one_without(tmp_path: Path) -> None:
 def test_case_excel_labels_a_header_in_words_of_its_own(tmp_path: Path, words: str) -> None:
     between = words[-len(words.split(",")[-1]) - 1] if "," in words else ";"
     path = put(tmp_path, f"{words}\nb.jpg{between}cat\na.jpg{between}dog\nz.jpg{between}dog\n")
-    entries = read(path, {"a", "b"})
+    entries = read(path, Wanted({"a", "b"}))
     assert list(entries.by_image) == ["b", "a"]
     assert list(entries.others) == ["z"], "the header is no image that lacks its photo"
     assert read_labels(path, CLASSES, ["a", "b"]) == {"b": (0,), "a": (1,)}
@@ -73,7 +73,7 @@ def test_case_excel_labels_a_header_in_words_of_its_own(tmp_path: Path, words: s
 
 def test_a_first_photo_that_is_not_there_is_no_header(tmp_path: Path) -> None:
     for text in ("x.jpg,motorbike\nb.jpg,cat\n", "x,cat\nb.jpg,cat\n"):
-        assert list(read(put(tmp_path, text), {"b"}).others) == ["x"]
+        assert list(read(put(tmp_path, text), Wanted({"b"})).others) == ["x"]
 
 
 def test_quoted_cells_with_separators(tmp_path: Path) -> None:

@@ -7,18 +7,32 @@ A label format is a module with two functions: ``detect(path)`` says whether a p
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Protocol
 
 from pixaff.errors import LabelsError, counted, quoted
-from pixaff.io.labels import class_folders, cls_labels, coco, one_hot, table, tags, voc_xml
+from pixaff.io.labels import (
+    class_folders,
+    cls_labels,
+    coco,
+    cvat,
+    label_studio,
+    metadata,
+    one_hot,
+    parquet,
+    table,
+    tags,
+    voc_xml,
+    yolo,
+)  # fmt: skip
 from pixaff.io.labels.classes import MAX_CLASSES, VOC_CLASSES, ClassList, read_class_list, read_classes
 from pixaff.io.labels.doubts import doubts
 from pixaff.io.labels.entry import Entries, Entry
 from pixaff.io.labels.given import Labels, class_indices, matched
-from pixaff.io.labels.image_list import image_stem, nfc, read_list
+from pixaff.io.labels.image_list import image_path, image_stem, nfc, read_list
 from pixaff.io.labels.table import write_labels
+from pixaff.io.labels.wanted import Wanted
 
 __all__ = [
     "MAX_CLASSES",
@@ -27,9 +41,11 @@ __all__ = [
     "Entries",
     "Entry",
     "Labels",
+    "Wanted",
     "class_indices",
     "doubts",
     "format_of",
+    "image_path",
     "image_stem",
     "match_labels",
     "names_in",
@@ -50,11 +66,12 @@ class LabelFormat(Protocol):
 
     def detect(self, path: Path) -> bool: ...
 
-    def read(self, path: Path, wanted: Collection[str] | None = None) -> Entries: ...
+    def read(self, path: Path, wanted: Wanted | None = None) -> Entries: ...
 
 
 FORMATS: tuple[LabelFormat, ...] = (
-    class_folders, voc_xml, cls_labels, coco, one_hot, tags, table,
+    parquet, metadata, cvat, yolo, class_folders, voc_xml, cls_labels, label_studio, coco, label_studio.CSV, one_hot,
+    tags, table,
 )  # fmt: skip
 """In the order in which they are tried; the table takes whatever the others leave."""
 
@@ -91,10 +108,10 @@ def read_entries(path: str | os.PathLike[str], images: Iterable[str] | None = No
         LabelsError: The labels cannot be read at all, or belong to none of the images.
     """
     path = Path(path)
-    wanted = None if images is None else {nfc(image): image for image in images}
-    entries = _read(path, wanted)
+    wanted = None if images is None else Wanted(images)
+    entries = format_of(path).read(path, wanted)
     if wanted and not entries.by_image:
-        first, photo = next(iter(entries.others), "missing"), next(iter(wanted.values()), "missing")
+        first, photo = next(iter(entries.others), "missing"), next(iter(wanted.images.values()), "missing")
         found, photos = counted(len(entries.others), "image"), counted(len(wanted), "photo")
         raise LabelsError(
             f"{path}: found {found}, none of them among {photos}",
@@ -131,18 +148,15 @@ def names_in(path: str | os.PathLike[str], images: Iterable[str] | None = None) 
     Raises:
         LabelsError: The labels cannot be read at all, or number the classes without naming them.
     """
-    entries = _read(Path(path), None if images is None else {nfc(image) for image in images})
-    if entries.num_classes is not None:
-        raise LabelsError(
-            f"{path} numbers its {entries.num_classes} classes and does not name them", "give --classes FILE"
-        )
-    return tuple(sorted({str(name) for entry in entries.by_image.values() for name in entry.labels}))
+    path = Path(path)
+    entries = format_of(path).read(path, None if images is None else Wanted(images))
+    names = {name for entry in entries.by_image.values() for name in entry.labels}
+    if entries.num_classes is not None or any(isinstance(name, int) for name in names):
+        count = "" if entries.num_classes is None else f"{entries.num_classes} "
+        raise LabelsError(f"{path} numbers its {count}classes and does not name them", "give --classes FILE")
+    return tuple(sorted(map(str, names)))
 
 
 def format_of(path: Path) -> LabelFormat:
     """The format that labels are in."""
     return next(kind for kind in FORMATS if kind.detect(path))
-
-
-def _read(path: Path, wanted: Collection[str] | None) -> Entries:
-    return format_of(path).read(path, wanted)

@@ -6,13 +6,14 @@ Folders such as train and val may lie between. A photo that lies in several fold
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from pixaff.errors import LabelsError
 from pixaff.io.images import IMAGE_SUFFIXES
 from pixaff.io.labels.entry import Entries
 from pixaff.io.labels.image_list import image_stem, nfc
+from pixaff.io.labels.wanted import Wanted
 
 NAME = "a folder per class"
 SPLITS = frozenset(("train", "training", "val", "valid", "validation", "test", "testing", "dev"))
@@ -37,7 +38,7 @@ def detect(path: Path) -> bool:
         return False
 
 
-def read(path: Path, wanted: Collection[str] | None = None) -> Entries:
+def read(path: Path, wanted: Wanted | None = None) -> Entries:
     """The photos with the names of their folders. Different photos of one name cost themselves.
 
     Raises:
@@ -46,14 +47,21 @@ def read(path: Path, wanted: Collection[str] | None = None) -> Entries:
     entries = Entries(wanted)
     found: dict[str, list[tuple[str, Path]]] = {}
     for name, photo in _photos(path):
-        if entries.wants(photo.name):
+        if entries.wants(photo.relative_to(path).as_posix()):
             found.setdefault(nfc(image_stem(photo.name)), []).append((name, photo))
-    for stem, places in found.items():
-        names = dict.fromkeys(name for name, _ in places if name.lower() not in NO_CLASS)
+    for places in found.values():
+        if wanted is not None and wanted.nested:  # every photo for itself
+            for _, photo in places:
+                names = _names(name for name, other in places if other == photo or _same(photo, other))
+                entries.add(photo.relative_to(path).as_posix(), names, str(photo))
+            continue
         first = places[0][1]
         other = next((photo for _, photo in places[1:] if not _same(first, photo)), None)
-        problem = "" if other is None else f"{other}: another photo than {first}, of the same name (rename one of them)"
-        entries.add(stem, () if problem else names, str(first), problem)
+        problem = "" if other is None else (
+            f"{other}: another photo than {first}, of the same name (rename one of them, or give --recursive)"
+        )  # fmt: skip
+        names = _names(name for name, _ in places)
+        entries.add(first.relative_to(path).as_posix(), () if problem else names, str(first), problem)
     return entries
 
 
@@ -69,6 +77,10 @@ def photos_in(path: Path) -> list[Path]:
         if not any(_same(photo, known) for known in same):
             same.append(photo)
     return [photo for photos in found.values() for photo in photos]
+
+
+def _names(names: Iterable[str]) -> list[str]:
+    return [name for name in dict.fromkeys(names) if name.lower() not in NO_CLASS]
 
 
 def _photos(path: Path) -> Iterator[tuple[str, Path]]:

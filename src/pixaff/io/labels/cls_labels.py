@@ -7,7 +7,7 @@ Keys are names ("2007_000032", with or without a suffix), or numbers, as IRN (20
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from pickle import UnpicklingError
 
@@ -15,6 +15,7 @@ from pixaff.errors import LabelsError, shortened
 from pixaff.io.cams.pickled_dict import MAGIC, read_dict
 from pixaff.io.labels.entry import Entries
 from pixaff.io.labels.text import read_bytes
+from pixaff.io.labels.wanted import Wanted
 from pixaff.io.pickled_arrays import Array
 from pixaff.io.unpickle import Budget
 
@@ -34,7 +35,7 @@ def detect(path: Path) -> bool:
         return False
 
 
-def read(path: Path, wanted: Collection[str] | None = None) -> Entries:
+def read(path: Path, wanted: Wanted | None = None) -> Entries:
     """The entries of the file. Nothing in it is run.
 
     Raises:
@@ -54,7 +55,8 @@ def read(path: Path, wanted: Collection[str] | None = None) -> Entries:
     if not content:
         raise LabelsError(f"{path}: found an empty dict", _EXPECTED)
     entries = Entries(wanted)
-    named = {_number(stem): stem for stem in wanted or ()}
+    stems = (image.rsplit("/", 1)[-1] for image in wanted or ())
+    named = {_number(stem): stem for stem in stems}
     for key, value in content.items():
         image = named.get(key, _image(key)) if type(key) is int else str(key)
         where = f"{path}, {shortened(image)}"

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 from pixaff.errors import LabelsError, quoted, shortened
 from pixaff.io.labels.entry import Entries
 from pixaff.io.labels.text import beginning, read_bytes
+from pixaff.io.labels.wanted import Wanted
 from pixaff.io.records import parse_json
 
 NAME = "COCO JSON"
@@ -21,7 +21,7 @@ def detect(path: Path) -> bool:
     return re.match(rb'(?:\xef\xbb\xbf)?\s*\{\s*(?:"|\})', beginning(path)) is not None
 
 
-def read(path: Path, wanted: Collection[str] | None = None) -> Entries:
+def read(path: Path, wanted: Wanted | None = None) -> Entries:
     """The entries of the file; an image without annotations shows no class.
 
     Raises:

@@ -90,11 +90,14 @@ def matched(source: str, entries: Entries, classes: Sequence[str]) -> Labels:
     named: dict[int, str] = {}
     for stem, entry in entries.by_image.items():
         unknown = next((label for label in entry.labels if isinstance(label, str) and label not in numbers), None)
+        number = next((label for label in entry.labels if isinstance(label, int) and label >= len(classes)), None)
         if entry.problem:
             problems[stem] = entry.problem
         elif unknown is not None:
             hint = hints[unknown] if unknown in hints else hints.setdefault(unknown, near_name(unknown, classes))
             problems[stem] = f"{entry.where}: found unknown class {quoted(unknown)} ({hint})"
+        elif number is not None:
+            problems[stem] = f"{entry.where}: found class number {number}, expected 0..{len(classes) - 1}"
         else:
             by_image[stem] = _indices(entry, numbers)
             for index in by_image[stem]:

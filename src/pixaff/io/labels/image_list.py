@@ -51,6 +51,12 @@ def image_stem(name: str) -> str:
     return stem if dot and stem and f".{suffix.lower()}" in IMAGE_SUFFIXES else name
 
 
+def image_path(name: str) -> str:
+    """The path of an image in the form in which paths are compared: NFC, with "/", without suffix and leading "./"."""
+    folders = [part for part in name.strip().replace("\\", "/").split("/")[:-1] if part not in ("", ".")]
+    return nfc("/".join((*folders, image_stem(name))))
+
+
 def nfc(name: str) -> str:
     """A name in the form in which names are compared: Unicode's composed one, in which an accent is no letter.
 

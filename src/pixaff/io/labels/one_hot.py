@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from pixaff.errors import LabelsError, quoted
 from pixaff.io.labels.entry import Entries
 from pixaff.io.labels.table import IMAGE_WORDS, Row, first_rows, header, read_rows, words_of
+from pixaff.io.labels.wanted import Wanted
 
 NAME = "a one-hot table, a column a class"
 _VALUES = {"0": False, "1": True, "0.0": False, "1.0": True, "": False, "false": False, "true": True}
@@ -21,7 +22,7 @@ def detect(path: Path) -> bool:
     return len(rows) > 1 and header(rows[0][1]) is None and bool(_columns(rows)[1])
 
 
-def read(path: Path, wanted: Collection[str] | None = None) -> Entries:
+def read(path: Path, wanted: Wanted | None = None) -> Entries:
     """The entries of a table. A row that cannot be used costs its own image alone.
 
     Raises:

@@ -11,15 +11,15 @@ import csv
 import io
 import os
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from pixaff.errors import LabelsError, shortened
 from pixaff.io.atomic import write_text
 from pixaff.io.images import IMAGE_SUFFIXES
 from pixaff.io.labels.entry import Entries
-from pixaff.io.labels.image_list import image_stem, nfc
 from pixaff.io.labels.text import beginning, decoded, is_western, read_bytes
+from pixaff.io.labels.wanted import Wanted
 
 NAME = "a table, a row an image"
 HEADER = ("image", "labels")
@@ -40,7 +40,7 @@ def detect(path: Path) -> bool:
     return not path.is_dir()
 
 
-def read(path: Path, wanted: Collection[str] | None = None) -> Entries:
+def read(path: Path, wanted: Wanted | None = None) -> Entries:
     """The entries of a table. A row that cannot be used costs only its own image.
 
     Raises:
@@ -176,7 +176,7 @@ def _forget_header(rows: Sequence[Row], entries: Entries) -> None:
     Its image is none that was asked for, has no suffix, and its label is nobody else's.
     """
     cells = rows[0][1]
-    stem, label = nfc(image_stem(cells[0])), cells[1] if len(cells) > 1 else ""
+    label = cells[1] if len(cells) > 1 else ""
     bare = not cells[0].lower().endswith(tuple(IMAGE_SUFFIXES))
     if bare and len(rows) > 1 and not any(label in row[1:] for _, row in rows[1:]):
-        entries.others.pop(stem, None)
+        entries.others.pop(entries.other(cells[0]), None)

@@ -12,7 +12,7 @@ from pixaff.errors import LabelsError, UsageError, counted, shortened
 from pixaff.events import Callback, Event, silent
 from pixaff.io.entries import sort_folder
 from pixaff.io.images import IMAGE_SUFFIXES
-from pixaff.io.labels import class_folders, nfc, read_list
+from pixaff.io.labels import class_folders, format_of, nfc, read_list
 
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _PICTURES = (b"\xff\xd8\xff", b"\x89PNG", b"II*\0", b"MM\0*", b"GIF8", b"RIFF")
@@ -51,7 +51,7 @@ def find_images(
     _check_some_exist(inputs)
     found: list[Path] = []
     passed: list[str] = []
-    nested = bool(str(labels)) and class_folders.detect(Path(labels))
+    nested = bool(str(labels)) and format_of(Path(labels)) is class_folders
     for entry in inputs:
         if str(entry) == "-":
             found.extend(paths_on_stdin())
