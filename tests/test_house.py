@@ -48,7 +48,7 @@ ONE_NAME = {
     ),
     "options": "options, and the command line that is made of them",
     "base": "what each network, and each source of weights, promises",
-    **dict.fromkeys(("coco", "cvat", "yolo"), "of these formats: their labels, and the masks that are exported to them"),
+    **dict.fromkeys(("coco", "cvat", "yolo"), "a format: the labels in it, and masks that are exported to it"),
     "psa": "of PSA: its networks, and its CAM files",
     "labels": "the field's word for both: of images in io, of cells and their pairs in ops",
     "metrics": "the figures that say how good something is: of masks in ops, in metrics.jsonl of a training in stages",
