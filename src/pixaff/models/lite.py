@@ -1,4 +1,4 @@
-"""The networks of the embedded model: EfficientNet-Lite2 as a CAM network and as an AffinityNet.
+"""The networks of the embedded model: EfficientNet-Lite2 as a CAM network, as an AffinityNet and as a boundary network.
 
 Backbone: Tan & Le, *EfficientNet*, ICML 2019, in its "lite" form (no squeeze-and-excitation, ReLU6), at output
 stride 16. Its 3x3 and 5x5 convolutions of stride 2 pad at the right and bottom only ("same" padding), so cell i of the
@@ -10,13 +10,14 @@ padded by half a cell at the left and top: then the CAMs of a photo and of its m
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pixaff.models.base import AffinityNetwork, CamNetwork, Family, Network
+from pixaff.models.base import AffinityNetwork, BoundaryNetwork, CamNetwork, Family, MeanShift, Network
 from pixaff.models.timm_backbone import timm_model
 from pixaff.recipe import Recipe
 from pixaff.settings import Settings
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 STRIDE = 16
+FINE_LEVELS = (16, 24)
+"""Channels at stride 2 and 4."""
 LEVELS = (48, 120, 352)
 """Channels at stride 8, 16 and 16."""
 FEATURES = 1280
@@ -37,9 +40,10 @@ class LiteBackbone(nn.Module):
     mean = (0.5, 0.5, 0.5)
     std = (0.5, 0.5, 0.5)
 
-    def __init__(self) -> None:
+    def __init__(self, fine: bool = False) -> None:
         super().__init__()
-        self.net = timm_model("tf_efficientnet_lite2", features_only=True, output_stride=STRIDE, out_indices=(2, 3, 4))
+        indices = (0, 1, 2, 3, 4) if fine else (2, 3, 4)
+        self.net = timm_model("tf_efficientnet_lite2", features_only=True, output_stride=STRIDE, out_indices=indices)
         # The stem and the stages up to stride 8 keep their ImageNet weights: they take half of the time of a training
         # step, and a new task needs little change there (the published networks freeze their first stage too).
         for name, parameter in self.net.named_parameters():
@@ -51,25 +55,44 @@ class LiteBackbone(nn.Module):
 
         h8 = 2 h: the stride-8 level is averaged over 2x2 cells, which centres it on the same pixels.
         """
-        rows, columns = -(-x.shape[2] // STRIDE), -(-x.shape[3] // STRIDE)
+        return self._centred(self.net(self._padded(x)), *self._cells(x))
+
+    def all_levels(self, x: Tensor) -> list[Tensor]:
+        """The levels of a backbone made with ``fine``: 16 and 24 channels at stride 4 h, then those of `forward`.
+
+        The level at stride 2 is averaged over the cells of stride 4, and that at stride 4 over 2x2 cells, which centres
+        both on the same pixels.
+        """
+        rows, columns = self._cells(x)
+        finest, fine, *others = self.net(self._padded(x))
+        both = F.avg_pool2d(finest[:, :, 4:, 4:], 2), F.avg_pool2d(fine[:, :, 1:, 1:], 2, stride=1)
+        return [*(level[:, :, : 4 * rows, : 4 * columns] for level in both), *self._centred(others, rows, columns)]
+
+    def _cells(self, x: Tensor) -> tuple[int, int]:
+        return -(-x.shape[2] // STRIDE), -(-x.shape[3] // STRIDE)
+
+    def _padded(self, x: Tensor) -> Tensor:
+        rows, columns = self._cells(x)
         half = STRIDE // 2
-        x = F.pad(x, (half, columns * STRIDE - x.shape[3] + half, half, rows * STRIDE - x.shape[2] + half))
-        fine, middle, coarse = self.net(x)
+        return F.pad(x, (half, columns * STRIDE - x.shape[3] + half, half, rows * STRIDE - x.shape[2] + half))
+
+    def _centred(self, levels: Sequence[Tensor], rows: int, columns: int) -> list[Tensor]:
+        fine, middle, coarse = levels
         fine = F.avg_pool2d(fine, 2, stride=1)[:, :, : 2 * rows, : 2 * columns]
         return [fine, middle[:, :, :rows, :columns], coarse[:, :, :rows, :columns]]
 
 
 class _Lite(Network):
-    """What the two lite networks share."""
+    """What the lite networks share."""
 
     mean = LiteBackbone.mean
     std = LiteBackbone.std
     size_divisor = STRIDE
     bytes_per_pixel = 360
 
-    def __init__(self) -> None:
+    def __init__(self, fine: bool = False) -> None:
         super().__init__()
-        self.backbone = LiteBackbone()
+        self.backbone = LiteBackbone(fine)
 
 
 class LiteCam(_Lite, CamNetwork):
@@ -166,10 +189,75 @@ class LiteAffinity(_Lite, AffinityNetwork):
         return merged[:, :, : -(-x.shape[2] // 8), : -(-x.shape[3] // 8)]
 
 
+class LiteIrn(_Lite, BoundaryNetwork):
+    """Inter-pixel relation network (IRN) on five levels of the backbone; see `pixaff.models.resnet50.ResNet50Irn`.
+
+    It has no group norm, so that padding does not matter and photos are not brought to 512 x 512, and in its place 3x3
+    convolutions where levels are merged. Boundaries: 1x1 convolutions of all levels, ReLU, concatenated at stride 4,
+    3x3 convolution to 64 channels, ReLU, 1x1 convolution to one. Displacements: the same with the three coarse levels,
+    merged at stride 8 to 128 channels, in place of these.
+    """
+
+    new = ("edge_levels", "edge_merge", "edge", "offset_levels", "offset_coarse", "offset_merge", "offset")
+
+    def __init__(self) -> None:
+        super().__init__(fine=True)
+        levels = (*FINE_LEVELS, *LEVELS)
+        self.edge_levels = _reductions(levels, (16, 16, 32, 32, 32))
+        self.edge_merge = nn.Conv2d(128, 64, 3, padding=1)
+        self.edge = nn.Conv2d(64, 1, 1)
+        self.offset_levels = _reductions(levels, (32, 32, 64, 64, 64))
+        self.offset_coarse = nn.Conv2d(192, 128, 3, padding=1)
+        self.offset_merge = nn.Conv2d(192, 64, 3, padding=1)
+        self.offset = nn.Conv2d(64, 2, 1, bias=False)
+        self.mean_shift = MeanShift()
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Normalised images (B,3,H,W) -> boundary logits (B,h,w) and displacements (B,2,h,w), h = ceil(H / 4).
+
+        In training mode the stored mean displacement is not subtracted.
+        """
+        levels = self.backbone.all_levels(x)
+        parts = [F.relu(conv(level)) for conv, level in zip(self.edge_levels, levels, strict=True)]
+        logits = self.edge(F.relu(self.edge_merge(_joined(parts))))
+        parts = [F.relu(conv(level)) for conv, level in zip(self.offset_levels, levels, strict=True)]
+        coarse = F.relu(self.offset_coarse(_joined(parts[2:])))
+        displacement = self.offset(F.relu(self.offset_merge(_joined([*parts[:2], coarse]))))
+        h, w = (-(-side // self.boundary_stride) for side in x.shape[2:])
+        return logits[:, 0, :h, :w], self.mean_shift(displacement[:, :, :h, :w])
+
+
+def _reductions(channels: Sequence[int], widths: Sequence[int]) -> nn.ModuleList:
+    return nn.ModuleList(nn.Conv2d(one, width, 1) for one, width in zip(channels, widths, strict=True))
+
+
+def _joined(parts: Sequence[Tensor]) -> Tensor:
+    """Maps (B,C,h,w), those that are smaller than the first enlarged to its size (bilinear), as channels of one."""
+    size = parts[0].shape[2:]
+    same = [
+        one
+        if one.shape[2:] == size
+        else F.interpolate(one, (int(size[0]), int(size[1])), mode="bilinear", align_corners=False)
+        for one in parts
+    ]
+    return torch.cat(same, 1)
+
+
 FAMILY = Family(
     "lite",
     cam=LiteCam,
     affinity=LiteAffinity,
+    irn=LiteIrn,
+    irn_recipe=Recipe(
+        epochs=6,
+        batch_size=16,
+        lr=2e-4,
+        optimizer="adamw",
+        weight_decay=1e-4,
+        backbone_lr_scale=0.0,
+        crop=512,
+        resize=(256, 768),
+    ),
     head_recipe=Recipe(
         epochs=3, batch_size=16, lr=1e-4, optimizer="adamw", weight_decay=1e-2, backbone_lr_scale=0.0, precision="fp32"
     ),

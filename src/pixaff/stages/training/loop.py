@@ -29,7 +29,7 @@ from pixaff.run_options import TrainingOptions
 from pixaff.stages.batch.executors import default_workers
 from pixaff.stages.batch.record import write_record
 from pixaff.stages.training.checkpoint import CHECKPOINT, Position, load_checkpoint, save_checkpoint
-from pixaff.stages.training.datasets import AffinityPhotos, CamPhotos, Sample, draw_batches, load_batches
+from pixaff.stages.training.datasets import Photos, Sample, draw_batches, load_batches
 from pixaff.stages.training.folder import Trained, leave_out
 from pixaff.stages.training.interrupts import deferred_interrupts
 from pixaff.stages.training.metrics import Mean, append_record, draw_curve, keep_records
@@ -45,7 +45,7 @@ LossFn = Callable[[Network, Mapping[str, torch.Tensor]], Mapping[str, torch.Tens
 
 def train(
     model: Network,
-    dataset: CamPhotos | AffinityPhotos,
+    dataset: Photos,
     loss_fn: LossFn,
     result: Trained,
     recipe: Recipe,
