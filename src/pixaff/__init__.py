@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from pixaff.stages.propagate import propagate as propagate
     from pixaff.stages.train_affinity import train_affinity as train_affinity
     from pixaff.stages.train_cam import train_cam as train_cam
+    from pixaff.stages.train_seg import train_seg as train_seg
 
 _HOMES = {
     "PRESETS": "pixaff.models.registry",
@@ -61,6 +62,7 @@ _HOMES = {
     "propagate": "pixaff.stages.propagate",
     "train_affinity": "pixaff.stages.train_affinity",
     "train_cam": "pixaff.stages.train_cam",
+    "train_seg": "pixaff.stages.train_seg",
 }
 _PACKAGES = ("errors", "io", "models", "ops", "settings", "stages", "viz", "weights")
 

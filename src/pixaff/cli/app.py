@@ -10,7 +10,19 @@ import typer
 from typer.core import TyperGroup
 
 from pixaff import __version__
-from pixaff.cli import cam, crf, download_weights, evaluate, export, fit, info, propagate, train_affinity, train_cam
+from pixaff.cli import (
+    cam,
+    crf,
+    download_weights,
+    evaluate,
+    export,
+    fit,
+    info,
+    propagate,
+    train_affinity,
+    train_cam,
+    train_seg,
+)
 from pixaff.cli.process import settle_process, settle_streams
 from pixaff.errors import PixaffError, shortened
 
@@ -69,6 +81,7 @@ app.command("crf")(crf.crf)
 app.command("fit")(fit.fit)
 app.command("train-cam")(train_cam.train_cam)
 app.command("train-affinity")(train_affinity.train_affinity)
+app.command("train-seg")(train_seg.train_seg)
 app.command("evaluate")(evaluate.evaluate)
 app.command("export")(export.export)
 app.command("download-weights")(download_weights.download_weights)

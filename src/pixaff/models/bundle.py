@@ -49,6 +49,7 @@ from pixaff.settings import Settings
 FORMAT = 1
 EMBEDDED = "lite"
 RECORD, CAM, AFFINITY = "model.json", "cam.safetensors", "affinity.safetensors"
+SEG = "seg.safetensors"
 FILES = {"cam": CAM, "affinity": AFFINITY}
 """Weights files in the folder of a model, by part."""
 PARTS = tuple(FILES)
@@ -228,7 +229,13 @@ def embedded_folder() -> Path:
 
 def shipped_weights(network: str) -> Path | None:
     """File in the package with the weights of a network; None if there is none."""
-    return embedded_folder() / FILES[part_of(network)] if is_shipped(network) else None
+    if not is_shipped(network):
+        return None
+    part = part_of(network)
+    if part == "seg":
+        own = embedded_folder() / SEG
+        return own if own.is_file() else embedded_folder() / CAM  # which has the same backbone
+    return embedded_folder() / FILES[part]
 
 
 def _preset_with_networks(model: str | Path | None, preset: str | None, weights: Weights) -> Settings | None:

@@ -10,13 +10,15 @@ padded by half a cell at the left and top: then the CAMs of a photo and of its m
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torchvision.models.segmentation.deeplabv3 import ASPP  # type: ignore[import-untyped]
 
-from pixaff.models.base import AffinityNetwork, CamNetwork, Family, Network
+from pixaff.models.base import AffinityNetwork, CamNetwork, Family, Network, SegNetwork
 from pixaff.models.timm_backbone import timm_model
 from pixaff.recipe import Recipe
 from pixaff.settings import Settings
@@ -25,10 +27,14 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 STRIDE = 16
+FINE_LEVELS = (16, 24)
+"""Channels at stride 2 and 4."""
 LEVELS = (48, 120, 352)
 """Channels at stride 8, 16 and 16."""
 FEATURES = 1280
 HIDDEN = 256
+WIDTH = 128
+"""Channels of the segmentation network's decoder."""
 
 
 class LiteBackbone(nn.Module):
@@ -37,9 +43,10 @@ class LiteBackbone(nn.Module):
     mean = (0.5, 0.5, 0.5)
     std = (0.5, 0.5, 0.5)
 
-    def __init__(self) -> None:
+    def __init__(self, fine: bool = False) -> None:
         super().__init__()
-        self.net = timm_model("tf_efficientnet_lite2", features_only=True, output_stride=STRIDE, out_indices=(2, 3, 4))
+        indices = (0, 1, 2, 3, 4) if fine else (2, 3, 4)
+        self.net = timm_model("tf_efficientnet_lite2", features_only=True, output_stride=STRIDE, out_indices=indices)
         # The stem and the stages up to stride 8 keep their ImageNet weights: they take half of the time of a training
         # step, and a new task needs little change there (the published networks freeze their first stage too).
         for name, parameter in self.net.named_parameters():
@@ -51,25 +58,44 @@ class LiteBackbone(nn.Module):
 
         h8 = 2 h: the stride-8 level is averaged over 2x2 cells, which centres it on the same pixels.
         """
-        rows, columns = -(-x.shape[2] // STRIDE), -(-x.shape[3] // STRIDE)
+        return self._centred(self.net(self._padded(x)), *self._cells(x))
+
+    def all_levels(self, x: Tensor) -> list[Tensor]:
+        """The levels of a backbone made with ``fine``: 16 and 24 channels at stride 4 h, then those of `forward`.
+
+        The level at stride 2 is averaged over the cells of stride 4, and that at stride 4 over 2x2 cells, which centres
+        both on the same pixels.
+        """
+        rows, columns = self._cells(x)
+        finest, fine, *others = self.net(self._padded(x))
+        both = F.avg_pool2d(finest[:, :, 4:, 4:], 2), F.avg_pool2d(fine[:, :, 1:, 1:], 2, stride=1)
+        return [*(level[:, :, : 4 * rows, : 4 * columns] for level in both), *self._centred(others, rows, columns)]
+
+    def _cells(self, x: Tensor) -> tuple[int, int]:
+        return -(-x.shape[2] // STRIDE), -(-x.shape[3] // STRIDE)
+
+    def _padded(self, x: Tensor) -> Tensor:
+        rows, columns = self._cells(x)
         half = STRIDE // 2
-        x = F.pad(x, (half, columns * STRIDE - x.shape[3] + half, half, rows * STRIDE - x.shape[2] + half))
-        fine, middle, coarse = self.net(x)
+        return F.pad(x, (half, columns * STRIDE - x.shape[3] + half, half, rows * STRIDE - x.shape[2] + half))
+
+    def _centred(self, levels: Sequence[Tensor], rows: int, columns: int) -> list[Tensor]:
+        fine, middle, coarse = levels
         fine = F.avg_pool2d(fine, 2, stride=1)[:, :, : 2 * rows, : 2 * columns]
         return [fine, middle[:, :, :rows, :columns], coarse[:, :, :rows, :columns]]
 
 
 class _Lite(Network):
-    """What the two lite networks share."""
+    """What the lite networks share."""
 
     mean = LiteBackbone.mean
     std = LiteBackbone.std
     size_divisor = STRIDE
     bytes_per_pixel = 360
 
-    def __init__(self) -> None:
+    def __init__(self, fine: bool = False) -> None:
         super().__init__()
-        self.backbone = LiteBackbone()
+        self.backbone = LiteBackbone(fine)
 
 
 class LiteCam(_Lite, CamNetwork):
@@ -166,10 +192,54 @@ class LiteAffinity(_Lite, AffinityNetwork):
         return merged[:, :, : -(-x.shape[2] // 8), : -(-x.shape[3] // 8)]
 
 
+class LiteSeg(_Lite, SegNetwork):
+    """Segmentation network after DeepLabV3+ (Chen et al., ECCV 2018), light enough for a CPU.
+
+    The deepest level goes through torchvision's spatial pyramid pooling to 128 channels at stride 16, and is enlarged
+    to stride 4. There the levels of stride 2 and 4 join it, reduced to 48 channels. Two separable 3x3 convolutions and
+    a 1x1 convolution give the logits, which are enlarged to the image's size.
+
+    Args:
+        num_classes: Foreground classes K.
+    """
+
+    bytes_per_pixel = 700
+
+    def __init__(self, num_classes: int = 20) -> None:
+        super().__init__(fine=True)
+        # Half the rates of DeepLab, which are for images of 513 pixels and reach across those of 256.
+        self.pyramid = ASPP(LEVELS[2], (3, 6, 9), WIDTH)
+        self.fine = _convolution(sum(FINE_LEVELS), 48, 1)
+        self.merge = nn.Sequential(_separable(WIDTH + 48, WIDTH), _separable(WIDTH, WIDTH))
+        self.rows = nn.Conv2d(WIDTH, num_classes + 1, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalised images (B,3,H,W) -> logits (B,K + 1,H,W), background first."""
+        finest, fine, _, _, coarse = self.backbone.all_levels(x)
+        fine = self.fine(torch.cat([finest, fine], 1))
+        wide = F.interpolate(self.pyramid(coarse), fine.shape[2:], mode="bilinear", align_corners=False)
+        logits = self.rows(self.merge(torch.cat([wide, fine], 1)))
+        logits = F.interpolate(logits, scale_factor=4.0, mode="bilinear", align_corners=False)
+        return logits[:, :, : x.shape[2], : x.shape[3]]
+
+
+def _convolution(channels: int, width: int, side: int, groups: int = 1) -> nn.Sequential:
+    """Convolution, batch norm and ReLU."""
+    return nn.Sequential(
+        nn.Conv2d(channels, width, side, padding=side // 2, groups=groups, bias=False), nn.BatchNorm2d(width), nn.ReLU()
+    )
+
+
+def _separable(channels: int, width: int) -> nn.Sequential:
+    """A 3x3 convolution of each channel by itself, then a 1x1 convolution."""
+    return nn.Sequential(_convolution(channels, channels, 3, channels), _convolution(channels, width, 1))
+
+
 FAMILY = Family(
     "lite",
     cam=LiteCam,
     affinity=LiteAffinity,
+    seg=LiteSeg,
     head_recipe=Recipe(
         epochs=3, batch_size=16, lr=1e-4, optimizer="adamw", weight_decay=1e-2, backbone_lr_scale=0.0, precision="fp32"
     ),

@@ -119,6 +119,31 @@ def place_picture(picture: Image.Image, crop: Crop, normalisation: Normalisation
     return canvas.flip(-1) if crop.mirror else canvas
 
 
+def cut_labels(labels: NDArray[np.uint8], crop: Crop, stride: int, outside: int) -> torch.Tensor:
+    """Crop a label map (h,w) along with its image, reduced to a stride by nearest neighbour.
+
+    The map may have any size: it is resized to ``crop.size`` by nearest neighbour as well. Each cell gets the label of
+    the pixel at its centre, or right below it, as `pixaff.ops.labels.reduced_label_map` of the whole canvas has it.
+
+    Returns int64 (side / stride, side / stride); ``outside`` where there is no image.
+    """
+    canvas = ((np.arange(crop.side // stride) + 0.5) * stride).astype(np.int64)
+    rows = _label_places(canvas, crop, labels.shape[0], 0)
+    columns = _label_places(crop.side - 1 - canvas if crop.mirror else canvas, crop, labels.shape[1], 1)
+    cells = labels[np.maximum(rows, 0)[:, None], np.maximum(columns, 0)].astype(np.int64)
+    cells[rows < 0], cells[:, columns < 0] = outside, outside
+    return torch.from_numpy(cells)
+
+
+def _label_places(canvas: NDArray[np.int64], crop: Crop, length: int, axis: int) -> NDArray[np.int64]:
+    """The rows or columns of a label map of some length for those of the canvas; -1 where there is no image."""
+    inside = canvas - crop.target[axis]
+    image = inside + crop.source[axis]
+    places = ((image + 0.5) * length / crop.size[axis]).astype(np.int64).clip(0, length - 1)
+    found: NDArray[np.int64] = np.where((inside >= 0) & (inside < crop.extent[axis]), places, -1)
+    return found
+
+
 def cut_cells(cells: NDArray[np.uint8], crop: Crop, grid: int, outside: int) -> torch.Tensor:
     """Crop a map of ``grid`` x ``grid`` pixel cells (h,w) along with its image; ``outside`` where there is no image.
 
@@ -131,3 +156,12 @@ def cut_cells(cells: NDArray[np.uint8], crop: Crop, grid: int, outside: int) -> 
     window = torch.from_numpy(cells[top : top + height, left : left + width].astype(np.int64))
     canvas[to_top : to_top + height, to_left : to_left + width] = window
     return canvas.flip(-1) if crop.mirror else canvas
+
+
+def place_pixels(picture: Image.Image, crop: Crop, colour: tuple[int, ...]) -> torch.Tensor:
+    """Put the crop's window on a canvas of one colour: uint8 (3, side, side), to be normalised on the device."""
+    canvas = np.empty((crop.side, crop.side, 3), np.uint8)
+    canvas[:] = colour
+    (top, left), (height, width) = crop.target, crop.extent
+    canvas[top : top + height, left : left + width] = np.asarray(picture)
+    return torch.from_numpy((canvas[:, ::-1] if crop.mirror else canvas).transpose(2, 0, 1).copy())
