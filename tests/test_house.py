@@ -43,7 +43,17 @@ ONE_NAME = {
         ("cam", "crf"), "a step of the method: its tensors in ops, its folders in stages, its words in cli"
     ),
     **dict.fromkeys(
-        ("download_weights", "evaluate", "export", "fit", "info", "propagate", "train_affinity", "train_cam"),
+        (
+            "download_weights",
+            "evaluate",
+            "export",
+            "fit",
+            "info",
+            "propagate",
+            "train_affinity",
+            "train_cam",
+            "train_seg",
+        ),
         "a command: its work in stages, its words in cli",
     ),
     "options": "options, and the command line that is made of them",

@@ -109,8 +109,8 @@ def train(
         save_checkpoint(out, at, model, optimizer, config)
 
     failed: set[Path] = set()
-    seen, started, saved = 0, time.monotonic(), time.monotonic()
-    with deferred_interrupts() as interrupted, _own_random_numbers(where), _fast_convolutions(where):
+    seen, paused, started, saved = 0, 0.0, time.monotonic(), time.monotonic()
+    with deferred_interrupts() as interrupted, _own_random_numbers(where), _tried_convolutions(where.type == "cuda"):
         loading = load_batches(dataset, batches[began:], workers, where.type == "cuda")
         for batch, failures in _or_save(loading, save):
             for photo, problem in failures:
@@ -138,7 +138,7 @@ def train(
             optimizer.step()
 
             epoch, seen = batches[at.step][0][0], seen + len(batches[at.step])
-            speed = seen / max(time.monotonic() - started, 1e-9)
+            speed = seen / max(time.monotonic() - started - paused, 1e-9)
             at.step += 1
             last = at.step == len(batches)
             ends = last or batches[at.step][0][0] > epoch
@@ -154,10 +154,11 @@ def train(
             if ends:
                 figures: Mapping[str, float] = {}
                 if validate is not None and epoch + 1 in validations:
-                    paused = time.monotonic()
-                    figures = validate(model.eval(), at.precision)
+                    stopped = time.monotonic()
+                    with _tried_convolutions(False):  # the photos have many sizes
+                        figures = validate(model.eval(), at.precision)
                     model.train()
-                    started += time.monotonic() - paused
+                    paused += time.monotonic() - stopped
                     words = ", ".join(f"{name} {value:.3f}" for name, value in figures.items())
                     report(Event("note", command, f"epoch {epoch + 1}/{recipe.epochs}, photos held out: {words}"))
                 append_record(out, {"kind": "epoch", **facts, **at.epoch.values(), **figures})
@@ -215,10 +216,10 @@ def validated_epochs(epochs: int) -> set[int]:
 
 
 @contextmanager
-def _fast_convolutions(device: torch.device) -> Iterator[None]:
-    """Let cuDNN try which of its convolutions is fastest: all batches of a training have the same size."""
+def _tried_convolutions(wanted: bool) -> Iterator[None]:
+    """Let cuDNN try which of its convolutions is fastest for each size of images: all batches of a training have one."""
     before = torch.backends.cudnn.benchmark
-    torch.backends.cudnn.benchmark = before or device.type == "cuda"
+    torch.backends.cudnn.benchmark = wanted
     try:
         yield
     finally:
