@@ -43,19 +43,10 @@ ONE_NAME = {
         ("cam", "crf"), "a step of the method: its tensors in ops, its folders in stages, its words in cli"
     ),
     **dict.fromkeys(
-        (
-            "download_weights",
-            "evaluate",
-            "export",
-            "fit",
-            "info",
-            "propagate",
-            "train_affinity",
-            "train_cam",
-            "train_seg",
-        ),
+        ("download_weights", "evaluate", "export", "fit", "info", "propagate", "train_affinity", "train_cam"),
         "a command: its work in stages, its words in cli",
     ),
+    "train_seg": "a command, too",
     "options": "options, and the command line that is made of them",
     "base": "what each network, and each source of weights, promises",
     **dict.fromkeys(("coco", "cvat", "yolo"), "a format: the labels in it, and masks that are exported to it"),

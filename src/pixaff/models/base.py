@@ -261,7 +261,7 @@ AFFINITY_RECIPE = Recipe(epochs=8, batch_size=8, lr=2e-4, optimizer="adamw")
 IRN_RECIPE = Recipe(epochs=3, batch_size=32, lr=0.1, momentum=1e-4, weight_decay=1e-4, crop=512, precision="fp32")
 
 SEG_RECIPE = Recipe(
-    epochs=24, batch_size=16, lr=2e-4, optimizer="adamw", weight_decay=1e-2, crop=320, resize=(224, 512), clip_norm=5.0
+    epochs=24, batch_size=16, lr=1e-4, optimizer="adamw", weight_decay=1e-2, crop=320, resize=(224, 512), clip_norm=5.0
 )
 
 

@@ -217,7 +217,7 @@ def validated_epochs(epochs: int) -> set[int]:
 
 @contextmanager
 def _tried_convolutions(wanted: bool) -> Iterator[None]:
-    """Let cuDNN try which of its convolutions is fastest for each size of images: all batches of a training have one."""
+    """Let cuDNN try which of its convolutions is fastest for a size of images: all batches of a training have one."""
     before = torch.backends.cudnn.benchmark
     torch.backends.cudnn.benchmark = wanted
     try:
