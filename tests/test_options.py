@@ -24,11 +24,11 @@ from pixaff.errors import UsageError
 from pixaff.events import Callback
 from pixaff.model_options import ModelOptions
 from pixaff.options import check_options, choices_of, divide, option, options_of, types_of
-from pixaff.recipe import Recipe, whole_recipe
+from pixaff.recipe import MaskRecipe, Recipe, whole_recipe
 from pixaff.run_options import BatchOptions, RunOptions, TrainingOptions
 from pixaff.settings import Settings
 
-KINDS = (Settings, Recipe, ModelOptions, RunOptions, BatchOptions, TrainingOptions, ConsoleOptions)
+KINDS = (Settings, Recipe, MaskRecipe, ModelOptions, RunOptions, BatchOptions, TrainingOptions, ConsoleOptions)
 OPTIONS = [(kind, name) for kind in KINDS for name in options_of(kind)]
 NO_OPTIONS = {
     Settings: {"preset", "cam", "affinity"},  # --preset and --network, whose meaning each command has for itself
@@ -145,6 +145,7 @@ def fields_of(commands: Sequence[str], *kinds: type) -> dict[str, set[Any]]:
         (keywords.CrfKeywords, ["crf"], (Settings, ModelOptions, RunOptions), set()),
         (keywords.PropagateKeywords, ["propagate"], (Settings, ModelOptions, BatchOptions), set()),
         (keywords.TrainingKeywords, ["train-cam", "train-affinity", "fit"], (TrainingOptions,), set()),
+        (keywords.SegTrainingKeywords, ["train-seg"], (TrainingOptions, MaskRecipe), set()),
     ],
 )
 def test_keywords_are_the_fields(given: type, commands: list[str], kinds: tuple[type, ...], without: set[str]) -> None:
@@ -163,6 +164,7 @@ def test_keywords_are_the_fields(given: type, commands: list[str], kinds: tuple[
         (pixaff.propagate, "PropagateKeywords"),
         (pixaff.train_cam, "TrainingKeywords"),
         (pixaff.train_affinity, "TrainingKeywords"),
+        (pixaff.train_seg, "SegTrainingKeywords"),
         (pixaff.fit, "TrainingKeywords"),
     ],
 )

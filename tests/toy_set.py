@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from pixaff.models import registry
-from pixaff.models.base import AffinityNetwork, BoundaryNetwork, CamNetwork, MeanShift, Network
+from pixaff.models.base import AffinityNetwork, BoundaryNetwork, CamNetwork, MeanShift, Network, SegNetwork
 
 CLASSES = ("square", "disc")
 
@@ -119,12 +119,27 @@ class TinyIrn(Tiny, BoundaryNetwork):
         return rows[:, 0], self.mean_shift(rows[:, 1:])
 
 
+class TinySeg(Tiny, SegNetwork):
+    def __init__(self, outputs: int) -> None:
+        super().__init__(outputs + 1)
+        self.norm = nn.BatchNorm2d(16)
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits = self.head(self.norm(self.backbone(x)))
+        return nn.functional.interpolate(logits, x.shape[2:], mode="bilinear", align_corners=False)
+
+
 def use_tiny(
-    monkeypatch: pytest.MonkeyPatch, cam: type[CamNetwork] = TinyCam, affinity: type[AffinityNetwork] = TinyAffinity
+    monkeypatch: pytest.MonkeyPatch,
+    cam: type[CamNetwork] = TinyCam,
+    affinity: type[AffinityNetwork] = TinyAffinity,
+    seg: type[SegNetwork] = TinySeg,
 ) -> None:
     """Let every name of the registry stand for a toy network; the package ships no weights of these."""
     entries = {
-        name: replace(entry, family=replace(entry.family, cam=cam, affinity=affinity, irn=TinyIrn, shipped=False))
+        name: replace(
+            entry, family=replace(entry.family, cam=cam, affinity=affinity, irn=TinyIrn, seg=seg, shipped=False)
+        )
         for name, entry in registry._ENTRIES.items()
     }
     monkeypatch.setattr(registry, "_ENTRIES", entries)

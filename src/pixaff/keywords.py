@@ -106,3 +106,13 @@ class TrainingKeywords(Run, total=False):
     save_every: float
     resume: bool
     yes: bool
+
+
+class SegTrainingKeywords(Run, total=False):
+    """Of `pixaff.train_seg`."""
+
+    save_every: float
+    resume: bool
+    class_weights: Literal["none", "sqrt", "median"]
+    confidence: float
+    hold_out: float

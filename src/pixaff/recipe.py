@@ -38,7 +38,7 @@ class Recipe:
         "Range of the random long side to which each image is resized.",
         "MIN:MAX",
         at_least=1,
-        commands=("train-cam", "train-irn"),
+        commands=("train-cam", "train-irn", "train-seg"),
     )
     precision: Literal["auto", "fp32", "bf16"] = option(
         "auto", "Precision of the training; auto picks the faster one on this machine."
@@ -65,6 +65,40 @@ class Recipe:
     def from_dict(cls, values: Mapping[str, Any]) -> Recipe:
         """A recipe from plain values; missing ones get the defaults."""
         return cls(**values)
+
+
+@dataclass(frozen=True)
+class MaskRecipe:
+    """What a segmentation network learns from its masks; everything here affects the resulting weights.
+
+    Raises:
+        UsageError: A value is out of range.
+    """
+
+    class_weights: Literal["none", "sqrt", "median"] = option(
+        "none", "Weights of rare classes in the loss: median frequency balancing, its square root, or none."
+    )
+    confidence: float = option(
+        0.0,
+        "Exponent of the masks' confidence, from their saved scores, as weight of a pixel; 0 ignores it.",
+        "P",
+        at_least=0,
+        at_most=8,
+    )
+    hold_out: float = option(
+        0.05,
+        "Share of the photos that are kept out of the training, to measure mIoU.",
+        "SHARE",
+        at_least=0,
+        at_most=0.9,
+    )
+
+    def __post_init__(self) -> None:
+        check_options(self)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, as a checkpoint stores them."""
+        return asdict(self)
 
 
 def whole_recipe(given: Recipe | Mapping[str, Any] | None, own: Recipe) -> Recipe:

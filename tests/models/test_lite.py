@@ -6,8 +6,11 @@ import numpy as np
 import pytest
 import torch
 
+from pixaff.io.checkpoints import read_state_dict
 from pixaff.models import create_affinity_network, create_boundary_network, create_cam_network
 from pixaff.models.base import AffinityNetwork, BoundaryNetwork, CamNetwork
+from pixaff.models.bundle import shipped_weights
+from pixaff.models.registry import create_seg_network
 
 
 @pytest.fixture(scope="module")
@@ -146,3 +149,28 @@ def test_irn_training_subtracts_no_mean_and_trains_the_branches_alone(irn: Bound
     assert torch.allclose(moving - still, torch.tensor([3.0, -5.0])[:, None, None].expand_as(still), atol=1e-4)
     names = {name.split(".")[0] for name, _ in irn.named_parameters()}
     assert names - {"backbone"} == set(irn.new)
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("size", [(33, 50), (64, 96), (1, 1)])
+def test_segmentation_network_predicts_every_pixel(size: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    network = create_seg_network("lite_seg", 3)
+    assert network(torch.randn(1, 3, *size)).shape == (1, 4, *size)
+    # Half precision, in the wheel.
+    assert 2 * sum(parameter.numel() for parameter in network.parameters()) < 14e6
+
+
+@torch.inference_mode()
+def test_levels_cover_the_image() -> None:
+    network = create_seg_network("lite_seg", 1)
+    for stride, level in zip((4, 4, 8, 16, 16), network.backbone.all_levels(torch.randn(1, 3, 96, 64)), strict=True):
+        assert level.shape[2:] == (96 // stride, 64 // stride)
+
+
+def test_segmentation_starts_from_the_backbone_of_the_classifier() -> None:
+    shipped = read_state_dict(shipped_weights("lite_seg"))
+    own = create_seg_network("lite_seg", 3).state_dict()
+    backbone = {name for name in own if name.startswith("backbone.")}
+    assert backbone <= set(shipped)
+    assert all(shipped[name].shape == own[name].shape for name in backbone)

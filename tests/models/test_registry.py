@@ -7,7 +7,7 @@ import torch
 
 from pixaff.errors import UsageError
 from pixaff.models import create_affinity_network, create_cam_network, create_model, list_models
-from pixaff.models.base import AffinityNetwork, BoundaryNetwork, CamNetwork
+from pixaff.models.base import AffinityNetwork, BoundaryNetwork, CamNetwork, SegNetwork
 from pixaff.models.registry import (
     FAMILIES,
     PRESETS,
@@ -22,8 +22,8 @@ from pixaff.models.registry import (
 )
 from pixaff.settings import Settings
 
-KINDS = {"cam": CamNetwork, "affinity": AffinityNetwork, "irn": BoundaryNetwork}
-PROMISES = {CamNetwork: "cam", AffinityNetwork: "features", BoundaryNetwork: "forward"}
+KINDS = {"cam": CamNetwork, "affinity": AffinityNetwork, "irn": BoundaryNetwork, "seg": SegNetwork}
+PROMISES = {CamNetwork: "cam", AffinityNetwork: "features", BoundaryNetwork: "forward", SegNetwork: "forward"}
 
 
 def test_names() -> None:

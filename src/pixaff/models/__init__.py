@@ -6,6 +6,7 @@ from pixaff.models.registry import (
     create_boundary_network,
     create_cam_network,
     create_model,
+    create_seg_network,
     list_models,
 )
 
@@ -14,6 +15,7 @@ __all__ = [
     "create_boundary_network",
     "create_cam_network",
     "create_model",
+    "create_seg_network",
     "list_models",
     "load_checkpoint",
 ]

@@ -1,7 +1,7 @@
 """What every network promises, and everything that is known of a family of networks.
 
-A new network is one file, which subclasses `CamNetwork`, `AffinityNetwork`, `BoundaryNetwork` or several of them and
-ends with its `FAMILY`, and one line in `pixaff.models.registry`.
+A new network is one file, which subclasses `CamNetwork`, `AffinityNetwork`, `BoundaryNetwork`, `SegNetwork` or several
+of them and ends with its `FAMILY`, and one line in `pixaff.models.registry`.
 """
 
 from __future__ import annotations
@@ -231,6 +231,42 @@ class BoundaryNetwork(Network):
         return Boundaries(torch.sigmoid((seen + mirrored.flip(1)) / 2), displacement[0].float()[:, :h, :w].contiguous())
 
 
+class SegNetwork(Network):
+    """A network that predicts the class of every pixel, background included.
+
+    Attributes:
+        encoder: Name of its submodule of which initial weights have the layers; the others are new.
+        fixed_norms: Whether batch norm in the encoder keeps the statistics of its initial weights; a training from
+            random weights has none to keep.
+    """
+
+    encoder: ClassVar[str] = "backbone"
+    fixed_norms: bool = True
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalised images (B,3,H,W) of any size -> logits (B,K + 1,H,W), background first."""
+        raise NotImplementedError
+
+    def train(self, mode: bool = True) -> Self:
+        """Training mode, also for the batch norm of the decoder, which has no initial statistics."""
+        super().train(mode)
+        for name, module in self.named_modules():
+            if isinstance(module, nn.BatchNorm2d) and not (self.fixed_norms and self._in_encoder(name)):
+                module.train(mode)
+        return self
+
+    def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
+        """Trainable parameters: those of the encoder, "backbone", and the others, "head"."""
+        groups: dict[str, list[nn.Parameter]] = {"backbone": [], "head": []}
+        for name, parameter in self.named_parameters():
+            if parameter.requires_grad:
+                groups["backbone" if self._in_encoder(name) else "head"].append(parameter)
+        return groups
+
+    def _in_encoder(self, name: str) -> bool:
+        return name.startswith(f"{self.encoder}.")
+
+
 # The paper's SGD at 0.1 suits its own networks; it ruins the features of an EfficientNet within an epoch. The backbone
 # is frozen, as it was for the shipped model; whether training it makes better CAMs is an open question (docs/notes).
 # The classifier needs 1e-2 and some hundred steps: after 3 epochs at 3e-3 it had only learned the frequent classes
@@ -246,17 +282,22 @@ IRN_RECIPE = Recipe(
     epochs=3, batch_size=32, lr=0.1, momentum=1e-4, weight_decay=1e-4, crop=512, resize=(250, 750), precision="fp32"
 )
 
+SEG_RECIPE = Recipe(
+    epochs=24, batch_size=16, lr=1e-4, optimizer="adamw", weight_decay=1e-2, crop=320, resize=(224, 512), clip_norm=5.0
+)
+
 
 @dataclass(frozen=True)
 class Family:
     """Everything that is known of the networks on one backbone.
 
     Attributes:
-        name: Its networks are called NAME_cam, NAME_affinity and NAME_irn.
+        name: Its networks are called NAME_cam, NAME_affinity, NAME_irn and NAME_seg.
         cam: CAM network, made with the number of classes.
         affinity: AffinityNet, made without arguments.
         irn: Boundary network, made without arguments.
-        cam_recipe, affinity_recipe, irn_recipe: How they are trained by default.
+        seg: Segmentation network, made with the number of classes.
+        cam_recipe, affinity_recipe, irn_recipe, seg_recipe: How they are trained by default.
         head_recipe: How the CAM network's segmentation head is trained; None if it has none.
         presets: Settings by name; those of the first preset suit these networks best.
         weights: Published weights by part, "cam", "affinity" or "irn": entries of the catalogue.
@@ -267,9 +308,11 @@ class Family:
     cam: type[CamNetwork] | None = None
     affinity: type[AffinityNetwork] | None = None
     irn: type[BoundaryNetwork] | None = None
+    seg: type[SegNetwork] | None = None
     cam_recipe: Recipe = CAM_RECIPE
     affinity_recipe: Recipe = AFFINITY_RECIPE
     irn_recipe: Recipe = IRN_RECIPE
+    seg_recipe: Recipe = SEG_RECIPE
     head_recipe: Recipe | None = None
     presets: Mapping[str, Settings] = field(default_factory=dict)
     weights: Mapping[str, Entry] = field(default_factory=dict)
@@ -278,7 +321,7 @@ class Family:
     @property
     def names(self) -> dict[str, str]:
         """Registry names of its networks by part."""
-        networks = {"cam": self.cam, "affinity": self.affinity, "irn": self.irn}
+        networks = {"cam": self.cam, "affinity": self.affinity, "irn": self.irn, "seg": self.seg}
         return {part: f"{self.name}_{part}" for part, network in networks.items() if network is not None}
 
 

@@ -49,6 +49,7 @@ from pixaff.settings import Settings
 FORMAT = 1
 EMBEDDED = "lite"
 RECORD, CAM, AFFINITY, IRN = "model.json", "cam.safetensors", "affinity.safetensors", "irn.safetensors"
+SEG = "seg.safetensors"
 FILES = {"cam": CAM, "affinity": AFFINITY}
 """Weights files in the folder of a model, by part."""
 PARTS = tuple(FILES)
@@ -231,6 +232,9 @@ def shipped_weights(network: str) -> Path | None:
     if not is_shipped(network):
         return None
     part = part_of(network)
+    if part == "seg":
+        own = embedded_folder() / SEG
+        return own if own.is_file() else embedded_folder() / CAM  # which has the same backbone
     # The boundary network works on the backbone of the AffinityNet.
     return embedded_folder() / (AFFINITY if part == "irn" else FILES[part])
 

@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torchvision.models.segmentation.deeplabv3 import ASPP  # type: ignore[import-untyped]
 
-from pixaff.models.base import AffinityNetwork, BoundaryNetwork, CamNetwork, Family, MeanShift, Network
+from pixaff.models.base import AffinityNetwork, BoundaryNetwork, CamNetwork, Family, MeanShift, Network, SegNetwork
 from pixaff.models.timm_backbone import timm_model
 from pixaff.recipe import Recipe
 from pixaff.settings import Settings
@@ -32,6 +33,8 @@ LEVELS = (48, 120, 352)
 """Channels at stride 8, 16 and 16."""
 FEATURES = 1280
 HIDDEN = 256
+WIDTH = 128
+"""Channels of the segmentation network's decoder."""
 
 
 class LiteBackbone(nn.Module):
@@ -243,6 +246,49 @@ def _joined(parts: Sequence[Tensor]) -> Tensor:
     return torch.cat(same, 1)
 
 
+class LiteSeg(_Lite, SegNetwork):
+    """Segmentation network after DeepLabV3+ (Chen et al., ECCV 2018), light enough for a CPU.
+
+    The deepest level goes through torchvision's spatial pyramid pooling to 128 channels at stride 16, and is enlarged
+    to stride 4. There the levels of stride 2 and 4 join it, reduced to 48 channels. Two separable 3x3 convolutions and
+    a 1x1 convolution give the logits, which are enlarged to the image's size.
+
+    Args:
+        num_classes: Foreground classes K.
+    """
+
+    bytes_per_pixel = 700
+
+    def __init__(self, num_classes: int = 20) -> None:
+        super().__init__(fine=True)
+        # Half the rates of DeepLab, which are for images of 513 pixels and reach across those of 256.
+        self.pyramid = ASPP(LEVELS[2], (3, 6, 9), WIDTH)
+        self.fine = _convolution(sum(FINE_LEVELS), 48, 1)
+        self.merge = nn.Sequential(_separable(WIDTH + 48, WIDTH), _separable(WIDTH, WIDTH))
+        self.rows = nn.Conv2d(WIDTH, num_classes + 1, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalised images (B,3,H,W) -> logits (B,K + 1,H,W), background first."""
+        finest, fine, _, _, coarse = self.backbone.all_levels(x)
+        fine = self.fine(torch.cat([finest, fine], 1))
+        wide = F.interpolate(self.pyramid(coarse), fine.shape[2:], mode="bilinear", align_corners=False)
+        logits = self.rows(self.merge(torch.cat([wide, fine], 1)))
+        logits = F.interpolate(logits, scale_factor=4.0, mode="bilinear", align_corners=False)
+        return logits[:, :, : x.shape[2], : x.shape[3]]
+
+
+def _convolution(channels: int, width: int, side: int, groups: int = 1) -> nn.Sequential:
+    """Convolution, batch norm and ReLU."""
+    return nn.Sequential(
+        nn.Conv2d(channels, width, side, padding=side // 2, groups=groups, bias=False), nn.BatchNorm2d(width), nn.ReLU()
+    )
+
+
+def _separable(channels: int, width: int) -> nn.Sequential:
+    """A 3x3 convolution of each channel by itself, then a 1x1 convolution."""
+    return nn.Sequential(_convolution(channels, channels, 3, channels), _convolution(channels, width, 1))
+
+
 FAMILY = Family(
     "lite",
     cam=LiteCam,
@@ -258,6 +304,7 @@ FAMILY = Family(
         crop=512,
         resize=(256, 768),
     ),
+    seg=LiteSeg,
     head_recipe=Recipe(
         epochs=3, batch_size=16, lr=1e-4, optimizer="adamw", weight_decay=1e-2, backbone_lr_scale=0.0, precision="fp32"
     ),

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pixaff.errors import CheckpointError, shortened
 from pixaff.io.checkpoints import read_state_dict
-from pixaff.models.base import CamNetwork, Network
+from pixaff.models.base import CamNetwork, Network, SegNetwork
 
 N = TypeVar("N", bound=Network)
 
@@ -90,8 +90,8 @@ def problems(model: Network, state: Mapping[str, Tensor], rows: Sequence[str]) -
 
 
 def other_classes(model: Network, state: Mapping[str, Tensor]) -> list[str]:
-    """Tensors of a CAM network's classifier that are for another number of classes in ``state``."""
-    if not isinstance(model, CamNetwork):
+    """Tensors of a network's classifier that are for another number of classes in ``state``."""
+    if not isinstance(model, (CamNetwork, SegNetwork)):
         return []  # an AffinityNet knows no classes
     own = model.state_dict()
     head = {id(parameter) for parameter in model.parameter_groups()["head"]}
@@ -104,7 +104,8 @@ def head_error(model: Network, state: Mapping[str, Tensor], path: str | os.PathL
     """The error about weights for another number of classes."""
     rows, own = other_classes(model, state), model.state_dict()
     # A head may have a row for the background, too: the smallest is without it.
-    found, expected = (min(len(tensors[name]) for name in rows) for tensors in (state, own))
+    extra = 1 if isinstance(model, SegNetwork) else 0
+    found, expected = (min(len(tensors[name]) for name in rows) - extra for tensors in (state, own))
     return CheckpointError(
         f"{path}: found a classifier for {found} classes ({', '.join(rows)}), expected {expected}",
         f"give weights for {expected} classes, or re-initialise the classifier with --reset-head (reset_head=True)",

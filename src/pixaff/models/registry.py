@@ -6,8 +6,8 @@ import difflib
 from dataclasses import dataclass
 
 from pixaff.errors import QUOTED, UsageError, quoted
-from pixaff.models import hybrid, lite, resnet38, resnet50, timm_backbone, vgg16
-from pixaff.models.base import AffinityNetwork, BoundaryNetwork, CamNetwork, Family, Network
+from pixaff.models import hybrid, lite, resnet38, resnet50, smp, timm_backbone, vgg16
+from pixaff.models.base import AffinityNetwork, BoundaryNetwork, CamNetwork, Family, Network, SegNetwork
 from pixaff.recipe import Recipe
 from pixaff.settings import Settings
 from pixaff.weights.catalogue import Entry
@@ -23,9 +23,16 @@ FAMILIES: tuple[Family, ...] = (
 
 TIMM = "timm:"
 """Prefix of the names of networks on a timm backbone, of which there are too many to list."""
+SEG = "seg:"
+"""Prefix of the names of segmentation networks of segmentation-models-pytorch: seg:ARCHITECTURE:ENCODER."""
 
+OTHERS = ("timm:NAME", "timm:NAME:affinity", "seg:ARCHITECTURE:ENCODER")
+"""How these are written."""
+
+_OF_SETTINGS = ("cam", "affinity")
+"""Parts whose network the settings name."""
 PRESETS: dict[str, Settings] = {
-    name: settings.replace(preset=name, **{part: own for part, own in family.names.items() if part != "irn"})
+    name: settings.replace(preset=name, **{part: family.names[part] for part in _OF_SETTINGS if part in family.names})
     for family in FAMILIES
     for name, settings in family.presets.items()
 }
@@ -45,29 +52,32 @@ _ENTRIES = {name: _Entry(family, part) for family in FAMILIES for part, name in 
 
 
 def list_models() -> list[str]:
-    """Names that `create_model` knows, except those on a timm backbone: CAM networks, AffinityNets, then IRNs."""
-    return [name for part in ("cam", "affinity", "irn") for name, entry in _ENTRIES.items() if entry.part == part]
+    """Names that `create_model` knows, except `OTHERS`: CAM networks, AffinityNets, IRNs, segmentation networks."""
+    parts = ("cam", "affinity", "irn", "seg")
+    return [name for part in parts for name, entry in _ENTRIES.items() if entry.part == part]
 
 
 def create_model(name: str, num_classes: int = 20, image_size: int | None = None) -> Network:
     """A network with random weights, in evaluation mode.
 
     Args:
-        name: One of `list_models()`; or "timm:NAME", a CAM network on timm's backbone NAME, or
-            "timm:NAME:affinity", an AffinityNet on it. A name describes a network completely, because weights and model
-            folders contain nothing else.
-        num_classes: Foreground classes of a CAM network; other networks have none.
+        name: One of `list_models()`; or "timm:NAME", a CAM network on timm's backbone NAME, "timm:NAME:affinity", an
+            AffinityNet on it, or "seg:ARCHITECTURE:ENCODER", a segmentation network. A name describes a network
+            completely, because weights and model folders contain nothing else.
+        num_classes: Foreground classes of a CAM or segmentation network; other networks have none.
         image_size: Side in pixels of the images of "hybrid_cam"; None means 448, or the size of the weights that are
             loaded. The other networks accept images of any size.
 
     Returns:
-        A `CamNetwork`, an `AffinityNetwork` or a `BoundaryNetwork`; `create_cam_network`, `create_affinity_network` and
-        `create_boundary_network` say which.
+        A `CamNetwork`, an `AffinityNetwork`, a `BoundaryNetwork` or a `SegNetwork`; `create_cam_network` and so on say
+        which.
 
     Raises:
         UsageError: No network has that name, there is no class, or the backbone cannot be used (see `TimmBackbone`).
     """
     part = _find(name).part
+    if part == "seg" and image_size is None:
+        return create_seg_network(name, num_classes)
     if part != "cam" and image_size is None and num_classes >= 1:
         return create_affinity_network(name) if part == "affinity" else create_boundary_network(name)
     return create_cam_network(name, num_classes, image_size)
@@ -117,6 +127,21 @@ def create_boundary_network(name: str) -> BoundaryNetwork:
     return network(*entry.arguments).eval()
 
 
+def create_seg_network(name: str, num_classes: int = 20) -> SegNetwork:
+    """`create_model` for a segmentation network.
+
+    Raises:
+        UsageError: As `create_model`, or the network is not one of these.
+    """
+    entry = _find(name)
+    network = entry.family.seg
+    if num_classes < 1:
+        raise UsageError(f"found {num_classes} classes, expected at least 1")
+    if network is None or entry.part != "seg":
+        raise UsageError(f"{name} is no segmentation network", f"choose one, such as {_other(name, 'seg')}")
+    return network(*entry.arguments, num_classes).eval()
+
+
 def cam_recipe(network: str) -> Recipe:
     """How a CAM network is trained by default."""
     return _find(network).family.cam_recipe
@@ -130,6 +155,11 @@ def affinity_recipe(network: str) -> Recipe:
 def irn_recipe(network: str) -> Recipe:
     """How a boundary network is trained by default."""
     return _find(network).family.irn_recipe
+
+
+def seg_recipe(network: str) -> Recipe:
+    """How a segmentation network is trained by default."""
+    return _find(network).family.seg_recipe
 
 
 def head_recipe(network: str) -> Recipe | None:
@@ -172,7 +202,7 @@ def published_entries() -> tuple[Entry, ...]:
 
 
 def part_of(network: str) -> str:
-    """Which part of a model a network is: "cam", "affinity" or "irn".
+    """Which part of a model a network is: "cam", "affinity", "irn" or "seg".
 
     Raises:
         UsageError: No network has that name.
@@ -198,16 +228,21 @@ def _find(name: str) -> _Entry:
         if kind not in ("", "affinity"):
             raise UsageError(f"found {quoted(name)}, expected timm:NAME or timm:NAME:affinity")
         return _Entry(timm_backbone.FAMILY, kind or "cam", (backbone,))
+    if name.startswith(SEG):
+        architecture, _, encoder = name.removeprefix(SEG).partition(":")
+        if not architecture or not encoder:
+            raise UsageError(f"found {quoted(name)}, expected seg:ARCHITECTURE:ENCODER, such as seg:fpn:tu-resnet18")
+        return _Entry(smp.FAMILY, "seg", (architecture, encoder))
     near = difflib.get_close_matches(name[:QUOTED], list_models(), 1)
     raise UsageError(
         f"no network is called {quoted(name)}",
-        f"did you mean {near[0]}?" if near else f"networks: {', '.join(list_models())}, timm:NAME, timm:NAME:affinity",
+        f"did you mean {near[0]}?" if near else f"networks: {', '.join([*list_models(), *OTHERS])}",
     )
 
 
 def _other(name: str, part: str) -> str:
     """A network of another kind: that of the same family, or else the first one."""
-    if name.startswith(TIMM) and part != "irn":
+    if name.startswith(TIMM) and part in ("cam", "affinity"):
         return name.removesuffix(":affinity") if part == "cam" else f"{name}:affinity"
-    own = {} if name.startswith(TIMM) else _find(name).family.names
+    own = {} if name.startswith((TIMM, SEG)) else _find(name).family.names
     return own.get(part) or next(found for found, entry in _ENTRIES.items() if entry.part == part)

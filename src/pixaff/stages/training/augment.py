@@ -156,3 +156,12 @@ def cut_cells(cells: NDArray[np.uint8], crop: Crop, grid: int, outside: int) -> 
     window = torch.from_numpy(cells[top : top + height, left : left + width].astype(np.int64))
     canvas[to_top : to_top + height, to_left : to_left + width] = window
     return canvas.flip(-1) if crop.mirror else canvas
+
+
+def place_pixels(picture: Image.Image, crop: Crop, colour: tuple[int, ...]) -> torch.Tensor:
+    """Put the crop's window on a canvas of one colour: uint8 (3, side, side), to be normalised on the device."""
+    canvas = np.empty((crop.side, crop.side, 3), np.uint8)
+    canvas[:] = colour
+    (top, left), (height, width) = crop.target, crop.extent
+    canvas[top : top + height, left : left + width] = np.asarray(picture)
+    return torch.from_numpy((canvas[:, ::-1] if crop.mirror else canvas).transpose(2, 0, 1).copy())

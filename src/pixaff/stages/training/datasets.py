@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shutil
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -18,9 +18,9 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
-from pixaff.errors import ImageError, TrainingError
+from pixaff.errors import FormatError, ImageError, TrainingError
 from pixaff.io.images import image_size, load_image
-from pixaff.io.masks import read_mask
+from pixaff.io.masks import Colour, read_mask
 from pixaff.recipe import Recipe
 from pixaff.stages.training.augment import (
     Crop,
@@ -30,6 +30,7 @@ from pixaff.stages.training.augment import (
     cut_picture,
     jitter_colours,
     place_picture,
+    place_pixels,
     random_crop,
     random_size,
 )
@@ -119,7 +120,8 @@ def _shared_memory() -> int:
 
 
 def _bytes_of(dataset: Photos, count: int) -> int:
-    return 4 * 3 * dataset.crop * dataset.crop * count
+    each = 5 if isinstance(dataset, MaskPhotos) else 4 * 3
+    return each * dataset.crop * dataset.crop * count
 
 
 class CamPhotos(Dataset[Sample]):
@@ -206,6 +208,63 @@ class AffinityPhotos(Dataset[Sample]):
         return {"image": place_picture(picture, crop, self.normalisation), "labels": labels}, failed
 
 
+class MaskPhotos(Dataset[Sample]):
+    """Photos with their masks, randomly resized, cropped, mirrored and coloured.
+
+    Sample: ``image`` uint8 (3, crop, crop), which takes a quarter of the memory of normalised colours on its way to the
+    device, of one colour where there is no photo; ``labels`` uint8 (crop, crop), 255 where there is no photo or no
+    label; and with ``confidence`` also ``confidence`` uint8 (crop, crop).
+
+    Args:
+        paths: The photos.
+        masks: The mask file of each.
+        num_classes: K.
+        colours: Mask value by colour, for masks in colour; see `pixaff.io.masks.read_mask`.
+        confidence: Returns the confidence of a photo's mask, uint8 (h,w) of any size, or None where it is unknown.
+        mean: Mean of the colours that the network expects, from 0 to 1: the colour of the canvas.
+        recipe: As for `CamPhotos`.
+    """
+
+    def __init__(
+        self,
+        paths: Sequence[Path],
+        masks: Sequence[Path],
+        num_classes: int,
+        *,
+        colours: Mapping[Colour, int] | None,
+        confidence: Callable[[Path], NDArray[np.uint8] | None] | None,
+        mean: Sequence[float],
+        recipe: Recipe,
+    ) -> None:
+        self.paths, self.masks, self.num_classes, self.colours = list(paths), list(masks), num_classes, colours
+        self.confidence, self.canvas = confidence, tuple(round(255 * value) for value in mean)
+        self.size, self.crop, self.seed = recipe.resize, recipe.crop, recipe.seed
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, key: Key) -> Sample:
+        epoch, index = key
+        rng = np.random.default_rng((self.seed, epoch, index))
+        failed: list[Failure] = []
+        for offset in range(len(self.paths)):
+            at = (index + offset) % len(self.paths)
+            try:
+                image, _ = load_image(self.paths[at], self.size[1])
+                mask = read_mask(self.masks[at], self.num_classes, self.colours)
+                sure = None if self.confidence is None else self.confidence(self.masks[at])
+            except (ImageError, FormatError) as error:
+                failed.append((self.paths[at], str(error)))
+                continue
+            crop = random_crop(rng, random_size(rng, image.shape[:2], self.size), self.crop)
+            picture = jitter_colours(rng, cut_picture(image, crop))
+            sample = {"image": place_pixels(picture, crop, self.canvas), "labels": cut_labels(mask, crop, 1, IGNORE)}
+            if self.confidence is not None:
+                sample["confidence"] = cut_labels(np.full((1, 1), 255, np.uint8) if sure is None else sure, crop, 1, 0)
+            return {name: tensor.to(torch.uint8) for name, tensor in sample.items()}, failed
+        return {}, failed
+
+
 class BoundaryPhotos(Dataset[Sample]):
     """Photos with their confident labels, randomly resized, cropped and mirrored (IRN).
 
@@ -268,7 +327,7 @@ class TopLeft(Dataset[Sample]):
         return {"image": pixels, "extent": torch.tensor(extent)}, failed
 
 
-Photos = CamPhotos | AffinityPhotos | BoundaryPhotos | TopLeft
+Photos = CamPhotos | AffinityPhotos | BoundaryPhotos | MaskPhotos | TopLeft
 """What a training reads."""
 
 

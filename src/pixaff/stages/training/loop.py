@@ -39,6 +39,9 @@ from pixaff.stages.training.precision import settle_precision
 LOG_EVERY = 10
 """Number of steps that a record of metrics.jsonl summarises."""
 
+VALIDATIONS = 10
+"""Largest number of epochs after which a training is measured on the photos that it does not learn from."""
+
 LossFn = Callable[[Network, Mapping[str, torch.Tensor]], Mapping[str, torch.Tensor]]
 """(model, batch) -> scalars by name: ``loss``, which is minimised, and whatever else is to be logged."""
 
@@ -54,6 +57,7 @@ def train(
     run: TrainingOptions,
     listing: str | Path | None = None,
     command: str = "train",
+    validate: Callable[[Network, str], Mapping[str, float]] | None = None,
 ) -> None:
     """Train a model in place.
 
@@ -72,6 +76,8 @@ def train(
             ``text`` says that in words.
         listing: Image list that selected the photos, for the record.
         command: Name of the command, for its events.
+        validate: Called with the model, in evaluation mode, and the precision at the end of some epochs; the figures
+            that it returns join the record of the epoch.
 
     Raises:
         TrainingError: The loss is not finite, or the checkpoint belongs to another training.
@@ -95,11 +101,18 @@ def train(
     report(Event("settings", command, data=config))
     report(Event("begin", command, total=len(batches) - began))
 
+    losses = _Losses(recipe.lr, len(batches))
+    validations = validated_epochs(recipe.epochs)
+
+    def save() -> None:
+        losses.read(at)
+        save_checkpoint(out, at, model, optimizer, config)
+
     failed: set[Path] = set()
-    seen, started, saved = 0, time.monotonic(), time.monotonic()
-    with deferred_interrupts() as interrupted, _own_random_numbers(where):
+    seen, paused, started, saved = 0, 0.0, time.monotonic(), time.monotonic()
+    with deferred_interrupts() as interrupted, _own_random_numbers(where), _tried_convolutions(where.type == "cuda"):
         loading = load_batches(dataset, batches[began:], workers, where.type == "cuda")
-        for batch, failures in _or_save(loading, lambda: save_checkpoint(out, at, model, optimizer, config)):
+        for batch, failures in _or_save(loading, save):
             for photo, problem in failures:
                 if photo not in failed:
                     failed.add(photo)
@@ -115,12 +128,9 @@ def train(
             seed_step(recipe.seed, at.step)
             with autocast(at.precision, where):
                 terms = loss_fn(model, batch)
-            values = {name: float(term.detach()) for name, term in terms.items()}
-            if not math.isfinite(values["loss"]):
-                raise TrainingError(
-                    f"the loss is {values['loss']} at step {at.step + 1} of {len(batches)}",
-                    f"use a smaller learning rate than {recipe.lr:g}, or limit the gradients with --clip-norm",
-                )
+            losses.add(at.step + 1, terms)
+            if where.type == "cpu":
+                losses.read(at)
             optimizer.zero_grad(set_to_none=True)
             terms["loss"].backward()
             if recipe.clip_norm:
@@ -128,11 +138,12 @@ def train(
             optimizer.step()
 
             epoch, seen = batches[at.step][0][0], seen + len(batches[at.step])
-            speed = seen / max(time.monotonic() - started, 1e-9)
+            speed = seen / max(time.monotonic() - started - paused, 1e-9)
             at.step += 1
-            at.window.add(values)
-            at.epoch.add(values)
             last = at.step == len(batches)
+            ends = last or batches[at.step][0][0] > epoch
+            if ends or at.step % LOG_EVERY == 0:
+                losses.read(at)
             left = (len(batches) - at.step) * len(batches[0]) / speed
             facts = {"step": at.step, "epoch": epoch + 1, "lr": lr, "images_per_second": round(speed, 2)}
             whole = {"steps": len(batches), "epochs": recipe.epochs, "seconds_left": left}
@@ -140,12 +151,21 @@ def train(
             if last or at.step % LOG_EVERY == 0:
                 append_record(out, {"kind": "steps", **facts, **at.window.values()})
                 at.window = Mean()
-            if last or batches[at.step][0][0] > epoch:
-                append_record(out, {"kind": "epoch", **facts, **at.epoch.values()})
+            if ends:
+                figures: Mapping[str, float] = {}
+                if validate is not None and epoch + 1 in validations:
+                    stopped = time.monotonic()
+                    with _tried_convolutions(False):  # the photos have many sizes
+                        figures = validate(model.eval(), at.precision)
+                    model.train()
+                    paused += time.monotonic() - stopped
+                    words = ", ".join(f"{name} {value:.3f}" for name, value in figures.items())
+                    report(Event("note", command, f"epoch {epoch + 1}/{recipe.epochs}, photos held out: {words}"))
+                append_record(out, {"kind": "epoch", **facts, **at.epoch.values(), **figures})
                 at.epoch = Mean()
             stop = interrupted()
             if stop or time.monotonic() - saved >= run.save_every:
-                save_checkpoint(out, at, model, optimizer, config)
+                save()
                 draw_curve(out)
                 saved = time.monotonic()
             if stop:
@@ -155,6 +175,55 @@ def train(
     result.seconds = time.monotonic() - started
     result.done = [path.name for path in dataset.paths if path not in failed]
     report(Event("end", command, data=result.counts()))
+
+
+class _Losses:
+    """The terms of the loss of the last steps.
+
+    To read one from a GPU is to wait for all that it has to do, so there they are read every few steps together, and
+    always before a checkpoint: no checkpoint has weights of a loss that is not finite.
+    """
+
+    def __init__(self, lr: float, steps: int) -> None:
+        self._lr, self._steps = lr, steps
+        self._unread: list[tuple[int, list[str], torch.Tensor]] = []
+
+    def add(self, step: int, terms: Mapping[str, torch.Tensor]) -> None:
+        self._unread.append((step, list(terms), torch.stack([term.detach().float() for term in terms.values()])))
+
+    def read(self, at: Position) -> None:
+        """Add them to the means.
+
+        Raises:
+            TrainingError: A loss is not finite.
+        """
+        rows = torch.stack([tensor for *_, tensor in self._unread]).tolist() if self._unread else []
+        for (step, names, _), row in zip(self._unread, rows, strict=True):
+            values = dict(zip(names, row, strict=True))
+            if not math.isfinite(values["loss"]):
+                raise TrainingError(
+                    f"the loss is {values['loss']} at step {step} of {self._steps}",
+                    f"use a smaller learning rate than {self._lr:g}, or limit the gradients with --clip-norm",
+                )
+            at.window.add(values)
+            at.epoch.add(values)
+        self._unread.clear()
+
+
+def validated_epochs(epochs: int) -> set[int]:
+    """The epochs, from 1, after which a training measures itself: ten at most, the last one among them."""
+    return {-(-epochs * part // min(epochs, VALIDATIONS)) for part in range(1, min(epochs, VALIDATIONS) + 1)}
+
+
+@contextmanager
+def _tried_convolutions(wanted: bool) -> Iterator[None]:
+    """Let cuDNN try which of its convolutions is fastest for a size of images: all batches of a training have one."""
+    before = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = wanted
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before
 
 
 def _or_save(batches: Iterator[Sample], save: Callable[[], None]) -> Iterator[Sample]:
