@@ -51,7 +51,7 @@ class LiteBackbone(nn.Module):
 
         h8 = 2 h: the stride-8 level is averaged over 2x2 cells, which centres it on the same pixels.
         """
-        rows, columns = -(-x.shape[2] // STRIDE), -(-x.shape[3] // STRIDE)
+        rows, columns = (x.shape[2] + STRIDE - 1) // STRIDE, (x.shape[3] + STRIDE - 1) // STRIDE
         half = STRIDE // 2
         x = F.pad(x, (half, columns * STRIDE - x.shape[3] + half, half, rows * STRIDE - x.shape[2] + half))
         fine, middle, coarse = self.net(x)
@@ -163,7 +163,7 @@ class LiteAffinity(_Lite, AffinityNetwork):
         size = parts[0].shape[2:]
         parts[1:] = [F.interpolate(part, size, mode="bilinear", align_corners=False) for part in parts[1:]]
         merged = F.elu(self.merge(torch.cat(parts, 1)))
-        return merged[:, :, : -(-x.shape[2] // 8), : -(-x.shape[3] // 8)]
+        return merged[:, :, : (x.shape[2] + 7) // 8, : (x.shape[3] + 7) // 8]
 
 
 FAMILY = Family(
