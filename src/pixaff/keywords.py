@@ -57,6 +57,7 @@ class Run(TypedDict, total=False):
     device: str
     workers: int | None
     overwrite: bool
+    recursive: bool
     report: Callback
     progress: bool
 
