@@ -39,7 +39,7 @@ def info(
         path: A photo, mask, CAM file, weights or image-level labels, or a folder. None describes the installation:
             versions, devices, CRF engines, networks, presets.
         photos: The photos that labels belong to: what has only one of the two is counted.
-        recursive: Count the photos in subfolders, too, each with its path.
+        recursive: Equal names in different folders are different images; count the photos in subfolders, too.
 
     Raises:
         UsageError: There is no such file or folder.
@@ -51,12 +51,13 @@ def info(
         return _installation()
     path = Path(path)
     if photos is not None:
-        return {"path": str(path), **_labels(path, find_images(photos, labels=path, recursive=recursive))}
+        found = find_images(photos, labels=path, recursive=recursive)
+        return {"path": str(path), **_labels(path, found, recursive)}
     if path.is_dir():
-        return {"path": str(path), **_folder(path)}
+        return {"path": str(path), **_folder(path, recursive)}
     if not path.is_file():
         raise UsageError(f"{path}: no such file or folder")
-    return {"path": str(path), **_file(path)}
+    return {"path": str(path), **_file(path, recursive)}
 
 
 def _installation() -> dict[str, Any]:
@@ -95,10 +96,10 @@ def _installation() -> dict[str, Any]:
     return facts
 
 
-def _file(path: Path) -> dict[str, Any]:
+def _file(path: Path, recursive: bool) -> dict[str, Any]:
     suffix = path.suffix.lower()
     if suffix in _LABEL_SUFFIXES:
-        return _labels(path)
+        return _labels(path, recursive=recursive)
     if suffix in (".npz", ".npy"):
         file = read_cams(path)
         classes = [int(value) for value in file.classes]
@@ -119,10 +120,10 @@ def _file(path: Path) -> dict[str, Any]:
     raise FormatError(f"{path}: found {found}", "expected a photo, mask, CAM file, weights, labels or a folder")
 
 
-def _labels(path: Path, photos: Photos | None = None) -> dict[str, Any]:
+def _labels(path: Path, photos: Photos | None = None, recursive: bool = False) -> dict[str, Any]:
     """What image-level labels say; with photos, also which of the two lack the other."""
     entries = read_entries(path)
-    if len(entries.paths) > len(entries.by_image):  # equal stems in different folders
+    if recursive and len(entries.paths) > len(entries.by_image):  # equal stems in different folders
         entries = read_entries(path, entries.paths)
     usable = [entry for entry in entries.by_image.values() if not entry.problem]
     counts = Counter(str(label) for entry in usable for label in set(entry.labels))
@@ -163,7 +164,7 @@ def _mask_values(path: Path) -> list[int] | None:
     return [int(value) for value in np.unique(read_mask(path))]
 
 
-def _folder(path: Path) -> dict[str, Any]:
+def _folder(path: Path, recursive: bool) -> dict[str, Any]:
     counts: dict[str, int] = {}
     for entry in path.iterdir():
         if entry.is_file() and not entry.name.startswith("."):
@@ -171,7 +172,7 @@ def _folder(path: Path) -> dict[str, Any]:
     facts: dict[str, Any] = {"kind": "folder", "files": dict(sorted(counts.items()))}
     record = read_record(path)
     if record is None and not (path / "model.json").is_file() and _holds_labels(path, counts):
-        facts |= _labels(path)
+        facts |= _labels(path, recursive=recursive)
     if record is not None:
         facts |= {"kind": f"outputs of pixaff {record.get('command')}", NAME: record}
     model = path / "model.json"
