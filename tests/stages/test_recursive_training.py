@@ -5,17 +5,26 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from toy_set import CLASSES, use_tiny, write_set
 
+from pixaff.events import silent
+from pixaff.io.cams import write_cams
+from pixaff.io.images import image_size
+from pixaff.io.masks import write_mask
 from pixaff.recipe import Recipe
 from pixaff.settings import Settings
+from pixaff.stages.batch.inputs import find_images
 from pixaff.stages.crf import crf
-from pixaff.stages.fit import fit
+from pixaff.stages.fit import _clear, fit
 from pixaff.stages.train_affinity import train_affinity
 from pixaff.stages.train_cam import train_cam
+from pixaff.stages.train_irn import _labelled
 from pixaff.stages.training import loop
+from pixaff.stages.training.folder import Trained
+from pixaff.stages.training.pixel_labels import match_masks, scores_of
 
 RECIPE = Recipe(epochs=1, batch_size=2, lr=5e-3, optimizer="adamw", precision="fp32", resize=(60, 110), crop=96)
 SETTINGS = Settings(scales=(1.0,), crf_low=2.0, crf_high=6.0, alpha=3.0, beta=8.0, steps=16, final_crf=False)
@@ -65,8 +74,6 @@ def test_the_whole_chain(nested: tuple[Path, Path], tmp_path: Path) -> None:
 
 
 def test_clearing_a_run_leaves_no_folders(nested: tuple[Path, Path], tmp_path: Path) -> None:
-    from pixaff.stages.fit import _clear
-
     photos, labels = nested
     out = tmp_path / "run"
     fit(photos, labels, out, settings=SETTINGS, cam_recipe=RECIPE, affinity_recipe=RECIPE, workers=1, device="cpu",
@@ -83,9 +90,6 @@ def test_what_fails_is_named_by_its_path(nested: tuple[Path, Path], tmp_path: Pa
     made = train_cam(photos, labels, CLASSES, tmp_path / "cam", recipe=RECIPE, workers=1, device="cpu", recursive=True)
     assert [name for name, _ in made.failed] == ["d/x.png"]
     assert sorted(made.done) == ["a/x.png", "b/c/x.png", "b/x.png"]
-    from pixaff.io.cams import write_cams
-    from pixaff.io.images import image_size
-
     for name, classes in (("a/x", [1]), ("b/x", [2])):
         height, width = image_size(photos / f"{name}.png")
         cams = torch.zeros(len(classes), height, width)
@@ -97,3 +101,20 @@ def test_what_fails_is_named_by_its_path(nested: tuple[Path, Path], tmp_path: Pa
     assert sorted(made.done) == ["a/x.png", "b/x.png"]
     assert sorted(name for name, _ in made.failed) == ["b/c/x.png", "d/x.png"]
     assert json.loads((tmp_path / "affinity" / "run.json").read_text())["command"] == "train-affinity"
+
+
+def test_masks_and_their_scores_are_found_by_path(nested: tuple[Path, Path], tmp_path: Path) -> None:
+    photos, _ = nested
+    found = find_images(photos, recursive=True)
+    masks = tmp_path / "masks"
+    for number, photo in enumerate(found):
+        values = np.full(image_size(photo), number % 2 + 1, np.uint8)
+        values[: number + 1] = 0
+        write_mask(masks / f"{found.names.key(photo)}.png", values)
+    result = Trained(names=found.names)
+    labelled = match_masks(found, masks, 2, None, 1, result, "train-seg", silent)
+    expected = [masks / f"{name}.png" for name in ("a/x", "b/x", "b/c/x")]
+    assert (labelled.photos, labelled.masks, result.failed) == (list(found), expected, [])
+    assert scores_of(masks / "b" / "c" / "x.png", masks) == masks / "scores" / "b" / "c" / "x.npz"
+    kept, paths, _ = _labelled(found, masks, 1, result, silent)
+    assert (kept, paths) == (list(found), expected)
