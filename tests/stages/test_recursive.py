@@ -204,6 +204,11 @@ def test_info_counts_what_has_only_one_of_the_two(photos: Path) -> None:
     assert (facts["images"], facts["photos"], facts["classes"]) == (3, 4, {"blue": 1, "red": 2})
     assert facts["labels_without_image"] == {"count": 1, "first": ["d/y"]}
     assert facts["images_without_label"] == {"count": 2, "first": ["c/x", "top"]}
+    assert "unusable_entries" not in facts
+    labels.write_text("image,labels\nx.png,red\ntop,blue\n")
+    facts = info(labels, photos, recursive=True)
+    assert (facts["unusable_entries"], facts["images_without_label"]["count"]) == (1, 0)
+    assert 'line 2: found "x.png", which may be' in facts["first_problem"]
 
 
 def test_links_are_followed_once(photos: Path) -> None:

@@ -134,14 +134,15 @@ def _labels(path: Path, photos: Photos | None = None, recursive: bool = False) -
         "images_without_class": sum(not entry.labels for entry in usable),
         "classes": dict(sorted(counts.items())),
     }
-    problems = [entry.problem for entry in entries.by_image.values() if entry.problem]
+    keys = [] if photos is None else sorted({nfc(photos.names.key(photo)) for photo in photos})
+    found = format_of(path).read(path, Wanted(keys))
+    both = (*entries.by_image.values(), *found.by_image.values())  # a name may fit several photos
+    problems = list(dict.fromkeys(entry.problem for entry in both if entry.problem))
     if problems:
         facts |= {"unusable_entries": len(problems), "first_problem": problems[0]}
     if entries.strays:
         facts["notes"] = entries.strays[:3]
     if photos is not None:
-        keys = sorted({nfc(photos.names.key(photo)) for photo in photos})
-        found = format_of(path).read(path, Wanted(keys))
         facts |= {
             "photos": len(photos),
             "labels_without_image": _counted(found.others),
