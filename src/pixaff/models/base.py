@@ -37,7 +37,7 @@ class Network(nn.Module):
         bytes_per_pixel: Peak memory of a forward pass in float32, as measured; None means unknown.
         frozen: Layers that a training does not change: the stem and the first stage.
         new: Layers that initial weights lack, and that learn faster.
-        exported: Methods that its ONNX graph computes.
+        exported: Methods that its ONNX graph computes; none if it cannot have one.
     """
 
     exported: ClassVar[tuple[str, ...]] = ("forward",)

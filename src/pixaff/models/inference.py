@@ -50,6 +50,8 @@ def onnx_network(network: N) -> N:
     Raises:
         ExportError: ONNX Runtime or what writes its graphs is not installed, or cannot compute this network.
     """
+    if not network.exported:
+        raise ExportError(f"{type(network).__name__} is not for ONNX Runtime", "use --inference torch")
     if missing := missing_packages("onnxruntime"):
         raise ExportError(f"{missing} not installed", HINT)
     plain = folded(network)
@@ -122,8 +124,6 @@ def _graph(network: Network, plain: Network) -> bytes:
         return known
     if missing := missing_packages("onnx"):
         raise ExportError(f"{missing} not installed", HINT)
-    if network.image_size is not None:
-        raise ExportError(f"{type(network).__name__} makes its maps in a backward pass, which ONNX has not")
     graph = without_weights(onnx_graph(plain, network.exported, _outputs(network)), plain)
     try:
         session = _Session(graph, plain, 1)
