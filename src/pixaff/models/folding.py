@@ -20,7 +20,7 @@ from pixaff.models.base import Network
 
 N = TypeVar("N", bound=Network)
 
-SIDES = (96, 128)
+SIDES = (32, 64)
 """Of the image of the trial."""
 
 
