@@ -131,6 +131,10 @@ class LiteCam(_Lite, CamNetwork):
         )
         self.register_buffer("seeded", torch.tensor(False))
 
+    @property
+    def graph(self) -> str | None:
+        return "lite_cam_seeded" if self.seeded else "lite_cam"
+
     def forward(self, x: Tensor) -> Tensor:
         """Normalised images (B,3,H,W) -> logits (B,K): the classifier of the average feature."""
         return self.classifier(self.top(self.backbone(x)[2]).mean((2, 3), keepdim=True)).flatten(1)
@@ -170,6 +174,7 @@ class LiteAffinity(_Lite, AffinityNetwork):
     """
 
     new = ("level1", "level2", "level3", "merge")
+    graph = "lite_affinity"
 
     def __init__(self) -> None:
         super().__init__()

@@ -49,7 +49,7 @@ def cam(
         format: "npz", our own, or a name in `pixaff.io.cams.SUFFIXES`, such as "psa" or "irn".
         run: How the run computes and to whom it reports, as one object; single ``options`` override it.
         **options: Fields of `pixaff.Settings` that decide CAMs, of `pixaff.model_options.ModelOptions` (``model``,
-            ``preset``, ``cam_weights``, ``weights_dir``, ``classes``, ``precision``) and of
+            ``preset``, ``cam_weights``, ``weights_dir``, ``classes``, ``precision``, ``inference``) and of
             `pixaff.run_options.BatchOptions` (``device``, ``batch_size``, ``workers``, ``overwrite``, ``report``,
             ``progress``).
 
@@ -116,6 +116,7 @@ def cam(
             **predictor.settings.of(COMMAND),
             "format": format,
             "precision": predictor.precision,
+            "inference": predictor.inference,
         },
         device=predictor.device_words,
         weights=predictor.files,

@@ -62,8 +62,9 @@ def propagate(
         run: How the run computes and to whom it reports, as one object; single ``options`` override it.
         **options: Fields of `pixaff.Settings` that decide masks, such as ``alpha``; of
             `pixaff.model_options.ModelOptions` (``model``, ``preset``, ``cam_weights``, ``affinity_weights``,
-            ``weights_dir``, ``classes``, ``precision``, ``engine``) and of `pixaff.run_options.BatchOptions`
-            (``device``, ``batch_size``, ``workers``, ``overwrite``, ``report``, ``progress``).
+            ``weights_dir``, ``classes``, ``precision``, ``inference``, ``engine``) and of
+            `pixaff.run_options.BatchOptions` (``device``, ``batch_size``, ``workers``, ``overwrite``, ``report``,
+            ``progress``).
 
     Returns:
         The photos that were done or skipped, and those that failed, with the reason.
@@ -172,6 +173,7 @@ def propagate(
             **predictor.settings.of(COMMAND),
             "engine": predictor.engine,
             "precision": predictor.precision,
+            "inference": predictor.inference,
         },
         device=predictor.device_words,
         weights=predictor.files,
