@@ -21,6 +21,7 @@ class RunOptions:
     Attributes:
         report: Receives an `Event` for each image, step and note.
         progress: Also show a progress bar.
+        renew: Recompute outputs whose photo, labels or CAMs have changed, and only those.
     """
 
     device: str = option(
@@ -48,6 +49,7 @@ class RunOptions:
     )
     report: Callback = keyword(silent)
     progress: bool = keyword(False)
+    renew: bool = keyword(False)
 
     @classmethod
     def of(cls, whole: RunOptions | None, given: Mapping[str, Any]) -> Self:
