@@ -25,9 +25,13 @@ if TYPE_CHECKING:
     from pixaff.models.registry import PRESETS as PRESETS
     from pixaff.predictor import Prediction as Prediction
     from pixaff.predictor import Predictor as Predictor
+    from pixaff.predictor import Segmentation as Segmentation
     from pixaff.predictor import load as load
     from pixaff.published import fetch_weights as fetch_weights
     from pixaff.recipe import Recipe as Recipe
+    from pixaff.segmenter import Segmenter as Segmenter
+    from pixaff.segmenter import load_segmenter as load_segmenter
+    from pixaff.settings import SegSettings as SegSettings
     from pixaff.settings import Settings as Settings
     from pixaff.stages.cam import cam as cam
     from pixaff.stages.crf import crf as crf
@@ -37,6 +41,7 @@ if TYPE_CHECKING:
     from pixaff.stages.fit import fit as fit
     from pixaff.stages.info import info as info
     from pixaff.stages.propagate import propagate as propagate
+    from pixaff.stages.segment import segment as segment
     from pixaff.stages.train_affinity import train_affinity as train_affinity
     from pixaff.stages.train_cam import train_cam as train_cam
     from pixaff.stages.train_seg import train_seg as train_seg
@@ -47,6 +52,9 @@ _HOMES = {
     "Predictor": "pixaff.predictor",
     "Recipe": "pixaff.recipe",
     "PixaffError": "pixaff.errors",
+    "SegSettings": "pixaff.settings",
+    "Segmentation": "pixaff.predictor",
+    "Segmenter": "pixaff.segmenter",
     "Settings": "pixaff.settings",
     "cam": "pixaff.stages.cam",
     "create_model": "pixaff.models",
@@ -59,7 +67,9 @@ _HOMES = {
     "info": "pixaff.stages.info",
     "load": "pixaff.predictor",
     "load_checkpoint": "pixaff.models",
+    "load_segmenter": "pixaff.segmenter",
     "propagate": "pixaff.stages.propagate",
+    "segment": "pixaff.stages.segment",
     "train_affinity": "pixaff.stages.train_affinity",
     "train_cam": "pixaff.stages.train_cam",
     "train_seg": "pixaff.stages.train_seg",

@@ -19,6 +19,7 @@ from pixaff.cli import (
     fit,
     info,
     propagate,
+    segment,
     train_affinity,
     train_cam,
     train_seg,
@@ -82,6 +83,7 @@ app.command("fit")(fit.fit)
 app.command("train-cam")(train_cam.train_cam)
 app.command("train-affinity")(train_affinity.train_affinity)
 app.command("train-seg")(train_seg.train_seg)
+app.command("segment")(segment.segment)
 app.command("evaluate")(evaluate.evaluate)
 app.command("export")(export.export)
 app.command("download-weights")(download_weights.download_weights)
