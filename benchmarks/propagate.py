@@ -69,7 +69,7 @@ def published_way(predictor: Predictor, photos: list[Path], out: Path) -> None:
         for _ in range(round(math.log2(settings.steps))):
             transition = transition @ transition
         walked = (cells.flatten(1) @ transition).view_as(cells)
-        best = upsample_scores(walked, image.shape[:2]).argmax(0).numpy()
+        best = upsample_scores(walked, image.shape[:2]).argmax(0).cpu().numpy()
         write_mask(out / f"{photo.stem}.png", np.array([0, *(k + 1 for k in LABELS)], np.uint8)[best])
 
 
@@ -78,13 +78,13 @@ def published_maps(predictor: Predictor, image: np.ndarray) -> Tensor:
     picture, size = Image.fromarray(image), image.shape[:2]
     network = predictor.cam_network
     assert network is not None
-    total = torch.zeros(len(predictor.classes), *size)
+    total = torch.zeros(len(predictor.classes), *size, device=predictor.device)
     for scale in predictor.settings.scales:
         height, width = (round(side * scale / network.size_divisor) * network.size_divisor for side in size)
         resized = np.asarray(picture.resize((width, height), Image.Resampling.BICUBIC))
         for mirrored in (False, True):
             view = resized[:, ::-1] if mirrored else resized
-            maps = network.cam(network.preprocess(np.ascontiguousarray(view))[None])
+            maps = network.cam(network.preprocess(np.ascontiguousarray(view))[None].to(predictor.device))
             maps = F.interpolate(maps, size, mode="bilinear", align_corners=False)[0]
             total += maps.flip(2) if mirrored else maps
     total = total[list(LABELS)]

@@ -40,7 +40,7 @@ CROP = 320
 def published_affinity(features: Tensor) -> Tensor:
     """Affinities (B, P, L) from both ends of every pair, gathered by index."""
     batch, channels, h, w = features.shape
-    nodes = torch.arange(h * w).view(h, w)
+    nodes = torch.arange(h * w, device=features.device).view(h, w)
     sources = source_view(nodes).flatten()
     targets = torch.cat([target_view(nodes, offset).flatten() for offset in offsets()])
     flat = features.flatten(2)

@@ -42,9 +42,9 @@ def read_input() -> tuple[Tensor, Tensor]:
 def dense_transition(affinity: Tensor, grid: tuple[int, int], beta: float) -> Tensor:
     """T as a dense matrix (h w, h w)."""
     h, w = grid
-    nodes = torch.arange(h * w).view(h, w)
+    nodes = torch.arange(h * w, device=affinity.device).view(h, w)
     sources = source_view(nodes).flatten()
-    weights = torch.eye(h * w, dtype=affinity.dtype)
+    weights = torch.eye(h * w, dtype=affinity.dtype, device=affinity.device)
     for values, offset in zip(affinity, offsets(), strict=True):
         targets = target_view(nodes, offset).flatten()
         weights[sources, targets] = values

@@ -44,7 +44,17 @@ ONE_NAME = {
         ("cam", "crf"), "a step of the method: its tensors in ops, its folders in stages, its words in cli"
     ),
     **dict.fromkeys(
-        ("download_weights", "evaluate", "export", "fit", "info", "propagate", "train_affinity", "train_cam"),
+        (
+            "download_weights",
+            "evaluate",
+            "export",
+            "fit",
+            "info",
+            "propagate",
+            "train_affinity",
+            "train_cam",
+            "train_irn",
+        ),
         "a command: its work in stages, its words in cli",
     ),
     **dict.fromkeys(("segment", "train_seg"), "a command, too"),

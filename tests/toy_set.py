@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from pixaff.models import registry
-from pixaff.models.base import AffinityNetwork, CamNetwork, Network, SegNetwork
+from pixaff.models.base import AffinityNetwork, BoundaryNetwork, CamNetwork, MeanShift, Network, SegNetwork
 
 CLASSES = ("square", "disc")
 
@@ -106,6 +106,19 @@ class TinyAffinity(Tiny, AffinityNetwork):
         return nn.functional.elu(self.head(self.backbone(x)))
 
 
+class TinyIrn(Tiny, BoundaryNetwork):
+    """Stride 4: two of the three layers."""
+
+    def __init__(self) -> None:
+        super().__init__(3)
+        self.backbone = self.backbone[:4]
+        self.mean_shift = MeanShift()
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        rows = self.head(self.drop(self.backbone(x)))
+        return rows[:, 0], self.mean_shift(rows[:, 1:])
+
+
 class TinySeg(Tiny, SegNetwork):
     def __init__(self, outputs: int) -> None:
         super().__init__(outputs + 1)
@@ -124,7 +137,9 @@ def use_tiny(
 ) -> None:
     """Let every name of the registry stand for a toy network; the package ships no weights of these."""
     entries = {
-        name: replace(entry, family=replace(entry.family, cam=cam, affinity=affinity, seg=seg, shipped=False))
+        name: replace(
+            entry, family=replace(entry.family, cam=cam, affinity=affinity, irn=TinyIrn, seg=seg, shipped=False)
+        )
         for name, entry in registry._ENTRIES.items()
     }
     monkeypatch.setattr(registry, "_ENTRIES", entries)

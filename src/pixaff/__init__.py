@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from pixaff.stages.segment import segment as segment
     from pixaff.stages.train_affinity import train_affinity as train_affinity
     from pixaff.stages.train_cam import train_cam as train_cam
+    from pixaff.stages.train_irn import train_irn as train_irn
     from pixaff.stages.train_seg import train_seg as train_seg
 
 _HOMES = {
@@ -72,6 +73,7 @@ _HOMES = {
     "segment": "pixaff.stages.segment",
     "train_affinity": "pixaff.stages.train_affinity",
     "train_cam": "pixaff.stages.train_cam",
+    "train_irn": "pixaff.stages.train_irn",
     "train_seg": "pixaff.stages.train_seg",
 }
 _PACKAGES = ("errors", "io", "models", "ops", "settings", "stages", "viz", "weights")

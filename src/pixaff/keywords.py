@@ -88,6 +88,8 @@ class CrfKeywords(RunOverImages, total=False):
 
     crf_low: float | None
     crf_high: float | None
+    conf_fg: float | None
+    conf_bg: float | None
     size: int | None
     engine: Literal["auto", "torch", "pydensecrf"]
 
@@ -125,7 +127,7 @@ class SegmentKeywords(SegSettingsKeywords, SegModel, Batches, total=False):
 
 
 class TrainingKeywords(Run, total=False):
-    """Of `pixaff.train_cam`, `pixaff.train_affinity` (but for ``yes``) and `pixaff.fit` (but for ``resume``)."""
+    """Of `pixaff.train_cam`, the other trainings (but for ``yes``) and `pixaff.fit` (but for ``resume``)."""
 
     save_every: float
     resume: bool

@@ -38,7 +38,7 @@ class Recipe:
         "Range of the random long side to which each image is resized.",
         "MIN:MAX",
         at_least=1,
-        commands=("train-cam", "train-seg"),
+        commands=("train-cam", "train-irn", "train-seg"),
     )
     precision: Literal["auto", "fp32", "bf16"] = option(
         "auto", "Precision of the training; auto picks the faster one on this machine."

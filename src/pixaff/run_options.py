@@ -80,7 +80,7 @@ class TrainingOptions(RunOptions):
         False,
         "Continue from the checkpoint in DIR, to the same weights as an uninterrupted training.",
         flags=("--resume",),
-        commands=("train-cam", "train-affinity", "train-seg"),
+        commands=("train-cam", "train-affinity", "train-irn", "train-seg"),
     )
     yes: bool = option(
         False,

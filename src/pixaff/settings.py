@@ -15,7 +15,7 @@ from pixaff.options import check_options, option, options_of, unknown_option
 
 CAMS = ("cam", "propagate")
 WALK = ("propagate",)
-HYPER_PARAMETERS = ("crf_low", "crf_high", "alpha", "beta", "radius", "steps", "borders")
+HYPER_PARAMETERS = ("crf_low", "crf_high", "conf_fg", "conf_bg", "alpha", "beta", "radius", "steps", "borders")
 """Fields that belong to the method rather than to the networks: a preset lends these to another model."""
 
 
@@ -62,6 +62,22 @@ class Settings:
     )
     crf_high: float = option(
         3.0, "Alpha of the CRF with little background: its score is (1 - max CAM)^A.", "A", above=0, commands=("crf",)
+    )
+    conf_fg: float = option(
+        0.6,
+        "Score of the background in the labelling whose foreground is sure (--hard).",
+        "P",
+        at_least=0,
+        at_most=1,
+        commands=("crf",),
+    )
+    conf_bg: float = option(
+        0.3,
+        "Score of the background in the labelling whose background is sure (--hard); at most --conf-fg.",
+        "P",
+        at_least=0,
+        at_most=1,
+        commands=("crf",),
     )
     alpha: float = option(
         1.5,

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from pixaff.io.checkpoints import read_state_dict
-from pixaff.models import create_affinity_network, create_cam_network
-from pixaff.models.base import AffinityNetwork, CamNetwork
+from pixaff.models import create_affinity_network, create_boundary_network, create_cam_network
+from pixaff.models.base import AffinityNetwork, BoundaryNetwork, CamNetwork
 from pixaff.models.bundle import shipped_weights
 from pixaff.models.registry import create_seg_network
 
@@ -96,6 +96,59 @@ def test_preprocess_refuses_other_images(cam: CamNetwork) -> None:
         cam.preprocess(np.zeros((4, 4), np.uint8))
     with pytest.raises(ValueError, match="float32, expected"):
         cam.preprocess(np.zeros((4, 4, 3), np.float32))
+
+
+@pytest.fixture(scope="module")
+def irn() -> BoundaryNetwork:
+    torch.manual_seed(0)
+    return create_boundary_network("lite_irn")
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("size", [(33, 50), (64, 96), (1, 1)])
+def test_irn_shapes(irn: BoundaryNetwork, size: tuple[int, int]) -> None:
+    height, width = size
+    cells = -(-height // 4), -(-width // 4)
+    image = np.random.default_rng(0).integers(0, 255, (height, width, 3)).astype(np.uint8)
+    logits, displacement = irn(irn.preprocess(image)[None])
+    assert (logits.shape, displacement.shape) == ((1, *cells), (1, 2, *cells))
+    found = irn.boundaries(image)
+    assert (found.edge.shape, found.displacement.shape) == (cells, (2, *cells))
+    assert 0 < float(found.edge.min()) <= float(found.edge.max()) < 1
+
+
+@torch.inference_mode()
+def test_irn_levels_are_those_of_the_others_and_finer_ones_in_their_place(
+    irn: BoundaryNetwork, affinity: AffinityNetwork
+) -> None:
+    x = torch.randn(1, 3, 64, 96)
+    backbone = create_affinity_network("lite_affinity").backbone
+    backbone.load_state_dict(irn.backbone.state_dict())
+    levels = irn.backbone.all_levels(x)
+    assert [tuple(level.shape[1:]) for level in levels[:2]] == [(16, 16, 24), (24, 16, 24)]
+    assert all(torch.equal(one, other) for one, other in zip(levels[2:], backbone(x), strict=True))
+    x = torch.zeros(1, 3, 176, 176)
+    plain = irn.backbone.all_levels(x)[:2]
+    x[:, :, 86:90, 86:90] = 1.0
+    for before, after in zip(plain, irn.backbone.all_levels(x)[:2], strict=True):
+        change = (after - before).abs().sum(1)[0]
+        places = torch.arange(44, dtype=torch.float32)
+        for axis in (0, 1):
+            weight = change.sum(axis)
+            assert abs(float((weight * places).sum() / weight.sum()) - 21.5) < 0.4
+
+
+def test_irn_training_subtracts_no_mean_and_trains_the_branches_alone(irn: BoundaryNetwork) -> None:
+    irn.mean_shift.running_mean.copy_(torch.tensor([3.0, -5.0]))
+    x = torch.randn(1, 3, 32, 32)
+    with torch.no_grad():
+        still = irn(x)[1]
+        moving = irn.train()(x)[1]
+    irn.eval()
+    irn.mean_shift.running_mean.zero_()
+    assert torch.allclose(moving - still, torch.tensor([3.0, -5.0])[:, None, None].expand_as(still), atol=1e-4)
+    names = {name.split(".")[0] for name, _ in irn.named_parameters()}
+    assert names - {"backbone"} == set(irn.new)
 
 
 @torch.inference_mode()

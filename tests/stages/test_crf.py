@@ -10,7 +10,9 @@ from toy_bundle import RED, draw
 from pixaff.errors import UsageError
 from pixaff.io.cams import read_cams, write_cams
 from pixaff.io.images import read_image
+from pixaff.io.masks import read_mask
 from pixaff.ops.crf import dense_crf
+from pixaff.ops.labels import confident_label_map
 from pixaff.stages import crf as stage
 from pixaff.stages.crf import crf
 
@@ -92,3 +94,25 @@ def test_presets_and_engines_are_checked_before_the_work(photos, tmp_path):
     events = []
     crf(photos / "p0.png", tmp_path / "cams", tmp_path / "out", preset="psa-resnet38-cvpr", report=events.append)
     assert (events[0].data["crf_low"], events[0].data["crf_high"]) == (4.0, 24.0)
+
+
+def test_irn_labels_are_those_of_both_thresholds(photos, tmp_path):
+    wanted = {"conf_fg": 0.7, "conf_bg": 0.2, "size": 64, "engine": "torch", "workers": 1}
+    report = crf(photos, tmp_path / "cams", tmp_path / "out", hard=True, **wanted)
+    assert len(report.done) == 4
+    assert not (tmp_path / "out" / "low").exists()
+    maps = torch.from_numpy(read_cams(tmp_path / "cams" / "p1.npz").cams)
+    rows = confident_label_map(read_image(photos / "p1.png"), maps, 0.7, 0.2, engine="torch").numpy()
+    found = read_mask(tmp_path / "out" / "p1.png")
+    assert set(np.unique(found)) >= {0, 2}
+    assert np.array_equal(found, np.where(rows == 1, 2, np.where(rows == 2, 5, rows)))
+    settings = json.loads((tmp_path / "out" / "run.json").read_text())["settings"]
+    assert (settings["hard"], settings["conf_fg"], settings["conf_bg"]) == (True, 0.7, 0.2)
+    assert "crf_low" not in settings
+    again = crf(photos, tmp_path / "cams", tmp_path / "out", hard=True, **wanted)
+    assert len(again.skipped) == 4
+
+
+def test_irn_thresholds_in_the_wrong_order_are_refused(photos, tmp_path):
+    with pytest.raises(UsageError, match=r"conf_bg is 0.3, expected at most conf_fg, 0.1"):
+        crf(photos, tmp_path / "cams", tmp_path / "out", hard=True, conf_fg=0.1)

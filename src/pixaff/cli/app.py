@@ -22,6 +22,7 @@ from pixaff.cli import (
     segment,
     train_affinity,
     train_cam,
+    train_irn,
     train_seg,
 )
 from pixaff.cli.process import settle_process, settle_streams
@@ -82,6 +83,7 @@ app.command("crf")(crf.crf)
 app.command("fit")(fit.fit)
 app.command("train-cam")(train_cam.train_cam)
 app.command("train-affinity")(train_affinity.train_affinity)
+app.command("train-irn")(train_irn.train_irn)
 app.command("train-seg")(train_seg.train_seg)
 app.command("segment")(segment.segment)
 app.command("evaluate")(evaluate.evaluate)

@@ -29,6 +29,9 @@ def crf(
     out: options.Out,
     preset: options.Preset = None,
     format: options.Format = "npz",
+    hard: Annotated[
+        bool, typer.Option("--hard", help="Write DIR/NAME.png instead: confident labels for train-irn, 255 elsewhere.")
+    ] = False,
     listing: options.List = None,
     null: options.Null = False,
 ) -> None:
@@ -38,6 +41,14 @@ def crf(
     """
     with Console(**say) as console:
         report = pixaff.crf(
-            photos, cams, out, preset=preset or "lite", listing=listing, format=format, report=console, **given
+            photos,
+            cams,
+            out,
+            preset=preset or "lite",
+            listing=listing,
+            format=format,
+            hard=hard,
+            report=console,
+            **given,
         )
     end(console, "crf", report, out)

@@ -171,14 +171,33 @@ class Boundaries(NamedTuple):
     """float32 (2,h,w), dy and dx in cells from each cell to the centroid of its instance."""
 
 
+class MeanShift(nn.Module):
+    """Subtracts a stored mean, but not in training: the mean displacement over the training images."""
+
+    running_mean: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("running_mean", torch.zeros(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B,2,h,w) -> the same, less the mean."""
+        return x if self.training else x - self.running_mean[:, None, None]
+
+
 class BoundaryNetwork(Network):
     """A network that predicts class boundaries, and where the centroid of each instance is (IRN).
 
     Attributes:
         boundary_stride: Side in pixels of a cell of its maps.
+        mean_of_padding: Whether the mean displacement includes the zeros around a photo that is smaller than the crop,
+            as published; for networks whose maps depend on that padding.
+        mean_shift: What the displacements go through last. A training stores their mean there.
     """
 
     boundary_stride: ClassVar[int] = 4
+    mean_of_padding: ClassVar[bool] = False
+    mean_shift: MeanShift
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Normalised images (B,3,H,W) -> boundary logits (B,h,w) and displacements (B,2,h,w), h = ceil(H / 4)."""
@@ -258,7 +277,10 @@ CAM_RECIPE = Recipe(
 AFFINITY_RECIPE = Recipe(epochs=8, batch_size=8, lr=2e-4, optimizer="adamw")
 # Section 5.1 of IRN and its release. The momentum is what that release trained with: its optimizer, which is PSA's,
 # passes the weight decay to SGD in the place of the momentum.
-IRN_RECIPE = Recipe(epochs=3, batch_size=32, lr=0.1, momentum=1e-4, weight_decay=1e-4, crop=512, precision="fp32")
+# Photos of Pascal VOC, whose long side is 500, are resized by 0.5 to 1.5.
+IRN_RECIPE = Recipe(
+    epochs=3, batch_size=32, lr=0.1, momentum=1e-4, weight_decay=1e-4, crop=512, resize=(250, 750), precision="fp32"
+)
 
 SEG_RECIPE = Recipe(
     epochs=24, batch_size=16, lr=1e-4, optimizer="adamw", weight_decay=1e-2, crop=320, resize=(224, 512), clip_norm=5.0

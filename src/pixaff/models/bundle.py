@@ -48,7 +48,7 @@ from pixaff.settings import Settings
 
 FORMAT = 1
 EMBEDDED = "lite"
-RECORD, CAM, AFFINITY = "model.json", "cam.safetensors", "affinity.safetensors"
+RECORD, CAM, AFFINITY, IRN = "model.json", "cam.safetensors", "affinity.safetensors", "irn.safetensors"
 SEG = "seg.safetensors"
 FILES = {"cam": CAM, "affinity": AFFINITY}
 """Weights files in the folder of a model, by part."""
@@ -235,7 +235,8 @@ def shipped_weights(network: str) -> Path | None:
     if part == "seg":
         own = embedded_folder() / SEG
         return own if own.is_file() else embedded_folder() / CAM  # which has the same backbone
-    return embedded_folder() / FILES[part]
+    # The boundary network works on the backbone of the AffinityNet.
+    return embedded_folder() / (AFFINITY if part == "irn" else FILES[part])
 
 
 def _preset_with_networks(model: str | Path | None, preset: str | None, weights: Weights) -> Settings | None:

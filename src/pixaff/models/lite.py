@@ -1,4 +1,4 @@
-"""The networks of the embedded model: EfficientNet-Lite2 as a CAM network and as an AffinityNet.
+"""The networks of the embedded model: EfficientNet-Lite2 as a CAM network, as an AffinityNet and as a boundary network.
 
 Backbone: Tan & Le, *EfficientNet*, ICML 2019, in its "lite" form (no squeeze-and-excitation, ReLU6), at output
 stride 16. Its 3x3 and 5x5 convolutions of stride 2 pad at the right and bottom only ("same" padding), so cell i of the
@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models.segmentation.deeplabv3 import ASPP  # type: ignore[import-untyped]
 
-from pixaff.models.base import AffinityNetwork, CamNetwork, Family, Network, SegNetwork
+from pixaff.models.base import AffinityNetwork, BoundaryNetwork, CamNetwork, Family, MeanShift, Network, SegNetwork
 from pixaff.models.timm_backbone import timm_model
 from pixaff.recipe import Recipe
 from pixaff.settings import Settings
@@ -192,6 +192,60 @@ class LiteAffinity(_Lite, AffinityNetwork):
         return merged[:, :, : -(-x.shape[2] // 8), : -(-x.shape[3] // 8)]
 
 
+class LiteIrn(_Lite, BoundaryNetwork):
+    """Inter-pixel relation network (IRN) on five levels of the backbone; see `pixaff.models.resnet50.ResNet50Irn`.
+
+    It has no group norm, so that padding does not matter and photos are not brought to 512 x 512, and in its place 3x3
+    convolutions where levels are merged. Boundaries: 1x1 convolutions of all levels, ReLU, concatenated at stride 4,
+    3x3 convolution to 64 channels, ReLU, 1x1 convolution to one. Displacements: the same with the three coarse levels,
+    merged at stride 8 to 128 channels, in place of these.
+    """
+
+    new = ("edge_levels", "edge_merge", "edge", "offset_levels", "offset_coarse", "offset_merge", "offset")
+
+    def __init__(self) -> None:
+        super().__init__(fine=True)
+        levels = (*FINE_LEVELS, *LEVELS)
+        self.edge_levels = _reductions(levels, (16, 16, 32, 32, 32))
+        self.edge_merge = nn.Conv2d(128, 64, 3, padding=1)
+        self.edge = nn.Conv2d(64, 1, 1)
+        self.offset_levels = _reductions(levels, (32, 32, 64, 64, 64))
+        self.offset_coarse = nn.Conv2d(192, 128, 3, padding=1)
+        self.offset_merge = nn.Conv2d(192, 64, 3, padding=1)
+        self.offset = nn.Conv2d(64, 2, 1, bias=False)
+        self.mean_shift = MeanShift()
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Normalised images (B,3,H,W) -> boundary logits (B,h,w) and displacements (B,2,h,w), h = ceil(H / 4).
+
+        In training mode the stored mean displacement is not subtracted.
+        """
+        levels = self.backbone.all_levels(x)
+        parts = [F.relu(conv(level)) for conv, level in zip(self.edge_levels, levels, strict=True)]
+        logits = self.edge(F.relu(self.edge_merge(_joined(parts))))
+        parts = [F.relu(conv(level)) for conv, level in zip(self.offset_levels, levels, strict=True)]
+        coarse = F.relu(self.offset_coarse(_joined(parts[2:])))
+        displacement = self.offset(F.relu(self.offset_merge(_joined([*parts[:2], coarse]))))
+        h, w = (-(-side // self.boundary_stride) for side in x.shape[2:])
+        return logits[:, 0, :h, :w], self.mean_shift(displacement[:, :, :h, :w])
+
+
+def _reductions(channels: Sequence[int], widths: Sequence[int]) -> nn.ModuleList:
+    return nn.ModuleList(nn.Conv2d(one, width, 1) for one, width in zip(channels, widths, strict=True))
+
+
+def _joined(parts: Sequence[Tensor]) -> Tensor:
+    """Maps (B,C,h,w), those that are smaller than the first enlarged to its size (bilinear), as channels of one."""
+    size = parts[0].shape[2:]
+    same = [
+        one
+        if one.shape[2:] == size
+        else F.interpolate(one, (int(size[0]), int(size[1])), mode="bilinear", align_corners=False)
+        for one in parts
+    ]
+    return torch.cat(same, 1)
+
+
 class LiteSeg(_Lite, SegNetwork):
     """Segmentation network after DeepLabV3+ (Chen et al., ECCV 2018), light enough for a CPU.
 
@@ -239,6 +293,17 @@ FAMILY = Family(
     "lite",
     cam=LiteCam,
     affinity=LiteAffinity,
+    irn=LiteIrn,
+    irn_recipe=Recipe(
+        epochs=6,
+        batch_size=16,
+        lr=2e-4,
+        optimizer="adamw",
+        weight_decay=1e-4,
+        backbone_lr_scale=0.0,
+        crop=512,
+        resize=(256, 768),
+    ),
     seg=LiteSeg,
     head_recipe=Recipe(
         epochs=3, batch_size=16, lr=1e-4, optimizer="adamw", weight_decay=1e-2, backbone_lr_scale=0.0, precision="fp32"

@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from pixaff.errors import CheckpointError
-from pixaff.models.base import IRN_RECIPE, BoundaryNetwork, CamNetwork, Family, Network
+from pixaff.models.base import IRN_RECIPE, BoundaryNetwork, CamNetwork, Family, MeanShift, Network
 from pixaff.models.timm_backbone import timm_model
 from pixaff.ops.cam import SCALES, Picture, divided_by_maximum, scale_maps
 from pixaff.weights.catalogue import published
@@ -177,19 +177,6 @@ class ResNet50Cam(_ResNet50, CamNetwork):
         return IrnCams(divided_by_maximum(totals[0]), divided_by_maximum(totals[1][:, :height, :width]))
 
 
-class _MeanShift(nn.Module):
-    """Subtracts a stored mean, but not in training: the mean displacement over the training images."""
-
-    running_mean: Tensor
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.register_buffer("running_mean", torch.zeros(2))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x if self.training else x - self.running_mean[:, None, None]
-
-
 class ResNet50Irn(_ResNet50, BoundaryNetwork):
     """Inter-pixel relation network (IRN, section 3): a branch of class boundaries and one of displacements.
 
@@ -203,6 +190,7 @@ class ResNet50Irn(_ResNet50, BoundaryNetwork):
     frozen = ("resnet50",)
     bytes_per_pixel = 830
     size_divisor = 32
+    mean_of_padding = True
     aliases: ClassVar[Mapping[str, str]] = {
         **_stages({"1.0": "conv1", "1.1": "bn1", "2.0": "layer1", "3.0": "layer2", "4.0": "layer3", "5.0": "layer4"}),
         **{f"edge_layers.{number - 1}.": f"fc_edge{number}." for number in range(1, 7)},
@@ -213,7 +201,7 @@ class ResNet50Irn(_ResNet50, BoundaryNetwork):
 
     def __init__(self) -> None:
         super().__init__()
-        self.mean_shift = _MeanShift()
+        self.mean_shift = MeanShift()
         for number, channels in enumerate(CHANNELS, 1):
             self.add_module(f"fc_edge{number}", _reduction(channels, 32, 4))
         self.fc_edge6 = nn.Conv2d(5 * 32, 1, 1)

@@ -95,11 +95,13 @@ def dense_crf(
             image, unary, steps, (sxy_gaussian, weight_gaussian), (sxy_bilateral, srgb, weight_bilateral)
         ).to(target)
     else:
-        kernels = [
-            (weight_gaussian, _position_lattice(image.shape[0], image.shape[1], sxy_gaussian, target)),
-            (weight_bilateral, _bilateral_lattice(image.to(target), sxy_bilateral, srgb)),
-        ]
-        found = _mean_field(unary, kernels, steps)
+        # Autocast would pass half precision to sparse products, which do not support it.
+        with torch.autocast(target.type, enabled=False):
+            kernels = [
+                (weight_gaussian, _position_lattice(image.shape[0], image.shape[1], sxy_gaussian, target)),
+                (weight_bilateral, _bilateral_lattice(image.to(target), sxy_bilateral, srgb)),
+            ]
+            found = _mean_field(unary, kernels, steps)
     return found.view(probs.shape)
 
 

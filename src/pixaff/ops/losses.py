@@ -153,11 +153,11 @@ class _DisplacementTerms(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, field: Tensor, label_map: Tensor, radius: int) -> tuple[Tensor, ...]:
         sums, counts = field.new_zeros(2), field.new_zeros(2)
-        for offset, step in zip(_pairs(field, radius), _steps(field, radius), strict=False):
+        for offset in _pairs(field, radius):
             bg, fg, _ = _kinds(label_map, offset, radius)
             change = source_view(field, radius) - target_view(field, offset, radius)
             resting = change.abs().sum(1) * bg
-            moving = (change - step).abs_().sum(1) * fg
+            moving = _less(change, offset).abs_().sum(1) * fg
             sums += torch.stack([moving.sum(), resting.sum()])
             counts += torch.stack([fg.sum(), bg.sum()])
         counts = 2 * counts.clamp(min=1)
@@ -172,11 +172,11 @@ class _DisplacementTerms(torch.autograd.Function):
         radius = ctx.radius
         fg_weight, bg_weight = torch.stack(gradients) / counts
         total = torch.zeros_like(field)
-        for offset, step in zip(_pairs(field, radius), _steps(field, radius), strict=False):
+        for offset in _pairs(field, radius):
             bg, fg, _ = _kinds(label_map, offset, radius)
             change = source_view(field, radius) - target_view(field, offset, radius)
             slope = change.sign() * (bg * bg_weight)[:, None]
-            slope += (change - step).sign_() * (fg * fg_weight)[:, None]
+            slope += _less(change, offset).sign_() * (fg * fg_weight)[:, None]
             source_view(total, radius).add_(slope)
             target_view(total, offset, radius).sub_(slope)
         return total, None, None
@@ -192,9 +192,9 @@ def _kinds(label_map: Tensor, offset: tuple[int, int], radius: int) -> tuple[Ten
     return pair_kinds(source_view(label_map, radius), target_view(label_map, offset, radius))
 
 
-def _steps(field: Tensor, radius: int) -> Tensor:
-    """The offsets as fields (P, 2, 1, 1) of one vector each."""
-    return field.new_tensor(offsets(radius))[:, :, None, None]
+def _less(change: Tensor, offset: tuple[int, int]) -> Tensor:
+    """Vectors (B, 2, h, w) minus an offset; a tensor of offsets would have to be copied to the device each time."""
+    return torch.stack([change[:, 0] - offset[0], change[:, 1] - offset[1]], 1)
 
 
 def _check_label_map(label_map: Tensor, grid: Tensor) -> None:

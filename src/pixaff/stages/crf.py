@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pixaff.errors import UsageError
 from pixaff.io.cams import POSTERIOR_FORMATS, SUFFIXES, check_format, find_cams, read_cams, write_maps
 from pixaff.io.images import load_image
 from pixaff.model_options import ModelOptions
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
 COMMAND = "crf"
 SIDES = ("low", "high")
+_OTHERS = {False: ("conf_fg", "conf_bg"), True: ("crf_low", "crf_high")}
+"""Settings that do not decide posteriors, and those that do not decide confident labels."""
 PHOTOS_PER_WORKER = 8
 """With fewer, the work is done in this process."""
 
@@ -38,6 +41,7 @@ def crf(
     preset: str = "lite",
     listing: str | Path | None = None,
     format: str = "npz",
+    hard: bool = False,
     run: RunOptions | None = None,
     **options: Unpack[CrfKeywords],
 ) -> Report:
@@ -47,6 +51,9 @@ def crf(
     float16, with the background (class 0) as their first row. The formats of other programs are written as
     ``NAME.npy``, with float32 posteriors of the photo's own size.
 
+    With ``hard``, write ``out/NAME.png`` instead: a mask of confident labels for `pixaff.train_irn`, 255 where the CRFs
+    over two hard labellings do not agree; see `pixaff.ops.labels.confident_label_map`.
+
     Args:
         inputs: Photos: a folder, a file, "-" for paths on standard input, or several of these.
         cams: Folder of their CAMs, in any of the formats that `pixaff.io.cams.read_cams` reads.
@@ -54,9 +61,11 @@ def crf(
         preset: Settings for the options that are not given.
         listing: Image list; only its images are used.
         format: "npz", our own, or a name in `pixaff.io.cams.POSTERIOR_FORMATS`, such as "psa".
+        hard: Write confident labels instead of posteriors.
         run: How the run computes and to whom it reports, as one object; single ``options`` override it.
-        **options: ``crf_low``, ``crf_high`` and ``size`` of `pixaff.Settings`, ``engine``, and fields of
-            `pixaff.run_options.RunOptions` (``device``, ``workers``, ``overwrite``, ``report``, ``progress``).
+        **options: ``crf_low``, ``crf_high``, ``conf_fg``, ``conf_bg`` and ``size`` of `pixaff.Settings`, ``engine``,
+            and fields of `pixaff.run_options.RunOptions` (``device``, ``workers``, ``overwrite``, ``report``,
+            ``progress``).
 
     Raises:
         UsageError: An option is unknown or out of range, or there is no photo.
@@ -66,7 +75,8 @@ def crf(
     engine, run = ModelOptions(**model).engine, RunOptions.of(run, how)
     out, folder = Path(out), existing_folder(cams, "make CAMs first: pixaff cam")
     photos = find_images(inputs, given_path(listing), command=COMMAND, report=run.report)
-    outputs = partial(_outputs, out, SUFFIXES[check_format(format, POSTERIOR_FORMATS)])
+    suffix = SUFFIXES[check_format(format, POSTERIOR_FORMATS)]
+    outputs = partial(_label_output, out) if hard else partial(_outputs, out, suffix)
     plan = Plan(
         out,
         COMMAND,
@@ -74,7 +84,7 @@ def crf(
         outputs,
         run,
         cams=lambda photo: find_cams(folder, photo.stem, must_exist=False),
-        request={**given, "preset": preset, "engine": engine, "format": format},
+        request={**given, "preset": preset, "engine": engine, "format": format, **_mode(hard)},
         reads=[] if listing is None else [Path(listing)],
     )
     if plan.nothing_to_do:
@@ -84,16 +94,17 @@ def crf(
     from pixaff.models.registry import preset_settings
 
     settings = preset_settings(preset).replace(**given)
+    if hard and settings.conf_bg > settings.conf_fg:
+        raise UsageError(f"conf_bg is {settings.conf_bg:g}, expected at most conf_fg, {settings.conf_fg:g}")
     where, count = pick_device(run.device), run.workers or default_workers()
-    work = partial(
-        _posteriors,
-        cams=folder,
-        outputs=outputs,
-        form=format,
-        settings=settings,
-        engine=engine,
-        device=str(where),
-    )
+    shared: dict[str, Any] = {
+        "cams": folder,
+        "outputs": outputs,
+        "settings": settings,
+        "engine": engine,
+        "device": str(where),
+    }
+    work = partial(_confident_labels, **shared) if hard else partial(_posteriors, form=format, **shared)
 
     def spread(todo: Sequence[Path]) -> Generator[tuple[Path, Outcome], None, None]:
         # A worker process costs seconds of imports, and CUDA works best in one process.
@@ -107,17 +118,26 @@ def crf(
         settings={
             "cams": str(cams),
             "preset": settings.preset,
-            **settings.of(COMMAND),
+            **{name: value for name, value in settings.of(COMMAND).items() if name not in _OTHERS[hard]},
             "engine": engine,
             "format": format,
+            **_mode(hard),
         },
         device=device_words(where),
         listing=listing,
     )
 
 
+def _mode(hard: bool) -> dict[str, bool]:
+    return {"hard": True} if hard else {}
+
+
 def _outputs(out: Path, suffix: str, photo: Path) -> tuple[Path, ...]:
     return tuple(out / side / f"{photo.stem}{suffix}" for side in SIDES)
+
+
+def _label_output(out: Path, photo: Path) -> tuple[Path, ...]:
+    return (out / f"{photo.stem}.png",)
 
 
 def _posteriors(
@@ -144,4 +164,31 @@ def _posteriors(
     posteriors = dense_crf(image, unaries, engine=engine).cpu().numpy()
     for path, posterior in zip(outputs(photo), posteriors, strict=True):
         write_maps(path, form, [0, *(index + 1 for index in present)], posterior, size)
+    return {}
+
+
+def _confident_labels(
+    photo: Path,
+    *,
+    cams: Path,
+    outputs: Callable[[Path], tuple[Path, ...]],
+    settings: Settings,
+    engine: str,
+    device: str,
+) -> dict[str, Any]:
+    """Read a photo and its CAMs, write its confident labels at the size at which it is worked on."""
+    import numpy as np
+    import torch
+
+    from pixaff.io.masks import write_mask
+    from pixaff.ops.labels import confident_label_map
+    from pixaff.predictor import Sample, fitted_cams
+
+    file = read_cams(find_cams(cams, photo.stem))
+    image, size = load_image(photo, settings.size, settings.enlarge_below)
+    present, maps = fitted_cams(file, Sample(image, size), torch.device(device))
+    rows = confident_label_map(image, maps, settings.conf_fg, settings.conf_bg, engine=engine).cpu().numpy()
+    values = np.full(256, 255, np.uint8)
+    values[: len(present) + 1] = [0, *(index + 1 for index in present)]
+    write_mask(outputs(photo)[0], values[rows])
     return {}

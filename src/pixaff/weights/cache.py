@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import filelock
-import platformdirs
 
 from pixaff.errors import DownloadError, OutputError
 from pixaff.io.atomic import output_errors, write_text
@@ -30,7 +29,13 @@ FORMAT = 1
 
 def cache_folder(given: str | os.PathLike[str] | None = None) -> Path:
     """The cache: ``given``, or PIXAFF_CACHE, or the system's place for caches."""
-    return Path(given or os.environ.get(VARIABLE) or platformdirs.user_cache_path("pixaff")).expanduser().absolute()
+    return Path(given or os.environ.get(VARIABLE) or _system_cache()).expanduser().absolute()
+
+
+def _system_cache() -> Path:
+    import platformdirs
+
+    return platformdirs.user_cache_path("pixaff")
 
 
 def offline() -> bool:

@@ -10,13 +10,16 @@ import torch
 from PIL import Image
 from toy_set import write_set
 
+from pixaff.io.masks import write_mask
 from pixaff.models import create_model
+from pixaff.ops.labels import reduced_label_map
 from pixaff.recipe import Recipe
 from pixaff.stages.training import datasets
 from pixaff.stages.training.augment import (
     Crop,
     Normalisation,
     cut_cells,
+    cut_labels,
     cut_picture,
     jitter_colours,
     place_picture,
@@ -25,6 +28,7 @@ from pixaff.stages.training.augment import (
 )
 from pixaff.stages.training.datasets import (
     AffinityPhotos,
+    BoundaryPhotos,
     CamPhotos,
     draw_batches,
     load_batches,
@@ -214,3 +218,43 @@ def test_unreadable_photos_are_found_by_their_header_or_replaced_later(tmp_path:
     assert [(tensors, len(problems)) for tensors, problems in load_batches(alone, [[(0, 0)]], 1, pin=False)] == [
         ({}, 1)
     ]
+
+
+@pytest.mark.parametrize("size", [(50, 131), (64, 64), (90, 61), (3, 200)])
+def test_irn_labels_are_those_of_the_whole_canvas_reduced(size: tuple[int, int]) -> None:
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 20, size).astype(np.uint8)
+    for _ in range(20):
+        crop = random_crop(rng, size, 64)
+        (top, left), (to_top, to_left), (height, width) = crop.source, crop.target, crop.extent
+        canvas = np.full((64, 64), 255, np.uint8)
+        canvas[to_top : to_top + height, to_left : to_left + width] = labels[top : top + height, left : left + width]
+        canvas = canvas[:, ::-1].copy() if crop.mirror else canvas
+        assert torch.equal(cut_labels(labels, crop, 4, 255), reduced_label_map(torch.from_numpy(canvas)).long())
+
+
+def test_irn_labels_may_be_of_another_size_than_the_photo() -> None:
+    labels = np.random.default_rng(0).integers(0, 20, (16, 16)).astype(np.uint8)
+    crop = Crop((64, 64), 64, (0, 0), (0, 0), (64, 64), mirror=False)
+    assert np.array_equal(cut_labels(labels, crop, 4, 255).numpy(), labels)
+    assert np.array_equal(cut_labels(labels.repeat(3, 0).repeat(3, 1), crop, 4, 255).numpy(), labels)
+
+
+def test_irn_labels_stay_with_their_photo(tmp_path: Path) -> None:
+    """A photo that shows its own labels in grey, resized, cropped and mirrored."""
+    labels = np.zeros((80, 100), np.uint8)
+    labels[20:50, 30:80] = 1
+    Image.fromarray(np.repeat(labels[:, :, None] * 200, 3, 2)).save(tmp_path / "p.png")
+    write_mask(tmp_path / "labels.png", labels)
+    dataset = BoundaryPhotos([tmp_path / "p.png"], [tmp_path / "labels.png"], normalisation=HALF, recipe=RECIPE)
+    seen = set()
+    for epoch in range(12):
+        sample, failed = dataset[epoch, 0]
+        assert not failed
+        picture, found = sample["image"][0, 2::4, 2::4] * 0.5 + 0.5, sample["labels"]
+        seen |= set(found.unique().tolist())
+        inside = found != 255
+        wrong = ((picture > 0.4) != (found == 1)) & inside
+        assert wrong.sum() <= 6  # at the rim, where the resized photo is grey
+        assert (picture[~inside] == 0.5).all()
+    assert seen == {0, 1, 255}

@@ -23,6 +23,7 @@ from pixaff.io.images import image_size, load_image
 from pixaff.io.masks import Colour, read_mask
 from pixaff.recipe import Recipe
 from pixaff.stages.training.augment import (
+    Crop,
     Normalisation,
     cut_cells,
     cut_labels,
@@ -43,6 +44,8 @@ Sample = tuple[dict[str, torch.Tensor], list[Failure]]
 
 CELL = 8
 """Side in pixels of a cell of the affinity labels, which is the stride of the AffinityNet."""
+BOUNDARY_CELL = 4
+"""The same of boundary labels, which is the stride of IRN."""
 IGNORE = 255
 PREFETCH = 3
 """Batches of each worker that are ready, and the one in work."""
@@ -262,7 +265,69 @@ class MaskPhotos(Dataset[Sample]):
         return {}, failed
 
 
-Photos = CamPhotos | AffinityPhotos | MaskPhotos
+class BoundaryPhotos(Dataset[Sample]):
+    """Photos with their confident labels, randomly resized, cropped and mirrored (IRN).
+
+    Sample: ``image`` float32 (3, crop, crop) and ``labels`` int64 (crop / 4, crop / 4), 255 where there is no image.
+
+    Args:
+        paths: The photos.
+        label_maps: For each photo the mask file of its labels, of any size.
+        normalisation, recipe: As for `CamPhotos`.
+    """
+
+    def __init__(
+        self, paths: Sequence[Path], label_maps: Sequence[Path], *, normalisation: Normalisation, recipe: Recipe
+    ) -> None:
+        self.paths, self.label_maps, self.normalisation = list(paths), list(label_maps), normalisation
+        self.size, self.crop, self.seed = recipe.resize, recipe.crop, recipe.seed
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, key: Key) -> Sample:
+        epoch, index = key
+        rng = np.random.default_rng((self.seed, epoch, index))
+        index, image, failed = _first_readable(self.paths, index, self.size[1])
+        if image is None:
+            return {}, failed
+        crop = random_crop(rng, random_size(rng, image.shape[:2], self.size), self.crop)
+        pixels = place_picture(cut_picture(image, crop), crop, self.normalisation)
+        labels = cut_labels(read_mask(self.label_maps[index]), crop, BOUNDARY_CELL, outside=IGNORE)
+        return {"image": pixels, "labels": labels}, failed
+
+
+class TopLeft(Dataset[Sample]):
+    """The top left crop of each photo as it is, for statistics over a training set.
+
+    Sample: ``image`` float32 (3, crop, crop), zero where there is no photo, and ``extent`` int64 (2,), the height and
+    width of the photo in it.
+
+    Args:
+        paths: The photos.
+        max_side: Long side in pixels to which larger photos are shrunk.
+        normalisation: What the network expects.
+        crop: Side of the crop.
+    """
+
+    def __init__(self, paths: Sequence[Path], max_side: int, *, normalisation: Normalisation, crop: int) -> None:
+        self.paths, self.max_side, self.normalisation, self.crop = list(paths), max_side, normalisation, crop
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, key: Key) -> Sample:
+        _, image, failed = _first_readable(self.paths, key[1], self.max_side)
+        if image is None:
+            return {}, failed
+        size = (image.shape[0], image.shape[1])
+        extent = (min(size[0], self.crop), min(size[1], self.crop))
+        crop = Crop(size, self.crop, (0, 0), (0, 0), extent, mirror=False)
+        pixels = place_picture(cut_picture(image, crop), crop, self.normalisation)
+        return {"image": pixels, "extent": torch.tensor(extent)}, failed
+
+
+Photos = CamPhotos | AffinityPhotos | BoundaryPhotos | MaskPhotos | TopLeft
 """What a training reads."""
 
 
