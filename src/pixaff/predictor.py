@@ -7,7 +7,6 @@ makes a `Prediction` of each image. Every command that makes CAMs or masks uses 
 from __future__ import annotations
 
 import io
-import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -187,7 +186,6 @@ class Predictor:
         self.sources = dict(sources or {})
         self.files = dict(files or {})
         self._engines: dict[str, Network] = {}
-        self._lock = threading.Lock()
         if cam_network is not None and cam_network.single_scale and settings.scales != (1.0,):
             words = ", ".join(f"{scale:g}" for scale in settings.scales)
             raise UsageError(f"found the scales {words}, but {settings.cam} works at one scale", "omit --scales")
@@ -218,15 +216,14 @@ class Predictor:
             sources=self.sources,
             files=self.files,
         )
-        other._engines, other._lock = self._engines, self._lock
+        other._engines = self._engines
         return other
 
     def _engine(self, part: str, network: N) -> N:
-        """The copy of a network for inference, made once."""
-        with self._lock:
-            if part not in self._engines:
-                self._engines[part] = folded(network)
-            return cast(N, self._engines[part])
+        """The copy of a network for inference; made once, or by each of the threads that come first."""
+        if part not in self._engines:
+            self._engines[part] = folded(network)
+        return cast(N, self._engines[part])
 
     @overload
     def __call__(
