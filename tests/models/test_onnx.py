@@ -15,9 +15,8 @@ def test_a_file_runs_without_pytorch_on_images_of_any_size(tmp_path):
     torch.manual_seed(0)
     network = create_model("lite_cam", 3)
     path = tmp_path / "cam.onnx"
-    export_onnx(
-        network, path, methods=["cam", "forward"], outputs=["cams", "logits"], metadata={"classes": "cat\ndog\ncow"}
-    )
+    about = {"classes": "cat\ndog\ncow"}
+    export_onnx(network, path, methods=["cam", "forward"], outputs=["cams", "logits"], metadata=about)
     session = runtime.InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"])
     assert [one.name for one in session.get_inputs() + session.get_outputs()] == ["image", "cams", "logits"]
     assert session.get_modelmeta().custom_metadata_map == about
