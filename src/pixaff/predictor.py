@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, overload
+from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
 
 import numpy as np
 import torch
@@ -33,6 +33,7 @@ from pixaff.io.scores import ScoreFile, check_saved
 from pixaff.model_options import ModelOptions
 from pixaff.models.base import AffinityNetwork, CamNetwork, Network
 from pixaff.models.bundle import PARTS, Weights, load_model
+from pixaff.models.folding import folded
 from pixaff.ops.affinity import pair_affinity
 from pixaff.ops.cam import background_score, normalized_cams, with_background
 from pixaff.ops.crf import refine_labels
@@ -63,6 +64,7 @@ CamsLike = CamFile | Mapping[str | int, Any]
 """CAMs of one image: as `Predictor.cams` returns them, or floats (h,w) in 0..1 by class name or 0-based index."""
 
 Result = TypeVar("Result")
+N = TypeVar("N", bound=Network)
 
 
 def load(
@@ -147,6 +149,8 @@ def load_predictor(
 class Predictor:
     """Makes masks of images with a loaded model. It may be called from several threads.
 
+    The networks are taken as they are at the first call, batch norm folded into the convolutions.
+
     Args:
         cam_network: Makes the CAMs and predicts labels; None if CAMs are always given.
         affinity_network: Makes the affinities for the walk; None if only CAMs are wanted.
@@ -181,6 +185,7 @@ class Predictor:
         self.engine = engine
         self.sources = dict(sources or {})
         self.files = dict(files or {})
+        self._engines: dict[str, Network] = {}
         if cam_network is not None and cam_network.single_scale and settings.scales != (1.0,):
             words = ", ".join(f"{scale:g}" for scale in settings.scales)
             raise UsageError(f"found the scales {words}, but {settings.cam} works at one scale", "omit --scales")
@@ -201,7 +206,7 @@ class Predictor:
         Raises:
             UsageError: A name is no setting, or a value is out of range.
         """
-        return Predictor(
+        other = Predictor(
             self.cam_network,
             self.affinity_network,
             self.classes,
@@ -211,6 +216,14 @@ class Predictor:
             sources=self.sources,
             files=self.files,
         )
+        other._engines = self._engines
+        return other
+
+    def _engine(self, part: str, network: N) -> N:
+        """The copy of a network for inference; made once, or by each of the threads that come first."""
+        if part not in self._engines:
+            self._engines[part] = folded(network)
+        return cast(N, self._engines[part])
 
     @overload
     def __call__(
@@ -380,11 +393,12 @@ class Predictor:
         if present == ():
             return (), torch.zeros(0, *sample.image.shape[:2]), {}
         self._check_memory(network, sample.image.shape[:2], max(self.settings.scales), 2 if self.settings.flip else 1)
+        engine = self._engine("cam", network)
         with autocast(self.precision, self.device):
             if present is None:
-                present, found = self._predicted(network, sample.image)
+                present, found = self._predicted(engine, sample.image)
                 probabilities = {self.classes[index]: float(found[index]) for index in present}
-            maps = normalized_cams(network, sample.image, present, scales=self.settings.scales, flip=self.settings.flip)
+            maps = normalized_cams(engine, sample.image, present, scales=self.settings.scales, flip=self.settings.flip)
         return present, maps, probabilities
 
     def _predicted(self, network: CamNetwork, image: NDArray[np.uint8]) -> tuple[tuple[int, ...], Tensor]:
@@ -403,8 +417,9 @@ class Predictor:
         self._check_memory(network, image.shape[:2])
         x = network.preprocess(image)[None].to(self.device)
         x = F.pad(x, (0, -x.shape[3] % STRIDE, 0, -x.shape[2] % STRIDE))
+        engine = self._engine("affinity", network)
         with autocast(self.precision, x.device):
-            features = network.features(x.contiguous(memory_format=torch.channels_last))
+            features = engine.features(x.contiguous(memory_format=torch.channels_last))
         return pair_affinity(features.float().contiguous(), self.settings.radius, self.settings.borders)[0]
 
     def _walk(

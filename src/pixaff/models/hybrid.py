@@ -217,7 +217,7 @@ class HybridAffinity(_Hybrid, AffinityNetwork):
             x: The images.
             grid: (h, w); None means stride 8, which for 448 x 448 is the published 56 x 56.
         """
-        grid = grid or (-(-x.shape[2] // 8), -(-x.shape[3] // 8))
+        grid = grid or ((x.shape[2] + 7) // 8, (x.shape[3] + 7) // 8)
         cells = F.interpolate(self.resnet_backbone(x), grid, mode="bilinear", align_corners=False)
         return F.elu(self.affinity_conv(F.elu(self.gn(self.feat_conv(cells)))))
 

@@ -72,7 +72,7 @@ class LiteBackbone(nn.Module):
         return [*(level[:, :, : 4 * rows, : 4 * columns] for level in both), *self._centred(others, rows, columns)]
 
     def _cells(self, x: Tensor) -> tuple[int, int]:
-        return -(-x.shape[2] // STRIDE), -(-x.shape[3] // STRIDE)
+        return (x.shape[2] + STRIDE - 1) // STRIDE, (x.shape[3] + STRIDE - 1) // STRIDE
 
     def _padded(self, x: Tensor) -> Tensor:
         rows, columns = self._cells(x)
@@ -189,7 +189,7 @@ class LiteAffinity(_Lite, AffinityNetwork):
         size = parts[0].shape[2:]
         parts[1:] = [F.interpolate(part, size, mode="bilinear", align_corners=False) for part in parts[1:]]
         merged = F.elu(self.merge(torch.cat(parts, 1)))
-        return merged[:, :, : -(-x.shape[2] // 8), : -(-x.shape[3] // 8)]
+        return merged[:, :, : (x.shape[2] + 7) // 8, : (x.shape[3] + 7) // 8]
 
 
 class LiteIrn(_Lite, BoundaryNetwork):
@@ -226,7 +226,7 @@ class LiteIrn(_Lite, BoundaryNetwork):
         parts = [F.relu(conv(level)) for conv, level in zip(self.offset_levels, levels, strict=True)]
         coarse = F.relu(self.offset_coarse(_joined(parts[2:])))
         displacement = self.offset(F.relu(self.offset_merge(_joined([*parts[:2], coarse]))))
-        h, w = (-(-side // self.boundary_stride) for side in x.shape[2:])
+        h, w = ((side + self.boundary_stride - 1) // self.boundary_stride for side in x.shape[2:])
         return logits[:, 0, :h, :w], self.mean_shift(displacement[:, :, :h, :w])
 
 

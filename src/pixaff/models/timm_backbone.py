@@ -114,10 +114,10 @@ class _OnBackbone(Network):
     def at_stride(self, maps: Tensor, x: Tensor) -> Tensor:
         """Maps (B,C,h,w) of a level of ``levels(x)`` -> (B,C,ceil(H / 8),ceil(W / 8))."""
         unit, height, width = self.backbone.unit, *x.shape[2:]
-        size = [-(-side // unit) * unit // STRIDE for side in (height, width)]
+        size = [(side + unit - 1) // unit * unit // STRIDE for side in (height, width)]
         if list(maps.shape[2:]) != size:
             maps = F.interpolate(maps, size, mode="bilinear", align_corners=False)
-        return maps[:, :, : -(-height // STRIDE), : -(-width // STRIDE)]
+        return maps[:, :, : (height + STRIDE - 1) // STRIDE, : (width + STRIDE - 1) // STRIDE]
 
 
 class TimmCam(_OnBackbone, CamNetwork):
