@@ -57,7 +57,7 @@ ONE_NAME = {
         ),
         "a command: its work in stages, its words in cli",
     ),
-    **dict.fromkeys(("segment", "train_seg"), "a command, too"),
+    **dict.fromkeys(("export_onnx", "segment", "train_seg"), "a command, too"),
     "options": "options, and the command line that is made of them",
     "base": "what each network, and each source of weights, promises",
     **dict.fromkeys(("coco", "cvat", "yolo"), "a format: the labels in it, and masks that are exported to it"),

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from pixaff.stages.download_weights import download_weights as download_weights
     from pixaff.stages.evaluate import evaluate as evaluate
     from pixaff.stages.export import export as export
+    from pixaff.stages.export_onnx import export_onnx as export_onnx
     from pixaff.stages.fit import fit as fit
     from pixaff.stages.info import info as info
     from pixaff.stages.propagate import propagate as propagate
@@ -63,6 +64,7 @@ _HOMES = {
     "download_weights": "pixaff.stages.download_weights",
     "evaluate": "pixaff.stages.evaluate",
     "export": "pixaff.stages.export",
+    "export_onnx": "pixaff.stages.export_onnx",
     "fetch_weights": "pixaff.published",
     "fit": "pixaff.stages.fit",
     "info": "pixaff.stages.info",

@@ -22,6 +22,7 @@ from pixaff.events import Callback, Event, silent
 from pixaff.io.labels import class_indices
 from pixaff.model_options import ModelOptions
 from pixaff.models.base import SegNetwork
+from pixaff.models.folding import folded
 from pixaff.models.segmentation import load_segmentation
 from pixaff.ops.crf import refine_labels
 from pixaff.ops.resize import best_value, resize_scores
@@ -89,6 +90,8 @@ def segmenter_of(
 class Segmenter:
     """Makes masks of images with a segmentation network. It may be called from several threads.
 
+    The network is taken as it is at the first call, batch norm folded into the convolutions.
+
     Args:
         network: The network.
         classes: Names of the mask values 1, 2, ...
@@ -113,6 +116,7 @@ class Segmenter:
         self.network, self.classes, self.settings = network, tuple(classes), settings or SegSettings()
         self.precision, self.engine = precision, engine
         self.sources, self.files = dict(sources or {}), dict(files or {})
+        self._folded: SegNetwork | None = None
 
     @property
     def device(self) -> torch.device:
@@ -130,7 +134,7 @@ class Segmenter:
         Raises:
             UsageError: A name is no setting, or a value is out of range.
         """
-        return Segmenter(
+        other = Segmenter(
             self.network,
             self.classes,
             self.settings.replace(**settings),
@@ -139,6 +143,8 @@ class Segmenter:
             sources=self.sources,
             files=self.files,
         )
+        other._folded = self._folded
+        return other
 
     @overload
     def __call__(self, images: ImageLike, labels: LabelsLike | None = None) -> Segmentation: ...
@@ -207,6 +213,9 @@ class Segmenter:
     def _logits(self, image: NDArray[np.uint8], size: tuple[int, int]) -> Tensor:
         """float32 (K + 1,h,w): the network's, or the logarithm of the mean probabilities of several passes."""
         settings, total, count = self.settings, torch.zeros(()), 0
+        if self._folded is None:  # made once, or by each of the threads that come first
+            self._folded = folded(self.network)
+        network = self._folded
         picture = Image.fromarray(image)
         if self.device.type == "cpu":
             largest = max(settings.scales)
@@ -219,7 +228,7 @@ class Segmenter:
             if settings.flip:
                 x = torch.cat([x, x.flip(3)])
             with autocast(self.precision, self.device):
-                logits = self.network(x.contiguous(memory_format=torch.channels_last)).float()
+                logits = network(x.contiguous(memory_format=torch.channels_last)).float()
             if len(settings.scales) == 1 and not settings.flip:
                 return resize_scores(logits[0], size)
             probabilities = logits.softmax(1)

@@ -16,6 +16,7 @@ from pixaff.cli import (
     download_weights,
     evaluate,
     export,
+    export_onnx,
     fit,
     info,
     propagate,
@@ -88,6 +89,7 @@ app.command("train-seg")(train_seg.train_seg)
 app.command("segment")(segment.segment)
 app.command("evaluate")(evaluate.evaluate)
 app.command("export")(export.export)
+app.command("export-onnx")(export_onnx.export_onnx)
 app.command("download-weights")(download_weights.download_weights)
 app.command("info")(info.info)
 
