@@ -1,7 +1,7 @@
 """Tagged photos with any classes in, a model and its masks out: the whole chain in one resumable run.
 
 train-cam, cam, crf, train-affinity, propagate. If the network has a segmentation head (`LiteCam`), this is trained
-first on its own refined CAMs: cam, crf and train-cam once more.
+first on its own refined CAMs: cam, crf and train-cam once more. If asked for, train-seg follows, on the masks.
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ from pixaff.io.atomic import write_text
 from pixaff.io.labels import Labels, names_in, read_classes
 from pixaff.models import load_checkpoint, registry
 from pixaff.models.base import CamNetwork
-from pixaff.models.bundle import AFFINITY, CAM, RECORD, write_bundle
+from pixaff.models.bundle import AFFINITY, CAM, RECORD, SEG, write_bundle
 from pixaff.models.registry import create_affinity_network, create_cam_network
+from pixaff.models.segmentation import add_segmentation
 from pixaff.options import divide
 from pixaff.recipe import Recipe, whole_recipe
 from pixaff.run_options import RunOptions, TrainingOptions
@@ -36,6 +37,7 @@ from pixaff.stages.crf import SIDES, crf
 from pixaff.stages.propagate import OVERLAYS, SCORES, propagate
 from pixaff.stages.train_affinity import train_affinity
 from pixaff.stages.train_cam import train_cam
+from pixaff.stages.train_seg import train_seg
 from pixaff.stages.training.chain import Stage, Work, of_recipe, run_stages
 from pixaff.stages.training.checkpoint import CHECKPOINT
 from pixaff.stages.training.folder import Trained, digest, leave_out, leave_out_unreadable, one_at_a_time
@@ -46,11 +48,11 @@ if TYPE_CHECKING:
     from pixaff.keywords import TrainingKeywords
 
 COMMAND = "fit"
-PARTS = ("train-cam", "seed-cams", "seed-crf", "train-head", "cams", "crf", "train-affinity", "masks")
+PARTS = ("train-cam", "seed-cams", "seed-crf", "train-head", "cams", "crf", "train-affinity", "masks", "train-seg")
 """Subfolders of a run, in the order in which they are filled."""
 INNER = (*SIDES, OVERLAYS, SCORES)
 """Folders in these."""
-WRITTEN = (RECORD, CAM, AFFINITY, CHECKPOINT, "run.json", "run.jsonl", "metrics.jsonl", "loss.png")
+WRITTEN = (RECORD, CAM, AFFINITY, SEG, CHECKPOINT, "run.json", "run.jsonl", "metrics.jsonl", "loss.png")
 """Files of the trainings and of the run itself."""
 
 
@@ -69,6 +71,9 @@ def fit(
     cam_init: str | Path | None = None,
     affinity_init: str | Path | None = None,
     reset_head: bool = False,
+    seg: bool = False,
+    seg_network: str = "lite_seg",
+    seg_recipe: Mapping[str, Any] | None = None,
     engine: Literal["auto", "torch", "pydensecrf"] = "auto",
     run: RunOptions | None = None,
     **options: Unpack[TrainingKeywords],
@@ -90,6 +95,10 @@ def fit(
             segmentation head if it has one, and of the AffinityNet: a whole `Recipe`, or values that replace those of
             the network's own.
         cam_init, affinity_init, reset_head: Initial weights; see `pixaff.train_cam`.
+        seg: Also train a segmentation network on the masks, see `pixaff.train_seg`; the run is then a model for
+            `pixaff.segment`, too. A finished run can be given one.
+        seg_network: Registry name of that network.
+        seg_recipe: Values that replace those of its own recipe.
         engine: Implementation of the dense CRF: "torch", "pydensecrf" or "auto".
         run: How the run computes and to whom it reports, as one object; single ``options`` override it.
         **options: Fields of `pixaff.run_options.TrainingOptions`: ``device``, ``workers``, ``save_every``,
@@ -130,6 +139,11 @@ def fit(
         "classes": list(names),
         "data": digest(f"{photo.stem} {present}" for photo, present in labelled.items()),
     }
+    stages = psa_stages(settings)
+    if seg:
+        whole = whole_recipe(seg_recipe, registry.seg_recipe(seg_network))
+        decides |= {"seg network": seg_network, **{f"seg {name}": value for name, value in whole.to_dict().items()}}
+        stages.append(seg_stage(seg_network, seg_recipe))
     if how.overwrite:
         _clear(out)
     _same_run(out, decides)
@@ -149,7 +163,7 @@ def fit(
         photos=list(labelled),
         result=result,
     )
-    masks = run_stages(psa_stages(settings), work)
+    masks = run_stages(stages, work)
     result.done, result.skipped = masks.done, masks.skipped
     return result
 
@@ -328,6 +342,30 @@ def _make_masks(work: Work) -> Report:
     )
 
 
+def seg_stage(network: str, recipe: Mapping[str, Any] | None) -> Stage:
+    """The training of a segmentation network on the masks, which the model then has, too."""
+
+    def train(work: Work) -> Report:
+        outcome = train_seg(
+            work.photos,
+            work.out / "masks",
+            work.out / "train-seg",
+            classes=work.names,
+            network=network,
+            listing=work.listing,
+            recipe=recipe,
+            run=work.run,
+        )
+        add_segmentation(work.out, outcome.path)
+        # Those that are held out from the training are part of the run, too.
+        names = [photo.name for photo in work.photos]
+        outcome.done, outcome.skipped = (names, []) if outcome.done else ([], names)
+        return outcome
+
+    options = ("seg network", *of_recipe("seg"))
+    return Stage("train-seg", "train the segmentation network", train, options=options, needs=("masks",))
+
+
 def _cam_network(work: Work) -> CamNetwork:
     """The trained CAM network, with its segmentation head if it has one."""
     network = create_cam_network(work.settings.cam, len(work.names))
@@ -371,7 +409,7 @@ def _same_run(out: Path, options: Mapping[str, Any]) -> None:
     if not isinstance(before, dict):
         raise UsageError(f"{out} contains outputs of pixaff {record.get('command')}", "choose another folder")
     changed = [f"{name} {value_words(before.get(name))} -> {value_words(value)}" for name, value in options.items()
-               if before.get(name) != value]  # fmt: skip
+               if before.get(name) != value and (name in before or not name.startswith("seg "))]  # fmt: skip
     if changed:
         raise UsageError(
             f"{out} contains a run with other options or photos: {', '.join(changed)}",
