@@ -14,10 +14,11 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pixaff.models.base import AffinityNetwork, CamNetwork, Network
+from pixaff.models.base import AffinityNetwork, CamNetwork, Network, SegNetwork
 from pixaff.models.bundle import PARTS, Bundle
 from pixaff.predictor import Predictor
-from pixaff.settings import Settings
+from pixaff.segmenter import Segmenter
+from pixaff.settings import SegSettings, Settings
 
 CLASSES = ("red", "blue")
 RED, BLUE, GREY = (210, 30, 30), (30, 30, 210), (120, 120, 120)
@@ -50,6 +51,18 @@ class ToyCam(Toy, CamNetwork):
 class ToyAffinity(Toy, AffinityNetwork):
     def features(self, x: Tensor) -> Tensor:
         return 4 * F.avg_pool2d(x, 8) * self.gain
+
+
+class ToySeg(Toy, SegNetwork):
+    """Grey is background; the more an image shows of red or blue, the surer is that class."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        surplus = x[:, [0, 2]] - x.sum(1, keepdim=True) / 2
+        return 30 * self.gain * F.pad(surplus, (0, 0, 0, 0, 1, 0), value=0.05)
+
+
+def toy_segmenter(**settings: object) -> Segmenter:
+    return Segmenter(ToySeg().eval(), CLASSES, SegSettings(size=0).replace(**settings))
 
 
 def toy_bundle(**settings: object) -> Bundle:

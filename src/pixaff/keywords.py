@@ -102,6 +102,32 @@ class PropagateKeywords(WalkSettings, WholeModel, Batches, total=False):
     model: str | Path | None
 
 
+class SegSettingsKeywords(TypedDict, total=False):
+    """Settings that decide the masks of a segmentation network."""
+
+    scales: Sequence[float] | None
+    flip: bool | None
+    size: int | None
+    crf: bool | None
+
+
+class SegModel(TypedDict, total=False):
+    """How a segmentation network computes."""
+
+    precision: Literal["fp32", "bf16", "auto"]
+    engine: Literal["auto", "torch", "pydensecrf"]
+
+
+class SegLoadKeywords(SegSettingsKeywords, SegModel, total=False):
+    """Of `pixaff.load_segmenter`."""
+
+
+class SegmentKeywords(SegSettingsKeywords, SegModel, Batches, total=False):
+    """Of `pixaff.segment`."""
+
+    model: str | Path | None
+
+
 class TrainingKeywords(Run, total=False):
     """Of `pixaff.train_cam`, the other trainings (but for ``yes``) and `pixaff.fit` (but for ``resume``)."""
 

@@ -305,7 +305,7 @@ class Predictor:
 
     def sample(self, image: ImageLike, labels: LabelsLike | None = None, cams: CamsLike | None = None) -> Sample:
         """Decode an image at the working size and check its labels and CAMs; the first half of a call."""
-        pixels, size = _pixels(image, self.settings)
+        pixels, size = _within(image, self.settings.size, self.settings.enlarge_below)
         indices = None if labels is None else self._indices(labels)
         return Sample(pixels, size, indices, None if cams is None else self._given_cams(cams, size))
 
@@ -518,8 +518,10 @@ class Sample:
 
 
 @dataclass(frozen=True, eq=False)
-class Prediction:
-    """The result for one image. In a notebook it displays itself as an overlay.
+class Segmentation:
+    """Scores of the classes at every pixel of an image, and the mask that follows from them.
+
+    In a notebook it displays itself as an overlay.
 
     Attributes:
         image: uint8 (h, w, 3), at the working size.
@@ -527,12 +529,6 @@ class Prediction:
         indices: 0-based classes of the image, ascending.
         names: Names of all classes of the model.
         scores: float32 (C + 1, h, w), at the working size: background and classes, summing to 1 at each pixel.
-        cams: float32 (C, h, w), in 0..1: the CAMs from which the walk started.
-        probabilities: Probabilities of the predicted labels, by name; empty if labels or CAMs were given.
-        walked_size: (h, w) at which the image was walked.
-        alpha: Alpha of the walk.
-        powers: Further alphas for which the background was propagated.
-        walked: float32 (C + 1 + len(powers), h / 8, w / 8): the propagated scores before CRF refinement.
     """
 
     image: NDArray[np.uint8]
@@ -540,12 +536,6 @@ class Prediction:
     indices: tuple[int, ...]
     names: tuple[str, ...]
     scores: NDArray[np.float32]
-    cams: NDArray[np.float32]
-    probabilities: Mapping[str, float]
-    walked_size: tuple[int, int]
-    alpha: float
-    powers: tuple[float, ...]
-    walked: NDArray[np.float32]
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -573,6 +563,49 @@ class Prediction:
             raise UsageError(f"{path}: expected a path that ends in .png", "masks are palette PNGs")
         write_mask(path, self.mask)
 
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON: classes, size, and each mask value's share of the pixels."""
+        counts = np.bincount(self.mask.ravel(), minlength=1) / self.mask.size
+        shares = {name: float(counts[i + 1]) if i + 1 < len(counts) else 0.0
+                  for i, name in zip(self.indices, self.classes, strict=True)}  # fmt: skip
+        return {
+            "classes": list(self.classes),
+            "size": list(self.size),
+            "shares": {"background": float(counts[0]), **shares},
+        }
+
+    def _mask(self, size: tuple[int, int]) -> NDArray[np.uint8]:
+        return mask_at_size(torch.from_numpy(self.scores), [0, *(index + 1 for index in self.indices)], size)
+
+    def _repr_png_(self) -> bytes:
+        png = io.BytesIO()
+        self.overlay().save(png, format="PNG")
+        return png.getvalue()
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.size[0]} x {self.size[1]}, classes: {', '.join(self.classes) or 'none'})"
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Prediction(Segmentation):
+    """The result of the walk for one image.
+
+    Attributes:
+        cams: float32 (C, h, w), in 0..1: the CAMs from which the walk started.
+        probabilities: Probabilities of the predicted labels, by name; empty if labels or CAMs were given.
+        walked_size: (h, w) at which the image was walked.
+        alpha: Alpha of the walk.
+        powers: Further alphas for which the background was propagated.
+        walked: float32 (C + 1 + len(powers), h / 8, w / 8): the propagated scores before CRF refinement.
+    """
+
+    cams: NDArray[np.float32]
+    probabilities: Mapping[str, float]
+    walked_size: tuple[int, int]
+    alpha: float
+    powers: tuple[float, ...]
+    walked: NDArray[np.float32]
+
     def scores_file(self) -> ScoreFile:
         """The propagated scores, as ``propagate --save-scores`` writes them; see `masks_at`."""
         first = 1 + len(self.indices)
@@ -589,26 +622,8 @@ class Prediction:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON: classes, size, probabilities, and each mask value's share of the pixels."""
-        counts = np.bincount(self.mask.ravel(), minlength=1) / self.mask.size
-        shares = {name: float(counts[i + 1]) if i + 1 < len(counts) else 0.0
-                  for i, name in zip(self.indices, self.classes, strict=True)}  # fmt: skip
-        return {
-            "classes": list(self.classes),
-            "size": list(self.size),
-            "probabilities": {name: round(float(value), 6) for name, value in self.probabilities.items()},
-            "shares": {"background": float(counts[0]), **shares},
-        }
-
-    def _mask(self, size: tuple[int, int]) -> NDArray[np.uint8]:
-        return mask_at_size(torch.from_numpy(self.scores), [0, *(index + 1 for index in self.indices)], size)
-
-    def _repr_png_(self) -> bytes:
-        png = io.BytesIO()
-        self.overlay().save(png, format="PNG")
-        return png.getvalue()
-
-    def __repr__(self) -> str:
-        return f"Prediction({self.size[0]} x {self.size[1]}, classes: {', '.join(self.classes) or 'none'})"
+        probabilities = {name: round(float(value), 6) for name, value in self.probabilities.items()}
+        return {**super().to_dict(), "probabilities": probabilities}
 
 
 def masks_at(file: ScoreFile, alphas: Sequence[float]) -> list[NDArray[np.uint8]]:
@@ -655,9 +670,9 @@ def margin_at(file: ScoreFile) -> NDArray[np.float32]:
     return margin
 
 
-def _pixels(image: ImageLike, settings: Settings) -> tuple[NDArray[np.uint8], tuple[int, int]]:
-    """An image of any kind as uint8 (h,w,3) at the working size, and its own size (H, W)."""
-    sizes = settings.size, settings.enlarge_below
+def _within(image: ImageLike, max_side: int, enlarge_below: int = 0) -> tuple[NDArray[np.uint8], tuple[int, int]]:
+    """An image of any kind as uint8 (h,w,3), resized as by `load_image`, and its own size (H, W)."""
+    sizes = max_side, enlarge_below
     if isinstance(image, (str, Path)):
         return load_image(image, *sizes)
     if isinstance(image, Image.Image):

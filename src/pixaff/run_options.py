@@ -45,7 +45,7 @@ class RunOptions:
         False,
         "Do not warn about outputs that no longer fit their photo, labels, CAMs or settings.",
         flags=("--keep",),
-        commands=("cam", "crf", "propagate"),
+        commands=("cam", "crf", "propagate", "segment"),
     )
     report: Callback = keyword(silent)
     progress: bool = keyword(False)
@@ -75,7 +75,7 @@ class BatchOptions(RunOptions):
         "N",
         at_least=1,
         flags=("--batch-size", "-b"),
-        commands=("cam", "propagate"),
+        commands=("cam", "propagate", "segment"),
     )
 
 

@@ -100,8 +100,7 @@ class Settings:
 
     def __post_init__(self) -> None:
         check_options(self)
-        if 0 < self.size < 32:
-            raise UsageError(f"size is {self.size}, expected 0 (the photo's own) or at least 32 pixels")
+        check_size(self.size)
 
     @property
     def enlarge_below(self) -> int:
@@ -145,6 +144,62 @@ class Settings:
     def from_dict(cls, values: Mapping[str, Any]) -> Settings:
         """Settings from JSON; missing values get the defaults, unknown names raise `UsageError`."""
         return cls().replace(**values)
+
+
+@dataclass(frozen=True)
+class SegSettings:
+    """Everything that decides the mask of a segmentation network, besides the image, its labels and the weights.
+
+    Raises:
+        UsageError: A value is out of range.
+    """
+
+    scales: tuple[float, ...] = option(
+        (1.0,), "Image scales whose probabilities are averaged.", "S,S,...", above=0, at_most=8
+    )
+    flip: bool = option(False, "Also average with the mirror image.")
+    size: int = option(
+        384,
+        "Working size: long side to which large photos are shrunk and small ones enlarged; 0 keeps each photo's own.",
+        "PIXELS",
+        at_least=0,
+    )
+    crf: bool = option(False, "Refine the masks with a dense CRF.")
+
+    def __post_init__(self) -> None:
+        check_options(self)
+        check_size(self.size)
+
+    @property
+    def enlarge_below(self) -> int:
+        """Long side in pixels below which a photo is enlarged to the working size, as for `Settings`."""
+        return self.size * 7 // 8
+
+    def replace(self, **overrides: Any) -> SegSettings:
+        """A copy with some values replaced; ``None`` means not given, and keeps the present value.
+
+        Raises:
+            UsageError: A name is no setting, or a value is out of range.
+        """
+        known = {field.name for field in fields(self)}
+        for name in overrides:
+            if name not in known:
+                raise unknown_option(name, "setting", known)
+        return replace(self, **{name: value for name, value in overrides.items() if value is not None})
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {**asdict(self), "scales": list(self.scales)}
+
+
+def check_size(size: int) -> None:
+    """Refuse a working size that is too small to see anything.
+
+    Raises:
+        UsageError: It is.
+    """
+    if 0 < size < 32:
+        raise UsageError(f"size is {size}, expected 0 (the photo's own) or at least 32 pixels")
 
 
 def value_words(value: Any) -> str:

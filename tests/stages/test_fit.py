@@ -16,11 +16,14 @@ from pixaff.errors import LabelsError, UsageError
 from pixaff.events import Event
 from pixaff.io.checkpoints import read_state_dict
 from pixaff.io.masks import read_mask
+from pixaff.models.bundle import AFFINITY as AFFINITY_FILE
+from pixaff.models.bundle import SEG
 from pixaff.recipe import Recipe
 from pixaff.settings import Settings
 from pixaff.stages import train_cam
 from pixaff.stages.fit import fit
 from pixaff.stages.propagate import propagate
+from pixaff.stages.segment import segment
 from pixaff.stages.training import loop
 from pixaff.stages.training.forecast import Forecast
 from pixaff.stages.training.metrics import read_records
@@ -199,3 +202,27 @@ def test_wrong_labels_are_said_before_anything_is_written(tmp_path: Path) -> Non
     with pytest.raises(LabelsError, match=r"none\.csv: no such file"):
         fit(photos, tmp_path / "none.csv", tmp_path / "run", **FAST)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_finished_run_takes_a_segmentation_network(tmp_path: Path) -> None:
+    photos, labels, masks = write_set(tmp_path, 9)
+    out, short = (
+        tmp_path / "run",
+        {**FAST, "cam_recipe": CAM.replace(epochs=2), "affinity_recipe": CAM.replace(epochs=1)},
+    )
+    fit(photos, labels, out, classes=CLASSES, **short)
+    assert not (out / SEG).exists()
+    before = (out / AFFINITY_FILE).read_bytes()
+    learn = {"epochs": 3, "batch_size": 4, "crop": 64, "resize": (60, 90), "precision": "fp32"}
+    result = fit(photos, labels, out, classes=CLASSES, **short, seg=True, seg_recipe=learn)
+    assert sorted(result.done) == sorted(f"{stem}.png" for stem in masks)
+    assert (out / AFFINITY_FILE).read_bytes() == before
+    assert (out / SEG).is_file()
+    assert json.loads((out / "model.json").read_text())["seg"]["size"] == 75
+    assert segment(photos, tmp_path / "masks", model=out, device="cpu").ok
+    again = fit(photos, labels, out, classes=CLASSES, **short, seg=True, seg_recipe=learn)
+    assert (again.done, len(again.skipped)) == ([], 9)
+    with pytest.raises(UsageError, match="seg epochs 3 -> 4"):
+        fit(photos, labels, out, classes=CLASSES, **short, seg=True, seg_recipe={**learn, "epochs": 4})
+    fit(photos, labels, out, classes=CLASSES, **short, overwrite=True)
+    assert not (out / SEG).exists()

@@ -32,6 +32,9 @@ SHARED = ("batch_size", "optimizer", "momentum", "crop", "resize", "precision", 
 @options.options_from(Settings, into="settings")
 @options.options_from(Recipe, SHARED, into="shared", defaults=False)
 @options.options_from(
+    Recipe, ["epochs", "lr"], into="seg_recipe", prefix="seg", of="Segmentation network", defaults=False
+)
+@options.options_from(
     Recipe, ["epochs", "lr"], into="affinity_recipe", prefix="affinity", of="AffinityNet", defaults=False
 )
 @options.options_from(
@@ -43,6 +46,7 @@ def fit(
     cam_recipe: dict[str, Any],
     head_recipe: dict[str, Any],
     affinity_recipe: dict[str, Any],
+    seg_recipe: dict[str, Any],
     shared: dict[str, Any],
     settings: dict[str, Any],
     run: dict[str, Any],
@@ -68,6 +72,12 @@ def fit(
         str | None, typer.Option("--affinity-init", metavar="FILE|random", help="Initial weights of the AffinityNet.")
     ] = None,
     reset_head: options.ResetHead = False,
+    seg: Annotated[
+        bool, typer.Option("--seg", help="Also train a segmentation network on the masks, for pixaff segment.")
+    ] = False,
+    seg_network: Annotated[
+        str, typer.Option("--seg-network", metavar="NAME", help="Segmentation network to train; default: lite_seg.")
+    ] = "lite_seg",
     null: options.Null = False,
 ) -> None:
     """Train a model for your own classes on tagged photos: classifier, CAMs, CRF, AffinityNet and masks in one run.
@@ -95,6 +105,9 @@ def fit(
             cam_init=cam_init,
             affinity_init=affinity_init,
             reset_head=reset_head,
+            seg=seg,
+            seg_network=seg_network,
+            seg_recipe={**shared, **seg_recipe},
             report=console,
             **run,
         )

@@ -293,7 +293,7 @@ IRN_RECIPE = Recipe(
 )
 
 SEG_RECIPE = Recipe(
-    epochs=24, batch_size=16, lr=1e-4, optimizer="adamw", weight_decay=1e-2, crop=320, resize=(224, 512), clip_norm=5.0
+    epochs=24, batch_size=8, lr=1e-4, optimizer="adamw", weight_decay=1e-2, crop=320, resize=(224, 512), clip_norm=5.0
 )
 
 

@@ -1,7 +1,7 @@
 """Tagged photos with any classes in, a model and its masks out: the whole chain in one resumable run.
 
 train-cam, cam, crf, train-affinity, propagate. If the network has a segmentation head (`LiteCam`), this is trained
-first on its own refined CAMs: cam, crf and train-cam once more.
+first on its own refined CAMs: cam, crf and train-cam once more. If asked for, train-seg follows, on the masks.
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ from pixaff.io.atomic import write_text
 from pixaff.io.labels import Labels, names_in, read_classes
 from pixaff.models import load_checkpoint, registry
 from pixaff.models.base import CamNetwork
-from pixaff.models.bundle import AFFINITY, CAM, RECORD, write_bundle
+from pixaff.models.bundle import AFFINITY, CAM, RECORD, SEG, write_bundle
 from pixaff.models.registry import create_affinity_network, create_cam_network
+from pixaff.models.segmentation import add_segmentation
 from pixaff.ops.powers import HIGHEST, LOWEST
 from pixaff.options import divide
 from pixaff.recipe import Recipe, whole_recipe
@@ -28,6 +29,7 @@ from pixaff.run_options import RunOptions, TrainingOptions
 from pixaff.settings import Settings
 from pixaff.stages.batch.image_labels import ask_about, keys_of, labels_of, read_given_labels
 from pixaff.stages.batch.inputs import find_images
+from pixaff.stages.batch.naming import naming_of
 from pixaff.stages.batch.plan import check_files
 from pixaff.stages.batch.record import read_record, write_record
 from pixaff.stages.batch.report import Report
@@ -36,6 +38,7 @@ from pixaff.stages.crf import PHOTOS_PER_WORKER, crf
 from pixaff.stages.propagate import OVERLAYS, propagate
 from pixaff.stages.train_affinity import pair_loss, train_affinity
 from pixaff.stages.train_cam import cam_loss, seed_loss, train_cam
+from pixaff.stages.train_seg import train_seg
 from pixaff.stages.training.chain import Stage, Work, of_recipe
 from pixaff.stages.training.checkpoint import CHECKPOINT
 from pixaff.stages.training.earlier import EARLIER, changes_since, clear_folder, clear_stale, shorter
@@ -51,9 +54,11 @@ if TYPE_CHECKING:
     from pixaff.keywords import TrainingKeywords
 
 COMMAND = "fit"
-PARTS = ("train-cam", "seed-cams", "seed-crf", "train-head", "cams", "crf", "train-affinity", "masks")
+PARTS = ("train-cam", "seed-cams", "seed-crf", "train-head", "cams", "crf", "train-affinity", "masks", "train-seg")
 """Subfolders of a run, in the order in which they are filled."""
-WRITTEN = (RECORD, CAM, AFFINITY, CHECKPOINT, "run.json", "run.jsonl", "metrics.jsonl", "loss.png", DOUBTFUL, SHEET)
+WRITTEN = (
+    RECORD, CAM, AFFINITY, SEG, CHECKPOINT, "run.json", "run.jsonl", "metrics.jsonl", "loss.png", DOUBTFUL, SHEET
+)  # fmt: skip
 """Files of the trainings and of the run itself."""
 
 
@@ -72,6 +77,9 @@ def fit(
     cam_init: str | Path | None = None,
     affinity_init: str | Path | None = None,
     reset_head: bool = False,
+    seg: bool = False,
+    seg_network: str = "lite_seg",
+    seg_recipe: Mapping[str, Any] | None = None,
     engine: Literal["auto", "torch", "pydensecrf"] = "auto",
     run: RunOptions | None = None,
     **options: Unpack[TrainingKeywords],
@@ -93,6 +101,10 @@ def fit(
             segmentation head if it has one, and of the AffinityNet: a whole `Recipe`, or values that replace those of
             the network's own.
         cam_init, affinity_init, reset_head: Initial weights; see `pixaff.train_cam`.
+        seg: Also train a segmentation network on the masks, see `pixaff.train_seg`; the run is then a model for
+            `pixaff.segment`, too. A finished run can be given one.
+        seg_network: Registry name of that network.
+        seg_recipe: Values that replace those of its own recipe.
         engine: Implementation of the dense CRF: "torch", "pydensecrf" or "auto".
         run: How the run computes and to whom it reports, as one object; single ``options`` override it.
         **options: Fields of `pixaff.run_options.TrainingOptions`: ``device``, ``workers``, ``save_every``,
@@ -135,9 +147,14 @@ def fit(
         "classes": list(names),
         "data": digest(f"{found.names.key(photo)} {present}" for photo, present in labelled.items()),
     }
+    stages, recipes = psa_stages(settings), {"cam": cam_recipe, "head": head_recipe, "affinity": affinity_recipe}
+    if seg:
+        recipes["seg"] = whole_recipe(seg_recipe, registry.seg_recipe(seg_network))
+        own = {f"seg {name}": value for name, value in recipes["seg"].to_dict().items()}
+        decides |= {"seg network": seg_network, **own}
+        stages.append(seg_stage(seg_network))
     if how.overwrite:
         _clear(out)
-    stages, recipes = psa_stages(settings), {"cam": cam_recipe, "head": head_recipe, "affinity": affinity_recipe}
     present = {found.names.name(photo): list(classes) for photo, classes in labelled.items()}
     changes = changes_since(out, COMMAND, stages, decides, present, recipes)
     facts = {"device": device_words(where), "list": listing, "images": len(labelled), "photos": present}
@@ -415,6 +432,40 @@ def _make_masks(work: Work) -> Report:
         save_scores=LOWEST <= settings.alpha <= HIGHEST,
         engine=work.engine,
         run=work.run,
+    )
+
+
+def seg_stage(network: str) -> Stage:
+    """The training of a segmentation network on the masks, which the model then has, too."""
+
+    def train(work: Work) -> Report:
+        outcome = train_seg(
+            work.photos,
+            work.out / "masks",
+            work.out / "train-seg",
+            classes=work.names,
+            network=network,
+            init=work.init.get("seg"),
+            listing=work.listing,
+            recipe=work.recipes["seg"],
+            run=work.run,
+        )
+        add_segmentation(work.out, outcome.path)
+        # Those that are held out from the training are part of the run, too.
+        called = naming_of(work.photos)
+        names = [called.name(photo) for photo in work.photos]
+        outcome.done, outcome.skipped = (names, []) if outcome.done else ([], names)
+        return outcome
+
+    return Stage(
+        "train-seg",
+        "train the segmentation network",
+        train,
+        options=("seg network", *of_recipe("seg")),
+        recipe="seg",
+        weights=SEG,
+        units=partial(_steps, "seg"),
+        needs=("masks",),
     )
 
 
