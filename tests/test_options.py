@@ -31,7 +31,7 @@ from pixaff.settings import Settings
 KINDS = (Settings, Recipe, MaskRecipe, ModelOptions, RunOptions, BatchOptions, TrainingOptions, ConsoleOptions)
 OPTIONS = [(kind, name) for kind in KINDS for name in options_of(kind)]
 NO_OPTIONS = {
-    Settings: {"preset", "cam", "affinity"},  # --preset and --network, whose meaning each command has for itself
+    Settings: {"preset", "cam", "affinity", "irn"},  # --preset and --network, whose meaning each command has for itself
     **{kind: {"report", "progress"} for kind in (RunOptions, BatchOptions, TrainingOptions)},  # of Python alone
 }
 COMMANDS = {command.name for command in app.registered_commands}
