@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from pixaff.stages.crf import crf as crf
     from pixaff.stages.download_weights import download_weights as download_weights
     from pixaff.stages.evaluate import evaluate as evaluate
+    from pixaff.stages.evaluate import evaluate_instances as evaluate_instances
     from pixaff.stages.export import export as export
     from pixaff.stages.fit import fit as fit
     from pixaff.stages.info import info as info
@@ -54,6 +55,7 @@ _HOMES = {
     "crf": "pixaff.stages.crf",
     "download_weights": "pixaff.stages.download_weights",
     "evaluate": "pixaff.stages.evaluate",
+    "evaluate_instances": "pixaff.stages.evaluate",
     "export": "pixaff.stages.export",
     "fetch_weights": "pixaff.published",
     "fit": "pixaff.stages.fit",

@@ -72,7 +72,7 @@ def write_instances(
     Image.fromarray(map.astype(np.uint16)).save(png, format="PNG")
     height, width = map.shape
     found = [
-        {"id": number, **_annotation(map == number, int(value)), "score": round(float(score), 6)}
+        {"id": number, **annotation(map == number, int(value)), "score": round(float(score), 6)}
         for number, (value, score) in enumerate(zip(values, scores, strict=True), 1)
     ]
     facts = {"file_name": Path(photo).name, "height": height, "width": width, "annotations": found}
@@ -143,7 +143,7 @@ def _annotations(path: Path) -> list[dict[str, Any]]:
     return found
 
 
-def _annotation(pixels: NDArray[np.bool_], value: int) -> dict[str, Any]:
+def annotation(pixels: NDArray[np.bool_], value: int) -> dict[str, Any]:
     """COCO's annotation of one instance (H, W), as run lengths."""
     height, width = pixels.shape
     rows, columns = np.flatnonzero(pixels.any(1)), np.flatnonzero(pixels.any(0))
