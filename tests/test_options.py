@@ -42,7 +42,9 @@ KINDS = (
 OPTIONS = [(kind, name) for kind in KINDS for name in options_of(kind)]
 NO_OPTIONS = {
     Settings: {"preset", "cam", "affinity"},  # --preset and --network, whose meaning each command has for itself
-    **{kind: {"report", "progress"} for kind in (RunOptions, BatchOptions, TrainingOptions)},  # of Python alone
+    **{
+        kind: {"report", "progress", "renew"} for kind in (RunOptions, BatchOptions, TrainingOptions)
+    },  # of Python alone
 }
 COMMANDS = {command.name for command in app.registered_commands}
 runner = CliRunner()

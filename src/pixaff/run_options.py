@@ -21,6 +21,7 @@ class RunOptions:
     Attributes:
         report: Receives an `Event` for each image, step and note.
         progress: Also show a progress bar.
+        renew: Recompute outputs whose photo, labels or CAMs have changed, and only those.
     """
 
     device: str = option(
@@ -34,6 +35,12 @@ class RunOptions:
         flags=("--workers", "-j"),
     )
     overwrite: bool = option(False, "Recompute existing outputs instead of skipping them.", flags=("--overwrite",))
+    recursive: bool = option(
+        False,
+        "Also use the photos in subfolders: outputs mirror the folders, and labels and lists may have their paths.",
+        flags=("--recursive",),
+        commands=("cam", "crf", "propagate", "train-cam", "train-affinity", "train-irn", "train-seg", "fit"),
+    )
     keep: bool = option(
         False,
         "Do not warn about outputs that no longer fit their photo, labels, CAMs or settings.",
@@ -42,6 +49,7 @@ class RunOptions:
     )
     report: Callback = keyword(silent)
     progress: bool = keyword(False)
+    renew: bool = keyword(False)
 
     @classmethod
     def of(cls, whole: RunOptions | None, given: Mapping[str, Any]) -> Self:

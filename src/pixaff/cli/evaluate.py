@@ -40,6 +40,7 @@ def evaluate(
         typer.Option("--sweep", metavar="alpha=FROM:TO:STEP", help="Alphas of the walk to try on saved scores."),
     ] = None,
     listing: options.List = None,
+    recursive: options.Recursive = False,
     classes: options.Classes = None,
     void: Annotated[
         int | None,
@@ -63,6 +64,7 @@ def evaluate(
             alphas=sweep(alpha, "--alpha"),
             sweep=named_sweep(walk_sweep, "--sweep"),
             listing=listing,
+            recursive=recursive,
             classes=classes,
             void=void,
             workers=workers,

@@ -26,6 +26,7 @@ def export(
         typer.Option("--photos", metavar="DIR", help="Folder of the photos, to be stored beside the masks."),
     ] = None,
     listing: options.List = None,
+    recursive: options.Recursive = False,
     classes: options.Classes = None,
     uncertain: Annotated[
         float,
@@ -47,6 +48,7 @@ def export(
             to=to,
             photos=photos or None,
             listing=listing,
+            recursive=recursive,
             classes=classes,
             uncertain=uncertain,
             polygons=polygons,

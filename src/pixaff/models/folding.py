@@ -16,11 +16,11 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from pixaff.models.base import CamNetwork, Network
+from pixaff.models.base import Network
 
 N = TypeVar("N", bound=Network)
 
-SIDES = (96, 128)
+SIDES = (32, 64)
 """Of the image of the trial."""
 
 
@@ -43,17 +43,12 @@ def folded(network: N) -> N:
         return made
 
 
-def entry_points(network: Network) -> tuple[str, ...]:
-    """Names of the methods by which a network is used."""
-    return ("cam", "forward") if isinstance(network, CamNetwork) else ("forward",)
-
-
 def _pairs(network: Network) -> list[tuple[str, str]]:
     """Names of convolutions and of the batch norms that each of their outputs goes through and nothing else does."""
     seen = _Consumers(network)
     parameter = next(network.parameters())
     image = torch.zeros(1, 3, *SIDES, dtype=parameter.dtype, device=parameter.device)
-    for name in entry_points(network):
+    for name in network.exported:
         try:
             with seen:
                 methodcaller(name, image)(network)

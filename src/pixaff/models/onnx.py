@@ -120,7 +120,31 @@ def onnx_graph(
     except Exception as error:  # whatever the exporter or a network that is followed raises
         raise ExportError(f"{type(network).__name__} cannot be exported: {shortened(error, 200)}") from error
     graph: bytes = buffer.getvalue()
-    return graph
+    return graph if len(methods) == 1 else _merged(graph)
+
+
+def _merged(graph: bytes) -> bytes:
+    """A graph without the nodes that compute what another one computes: the exporter follows one method at a time."""
+    import onnx
+
+    model = onnx.load_model_from_string(graph)
+    results = {one.name for one in model.graph.output}
+    known: dict[tuple[object, ...], Sequence[str]] = {}
+    same: dict[str, str] = {}
+    kept = []
+    for node in model.graph.node:
+        inputs = [same.get(name, name) for name in node.input]
+        node.input[:] = inputs
+        key = (node.op_type, node.domain, *inputs, *(each.SerializeToString() for each in node.attribute))
+        if key in known and not results.intersection(node.output):
+            same.update(zip(node.output, known[key], strict=True))
+        else:
+            known.setdefault(key, tuple(node.output))
+            kept.append(node)
+    del model.graph.node[:]
+    model.graph.node.extend(kept)
+    merged: bytes = model.SerializeToString()
+    return merged
 
 
 def check_graph(

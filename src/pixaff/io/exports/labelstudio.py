@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import quote
 from xml.sax.saxutils import quoteattr
@@ -52,7 +52,9 @@ class LabelStudio(Writer):
                     "value": brush,
                 }
             )
-        photo = item.photo.name if item.photo is not None else f"{item.name}.jpg"
+        photo = f"{item.name}.jpg"
+        if item.photo is not None:
+            photo = PurePosixPath(item.name).with_name(item.photo.name).as_posix()
         data = {"image": ADDRESS + quote(photo, errors="surrogateescape")}
         return {"data": data, "predictions": [{"model_version": "pixaff", "result": results}]}
 

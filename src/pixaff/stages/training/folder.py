@@ -36,9 +36,11 @@ class Trained(Report):
 
     Attributes:
         path: The weights file, or the folder of the run.
+        doubtful: Of a run that makes masks: its photos, the most doubtful mask first.
     """
 
     path: Path = field(default_factory=Path)
+    doubtful: list[str] = field(default_factory=list)
 
 
 def one_at_a_time(what: str) -> Callable[[Callable[P, T]], Callable[P, T]]:
@@ -87,7 +89,7 @@ def is_trained(weights: Path, run: TrainingOptions, command: str, reads: Iterabl
 
 def leave_out(photo: Path, problem: str, result: Report, command: str, report: Callback) -> None:
     """Count a photo as failed and name it."""
-    result.failed.append((photo.name, problem))
+    result.failed.append((result.names.name(photo), problem))
     report(Event("failed", command, problem, photo=photo))
 
 
