@@ -119,6 +119,7 @@ class SegModel(TypedDict, total=False):
     """How a segmentation network computes."""
 
     precision: Literal["fp32", "bf16", "auto"]
+    inference: Literal["auto", "torch", "onnx"]
     engine: Literal["auto", "torch", "pydensecrf"]
 
 

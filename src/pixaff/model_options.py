@@ -55,7 +55,7 @@ class ModelOptions:
         "fp32", "Precision of the networks; auto picks the faster one on this machine.", commands=ALL
     )
     inference: Literal["auto", "torch", "onnx"] = option(
-        "auto", "What computes the networks; auto uses ONNX Runtime on the CPU where it can.", commands=NETWORKS
+        "auto", "What computes the networks; auto uses ONNX Runtime on the CPU where it can.", commands=ALL
     )
     engine: Literal["auto", "torch", "pydensecrf"] = option(
         "auto", "Implementation of the dense CRF.", commands=("crf", "propagate", "segment")

@@ -23,6 +23,8 @@ from pixaff.io.labels import class_indices
 from pixaff.model_options import ModelOptions
 from pixaff.models.base import SegNetwork
 from pixaff.models.folding import folded
+from pixaff.models.inference import onnx_network
+from pixaff.models.onnx import ExportError
 from pixaff.models.segmentation import load_segmentation
 from pixaff.ops.crf import refine_labels
 from pixaff.ops.resize import best_value, resize_scores
@@ -84,6 +86,8 @@ def segmenter_of(
     segmenter.precision, why = choose_precision(options.precision, where, segmenter.seconds)
     if options.precision == "auto":
         report(Event("note", command, f"computing in {segmenter.precision}: {why}"))
+    if refused := segmenter.settle_inference(options.inference):
+        report(Event("note", command, f"computing the network in PyTorch: {refused}"))
     return segmenter
 
 
@@ -91,6 +95,9 @@ class Segmenter:
     """Makes masks of images with a segmentation network. It may be called from several threads.
 
     The network is taken as it is at the first call, batch norm folded into the convolutions.
+
+    Attributes:
+        inference: What computes the network, "torch" or "onnx"; see `settle_inference`.
 
     Args:
         network: The network.
@@ -116,7 +123,8 @@ class Segmenter:
         self.network, self.classes, self.settings = network, tuple(classes), settings or SegSettings()
         self.precision, self.engine = precision, engine
         self.sources, self.files = dict(sources or {}), dict(files or {})
-        self._folded: SegNetwork | None = None
+        self.inference = "torch"
+        self._made: SegNetwork | None = None
 
     @property
     def device(self) -> torch.device:
@@ -143,7 +151,7 @@ class Segmenter:
             sources=self.sources,
             files=self.files,
         )
-        other._folded = self._folded
+        other.inference, other._made = self.inference, self._made
         return other
 
     @overload
@@ -213,9 +221,9 @@ class Segmenter:
     def _logits(self, image: NDArray[np.uint8], size: tuple[int, int]) -> Tensor:
         """float32 (K + 1,h,w): the network's, or the logarithm of the mean probabilities of several passes."""
         settings, total, count = self.settings, torch.zeros(()), 0
-        if self._folded is None:  # made once, or by each of the threads that come first
-            self._folded = folded(self.network)
-        network = self._folded
+        if self._made is None:  # once, or by each of the threads that come first
+            self._made = folded(self.network)
+        network = self._made
         picture = Image.fromarray(image)
         if self.device.type == "cpu":
             largest = max(settings.scales)
@@ -235,6 +243,30 @@ class Segmenter:
             mean = (probabilities[0] + probabilities[1].flip(2)) / 2 if settings.flip else probabilities[0]
             total, count = total.to(mean.device) + resize_scores(mean, size), count + 1
         return (total / count).clamp(min=1e-7).log()
+
+    def settle_inference(self, requested: str) -> str:
+        """Choose what computes the network: see `pixaff.predictor.settle_inference`.
+
+        Raises:
+            UsageError: "onnx" cannot be followed.
+        """
+        self.inference, self._made = "torch", None
+        suits = self.device.type == "cpu" and self.precision == "fp32"
+        if requested == "onnx" and not suits:
+            raise UsageError(
+                f"found {self.precision} on {self.device}, but ONNX Runtime computes in fp32 on the CPU",
+                "use --inference torch",
+            )
+        if requested == "torch" or not suits:
+            return ""
+        try:
+            self._made = onnx_network(self.network)
+        except ExportError as error:
+            if requested == "onnx":
+                raise UsageError(error.message, error.hint or "use --inference torch") from None
+            return error.message + (f" ({error.hint})" if error.hint else "")
+        self.inference = "onnx"
+        return ""
 
     @torch.inference_mode()
     def seconds(self, precision: str) -> float:

@@ -137,6 +137,7 @@ def segment(
             **segmenter.settings.to_dict(),
             "engine": segmenter.engine,
             "precision": segmenter.precision,
+            "inference": segmenter.inference,
         },
         device=segmenter.device_words,
         weights=segmenter.files,
