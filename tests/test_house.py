@@ -62,6 +62,7 @@ ONE_NAME = {
     "base": "what each network, and each source of weights, promises",
     **dict.fromkeys(("coco", "cvat", "yolo"), "a format: the labels in it, and masks that are exported to it"),
     "psa": "of PSA: its networks, and its CAM files",
+    "instances": "of photos: how they are found in ops, their files in io",
     "labels": "the field's word for both: of images in io, of cells and their pairs in ops",
     "metrics": "the figures that say how good something is: of masks in ops, in metrics.jsonl of a training in stages",
 }

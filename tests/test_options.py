@@ -41,7 +41,7 @@ KINDS = (
 )
 OPTIONS = [(kind, name) for kind in KINDS for name in options_of(kind)]
 NO_OPTIONS = {
-    Settings: {"preset", "cam", "affinity"},  # --preset and --network, whose meaning each command has for itself
+    Settings: {"preset", "cam", "affinity", "irn"},  # --preset and --network, whose meaning each command has for itself
     **{
         kind: {"report", "progress", "renew"} for kind in (RunOptions, BatchOptions, TrainingOptions)
     },  # of Python alone

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from pixaff.stages.crf import crf as crf
     from pixaff.stages.download_weights import download_weights as download_weights
     from pixaff.stages.evaluate import evaluate as evaluate
+    from pixaff.stages.evaluate import evaluate_instances as evaluate_instances
     from pixaff.stages.export import export as export
     from pixaff.stages.export_onnx import export_onnx as export_onnx
     from pixaff.stages.fit import fit as fit
@@ -63,6 +64,7 @@ _HOMES = {
     "crf": "pixaff.stages.crf",
     "download_weights": "pixaff.stages.download_weights",
     "evaluate": "pixaff.stages.evaluate",
+    "evaluate_instances": "pixaff.stages.evaluate",
     "export": "pixaff.stages.export",
     "export_onnx": "pixaff.stages.export_onnx",
     "fetch_weights": "pixaff.published",

@@ -26,8 +26,11 @@ class CamSettings(TypedDict, total=False):
 class WalkSettings(CamSettings, total=False):
     """Settings that decide masks."""
 
+    walk: Literal["psa", "irn", "both"] | None
     alpha: float | None
+    background: float | None
     beta: float | None
+    boundary_beta: float | None
     radius: int | None
     steps: int | None
     borders: Literal["full", "published"] | None
@@ -49,6 +52,7 @@ class WholeModel(CamModel, total=False):
     """Which networks to use, and how they compute."""
 
     affinity_weights: str | Path | None
+    irn_weights: str | Path | None
     engine: Literal["auto", "torch", "pydensecrf"]
 
 

@@ -39,6 +39,9 @@ class ModelOptions:
     affinity_weights: str | Path | None = option(
         None, "Weights of the preset's AffinityNet.", "FILE", commands=("propagate",)
     )
+    irn_weights: str | Path | None = option(
+        None, "Weights of the preset's network of class boundaries.", "FILE", commands=("propagate",)
+    )
     weights_dir: str | Path | None = option(
         None,
         "Folder with the preset's weights, which are recognised by their content.",

@@ -15,7 +15,20 @@ from pixaff.options import check_options, option, options_of, unknown_option
 
 CAMS = ("cam", "propagate")
 WALK = ("propagate",)
-HYPER_PARAMETERS = ("crf_low", "crf_high", "conf_fg", "conf_bg", "alpha", "beta", "radius", "steps", "borders")
+HYPER_PARAMETERS = (
+    "crf_low",
+    "crf_high",
+    "conf_fg",
+    "conf_bg",
+    "walk",
+    "alpha",
+    "background",
+    "beta",
+    "boundary_beta",
+    "radius",
+    "steps",
+    "borders",
+)
 """Fields that belong to the method rather than to the networks: a preset lends these to another model."""
 
 
@@ -28,7 +41,8 @@ class Settings:
     Attributes:
         preset: Name of the set of values.
         cam: Registry name of the CAM network.
-        affinity: Registry name of the AffinityNet.
+        affinity: Registry name of the AffinityNet; "" if there is none.
+        irn: Registry name of the network of class boundaries and displacements; "" if there is none.
 
     Raises:
         UsageError: A value is out of range.
@@ -37,6 +51,7 @@ class Settings:
     preset: str = "lite"
     cam: str = "lite_cam"
     affinity: str = "lite_affinity"
+    irn: str = ""
     scales: tuple[float, ...] = option(
         (1.0, 0.5), "Image scales whose CAMs are summed.", "S,S,...", above=0, at_most=8, commands=CAMS
     )
@@ -79,6 +94,11 @@ class Settings:
         at_most=1,
         commands=("crf",),
     )
+    walk: Literal["psa", "irn", "both"] = option(
+        "psa",
+        "Affinities of the walk: of the AffinityNet (psa), of class boundaries (irn), or the product of both.",
+        commands=WALK,
+    )
     alpha: float = option(
         1.5,
         "Exponent of the background score of the walk, (1 - max CAM)^A. Larger: less background.",
@@ -86,11 +106,27 @@ class Settings:
         above=0,
         commands=WALK,
     )
+    background: float = option(
+        0.0,
+        "Constant score of the background, beside propagated scores of at most 1; 0: it is propagated, see --alpha.",
+        "P",
+        at_least=0,
+        at_most=1,
+        commands=WALK,
+    )
     beta: float = option(
         20.0, "Exponent of the affinities. Larger: the walk stops at weaker edges.", "B", above=0, commands=WALK
     )
+    boundary_beta: float = option(
+        10.0, "The same for the affinities of class boundaries, in the walks irn and both.", "B", above=0, commands=WALK
+    )
     radius: int = option(
-        5, "Radius of the neighbourhood of a cell, in cells of 8 pixels.", "R", at_least=2, at_most=64, commands=WALK
+        5,
+        "Radius of the neighbourhood of a cell, in cells of 8 pixels (4 in the walk irn).",
+        "R",
+        at_least=2,
+        at_most=64,
+        commands=WALK,
     )
     steps: int = option(256, "Number of steps of the random walk.", "T", at_least=0, commands=WALK)
     borders: Literal["full", "published"] = option(

@@ -205,13 +205,13 @@ class Plan:
 
 
 _WEIGHTS = frozenset((".safetensors", ".pth", ".pt", ".bin", ".ckpt"))
-_PLACES = ("model", "cam_weights", "affinity_weights")
+_PLACES = ("model", "cam_weights", "affinity_weights", "irn_weights")
 """Settings that say where the weights are; only the content of the weights counts."""
 
 
 def weights_of(options: Mapping[str, Any]) -> list[Path]:
     """The weights files that model options lead to, as far as they are known without loading them."""
-    named = [Path(options[name]) for name in ("cam_weights", "affinity_weights") if options.get(name) is not None]
+    named = [Path(options[name]) for name in _PLACES[1:] if options.get(name) is not None]
     model = options.get("model")
     if model is None and options.get("preset") is None:
         model = LITE
