@@ -39,7 +39,7 @@ class RunOptions:
         False,
         "Also use the photos in subfolders: outputs mirror the folders, and labels and lists may have their paths.",
         flags=("--recursive",),
-        commands=("cam", "crf", "propagate", "train-cam", "train-affinity", "train-irn", "train-seg", "fit"),
+        commands=("cam", "crf", "propagate", "segment", "train-cam", "train-affinity", "train-irn", "train-seg", "fit"),
     )
     keep: bool = option(
         False,

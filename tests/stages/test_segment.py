@@ -127,3 +127,12 @@ def test_a_model_takes_the_network_and_its_settings(run: Path, tmp_path: Path) -
     with pytest.raises(CheckpointError, match=r"model\.json: size is 3"):
         load_segmentation(model)
     shutil.rmtree(model)
+
+
+def test_outputs_mirror_the_folders(photos: Path, run: Path, tmp_path: Path) -> None:
+    draw(photos / "more" / "a.png", (RED, 8, 8))
+    report = segment(photos, tmp_path / "out", model=run, device="cpu", recursive=True, inference="torch")
+    assert {path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*.png")} == {
+        "a.png", "b.png", "more/a.png"
+    }  # fmt: skip
+    assert len(report.done) == 3

@@ -40,6 +40,8 @@ def segment(
 ) -> Report:
     """Write ``out/NAME.png`` for each photo: a palette mask of the photo's own size and orientation.
 
+    With ``recursive``, NAME has the folders of the photo.
+
     Args:
         inputs: Photos: a folder, a file, "-" for paths on standard input, or several of these.
         out: Folder for the masks, default ``photos-masks`` for ``photos``; for one photo it may be a file NAME.png.
@@ -63,15 +65,18 @@ def segment(
     """
     model, settings, how = divide(options, COMMAND, ModelOptions, SegSettings, BatchOptions)
     run, chosen = BatchOptions.of(run, how), ModelOptions(**model)
-    entries = [inputs] if isinstance(inputs, (str, Path)) else list(inputs)
+    entries = [inputs] if isinstance(inputs, (str, Path)) else inputs
     out = Path(out) if out is not None else default_out(entries, "masks")
-    photos = find_images(entries, given_path(listing), labels=labels, command=COMMAND, report=run.report)
+    photos = find_images(
+        entries, given_path(listing), labels=labels, recursive=run.recursive, command=COMMAND, report=run.report
+    )
     single = single_file(out, photos)
 
     def outputs(path: Path) -> tuple[Path, ...]:
         if single:
             return (out,)
-        return (out / f"{path.stem}.png", *[out / OVERLAYS / f"{path.stem}.jpg"] * overlay)
+        key = photos.names.key(path)
+        return (out / f"{key}.png", *[out / OVERLAYS / f"{key}.jpg"] * overlay)
 
     tagged = given_entries(labels, photos)
     plan = Plan(
