@@ -214,8 +214,8 @@ def write_bundle(
         classes: Names of the mask values 1, 2, ...
         settings: The hyper-parameters that suit them.
         half: Store matrices in float16.
-        irn, irn_model: Registry name of the boundary network, and the network. A backbone that equals the AffinityNet's
-            is not stored twice.
+        irn, irn_model: Registry name of the boundary network, and the network; without one, the walk is psa. A backbone
+            that equals the AffinityNet's is not stored twice.
 
     Raises:
         OutputError: A file cannot be written.
@@ -232,7 +232,7 @@ def write_bundle(
         if len(own) < len(state) and all(same):
             state, metadata = own, {**metadata, SHARES: AFFINITY}
         write_state_dict(folder / IRN, state, half, metadata)
-    settings = settings.replace(cam=cam, affinity=affinity, irn=irn)
+    settings = settings.replace(cam=cam, affinity=affinity, irn=irn or "", walk=None if irn else "psa")
     record = {"format": FORMAT, "classes": list(classes), "settings": settings.to_dict()}
     write_text(folder / RECORD, json.dumps(record, indent=2) + "\n")
 
