@@ -55,6 +55,8 @@ STRIDE = 8
 """Side in pixels of a cell of the walk."""
 TRIAL_SIZE = (128, 128)
 """Size of the image on which both precisions are timed."""
+OVERLAY_SIDE = 2000
+"""Pixels of the long side up to which an overlay is as large as its photo."""
 
 ImageLike = str | Path | Image.Image | NDArray[Any] | Tensor
 """A path, a PIL image, uint8 (H,W,3) or (H,W), or a tensor (3,H,W) of uint8 or of floats in 0..1."""
@@ -297,7 +299,7 @@ class Predictor:
 
     def sample(self, image: ImageLike, labels: LabelsLike | None = None, cams: CamsLike | None = None) -> Sample:
         """Decode an image at the working size and check its labels and CAMs; the first half of a call."""
-        pixels, size = _pixels(image, self.settings)
+        pixels, size = _within(image, self.settings.size, self.settings.enlarge_below)
         indices = None if labels is None else self._indices(labels)
         return Sample(pixels, size, indices, None if cams is None else self._given_cams(cams, size))
 
@@ -549,10 +551,24 @@ class Prediction:
         """uint8 (H, W), at the image's own size: 0 background, 1..K classes."""
         return self._mask(self.size)
 
-    def overlay(self) -> Image.Image:
-        """The image at the working size, tinted with its mask."""
-        size = (self.image.shape[0], self.image.shape[1])
-        return Image.fromarray(draw_overlay(self.image, self._mask(size)))
+    def overlay(self, photo: ImageLike | None = None) -> Image.Image:
+        """The image, tinted with its mask, with outlines, class names and a legend.
+
+        Args:
+            photo: The same image, to be drawn on at its own size, or at most at 2,000 pixels; None draws on the image
+                at the working size.
+
+        Raises:
+            ImageError: The photo cannot be read, or is not of this image's size.
+        """
+        image, size = (self.image, self.size) if photo is None else _within(photo, OVERLAY_SIDE)
+        if size != self.size:
+            raise ImageError(
+                f"found an image of {size[1]} x {size[0]} pixels, expected {self.size[1]} x {self.size[0]}",
+                "give the image that the mask is of",
+            )
+        names = dict(zip((index + 1 for index in self.indices), self.classes, strict=True))
+        return Image.fromarray(draw_overlay(image, self._mask((image.shape[0], image.shape[1])), names=names))
 
     def save(self, path: str | Path) -> None:
         """Write the mask as a palette PNG, atomically.
@@ -647,9 +663,8 @@ def margin_at(file: ScoreFile) -> NDArray[np.float32]:
     return margin
 
 
-def _pixels(image: ImageLike, settings: Settings) -> tuple[NDArray[np.uint8], tuple[int, int]]:
-    """An image of any kind as uint8 (h,w,3) at the working size, and its own size (H, W)."""
-    sizes = settings.size, settings.enlarge_below
+def _within(image: ImageLike, *sizes: int) -> tuple[NDArray[np.uint8], tuple[int, int]]:
+    """An image of any kind as uint8 (h,w,3), and its own size (H, W); `sizes` as of `load_image`."""
     if isinstance(image, (str, Path)):
         return load_image(image, *sizes)
     if isinstance(image, Image.Image):
