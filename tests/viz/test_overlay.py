@@ -104,7 +104,7 @@ def test_names_find_no_room_in_the_smallest_photos(shape: tuple[int, int]) -> No
 
 def test_more_names_than_there_is_room_for() -> None:
     photo, mask = np.zeros((200, 300, 3), np.uint8), np.ones((200, 300), np.uint8)
-    few, many = ({value: "x" * 200 for value in range(1, count + 1)} for count in (3, 200))
+    few, many = (dict.fromkeys(range(1, count + 1), "x" * 200) for count in (3, 200))
     assert overlay(photo, mask, names=few).shape == overlay(photo, mask, names=many).shape == photo.shape
 
 
