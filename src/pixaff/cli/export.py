@@ -23,7 +23,9 @@ def export(
     out: options.Out,
     photos: Annotated[
         list[str] | None,
-        typer.Option("--photos", metavar="DIR", help="Folder of the photos, to be stored beside the masks."),
+        typer.Option(
+            "--photos", metavar="DIR", help="Folder of the photos, to be stored beside the masks. Default: masks alone."
+        ),
     ] = None,
     listing: options.List = None,
     classes: options.Classes = None,
