@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from pixaff.stages.evaluate import evaluate as evaluate
     from pixaff.stages.export import export as export
     from pixaff.stages.fit import fit as fit
+    from pixaff.stages.import_masks import import_masks as import_masks
     from pixaff.stages.info import info as info
     from pixaff.stages.propagate import propagate as propagate
     from pixaff.stages.train_affinity import train_affinity as train_affinity
@@ -57,6 +58,7 @@ _HOMES = {
     "export": "pixaff.stages.export",
     "fetch_weights": "pixaff.published",
     "fit": "pixaff.stages.fit",
+    "import_masks": "pixaff.stages.import_masks",
     "info": "pixaff.stages.info",
     "load": "pixaff.predictor",
     "load_checkpoint": "pixaff.models",

@@ -663,9 +663,7 @@ def margin_at(file: ScoreFile) -> NDArray[np.float32]:
     return margin
 
 
-def _within(
-    image: ImageLike, max_side: int, enlarge_below: int = 0
-) -> tuple[NDArray[np.uint8], tuple[int, int]]:
+def _within(image: ImageLike, max_side: int, enlarge_below: int = 0) -> tuple[NDArray[np.uint8], tuple[int, int]]:
     """An image of any kind as uint8 (h,w,3), resized as by `load_image`, and its own size (H, W)."""
     sizes = max_side, enlarge_below
     if isinstance(image, (str, Path)):

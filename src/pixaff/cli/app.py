@@ -17,6 +17,7 @@ from pixaff.cli import (
     evaluate,
     export,
     fit,
+    import_masks,
     info,
     propagate,
     train_affinity,
@@ -94,6 +95,7 @@ app.command("train-irn")(train_irn.train_irn)
 app.command("train-seg")(train_seg.train_seg)
 app.command("evaluate")(evaluate.evaluate)
 app.command("export")(export.export)
+app.command("import")(import_masks.import_masks)
 app.command("download-weights")(download_weights.download_weights)
 app.command("info")(info.info)
 
