@@ -257,7 +257,7 @@ def test_hugging_face_parquet_is_read_by_datasets(folder, tmp_path, monkeypatch)
     datasets = pytest.importorskip("datasets", reason="datasets is not installed")
     out = export(folder, "hf", split=SPLIT)
     found = datasets.load_dataset(str(out), cache_dir=str(tmp_path / "cache"))
-    assert {name: len(part) for name, part in found.items()} == {"train": 2, "validation": 1}
+    assert {name: len(part) for name, part in found.items()} == {"train": 2, "val": 1}
     names = iter(PARTS["train"])
     for row in found["train"]:
         np.testing.assert_array_equal(np.array(row["label"]), mask_of("abc".index(next(names))))
@@ -332,7 +332,9 @@ def test_parts_of_yolo_are_read_by_supervision(folder):
         mask = known("abc".index(path[-5]))
         for value in (1, 2):
             pixels = detections.mask[detections.class_id == value - 1].any(0)
-            assert (pixels & (mask == value)).sum() / (pixels | (mask == value)).sum() > 0.85
+            assert (pixels & (mask == value)).sum() / (
+                pixels | (mask == value)
+            ).sum() > 0.8  # OpenCV fills the rim, too
 
 
 def test_small_regions_become_void(folder):
