@@ -1,11 +1,12 @@
 """Time the dense CRF of low and high background power on photos: pydensecrf, one run each, against the torch engine.
 
-    python -m benchmarks.crf [PHOTOS] [--masks DIR] [--powers 4 32] [--count N] [--threads N] [--repeats N] [--json]
+    python -m benchmarks.crf [PHOTOS] [--masks DIR] [--powers 4 32] [--count N] [--busy] [--repeats N] [--json]
 
 Both sharpen the same scores: soft blobs around the objects of the photo's mask where --masks has one (palette PNGs, two
 classes at most), two blobs at chosen places otherwise. Photos are shrunk to the long side of VOC's, 500 pixels. Each
 figure is a median over the repeats, with both engines taking turns. The position lattice, which photos of one size
-share, is built before the clock starts; `--cold` builds it every time.
+share, is built before the clock starts; `--cold` builds it every time. `--busy` has other programs hold all cores but
+one meanwhile.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
-from benchmarks.measuring import Row, arguments, show, take_turns
+from benchmarks.measuring import Row, arguments, load, show, take_turns
 from pixaff.io.images import IMAGE_SUFFIXES, load_image
 from pixaff.ops import crf
 
@@ -113,15 +114,18 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=12, help="photos at most (default: 12)")
     parser.add_argument("--threads", type=int, help="CPU threads of torch (pydensecrf has one)")
     parser.add_argument("--cold", action="store_true", help="build the position lattice anew for every photo")
+    parser.add_argument("--busy", action="store_true", help="with other programs on all cores but one")
     options = parser.parse_args()
     if options.threads:
         torch.set_num_threads(options.threads)
     if crf._import_pydensecrf() is None:
         raise SystemExit('the baseline is not installed: pip install "pixaff[pydensecrf]"')
-    rows = run(options.photos, options.masks, options.powers, options.count, options.repeats, options.cold)
+    with load(options.busy):
+        rows = run(options.photos, options.masks, options.powers, options.count, options.repeats, options.cold)
     summary: Row = {
         "median_ratio": statistics.median(float(row["ratio"]) for row in rows),
         "worst_same_labels": min(float(row["same_labels"]) for row in rows),
+        "busy": options.busy,
         "powers": ", ".join(f"{power:g}" for power in options.powers),
     }
     show("Dense CRF of several background powers: torch against pydensecrf", rows, summary, options.json)

@@ -10,10 +10,12 @@ import os
 import platform
 import resource
 import statistics
+import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
@@ -39,6 +41,22 @@ def take_turns(works: Sequence[Callable[[], object]], repeats: int) -> list[floa
             work()
             times.append(time.perf_counter() - start)
     return [statistics.median(times) for times in seconds]
+
+
+@contextmanager
+def load(busy: bool) -> Iterator[None]:
+    """While the block runs, let other processes hold all cores but one, if ``busy``."""
+    count = len(os.sched_getaffinity(0)) - 1 if busy and hasattr(os, "sched_getaffinity") else 0
+    code = "import os\nparent = os.getppid()\nwhile os.getppid() == parent: sum(range(100000))"
+    others = [subprocess.Popen([sys.executable, "-c", code]) for _ in range(count)]
+    try:
+        if others:
+            time.sleep(1)  # until they have started
+        yield
+    finally:
+        for other in others:
+            other.kill()
+            other.wait()
 
 
 def peak_memory(work: Callable[..., Callable[[], object]], *values: Any) -> int:

@@ -1,13 +1,15 @@
 """Time and memory of the random walk against dense squarings, the published way, and how they grow.
 
-    python -m benchmarks.walk [--repeats N] [--large] [--json]
+    python -m benchmarks.walk [--repeats N] [--large] [--busy] [--json]
 
 First table: 500 x 375 pixels, 3 scores, 256 steps. Every figure includes building the matrix from the affinities. The
 sparse walks keep the pattern of a grid's matrix after their first call, which is not timed: some 4 ms, once per image
 size. The error is the largest one of a single score against the same walk in float64. Second table: a batch of 16
 images of different sizes against the same images one after the other. Third, with --large: five sizes up to 3840 x
 2160. Fourth: what a product must read, how fast that is compared with plain reading of as many bytes, and the same
-product as a stencil, without a matrix: for each of the 34 offsets, both ways, one multiply-add of whole planes.
+product as a stencil, without a matrix: for each of the 34 offsets, both ways, one multiply-add of whole planes. With
+--busy there is one table only: walks while other programs hold all cores but one, against the same on the machine as it
+is.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.measuring import arguments, peak_memory, show, take_turns
+from benchmarks.measuring import arguments, load, peak_memory, show, take_turns
 from pixaff.ops.neighbours import offsets, source_shape, source_view, target_view
 from pixaff.ops.transition import transition_matrix
 from pixaff.ops.walk import random_walk
@@ -151,6 +153,21 @@ def stencil_product(affinity: Tensor, x: Tensor, degrees: Tensor) -> Tensor:
     return y.div_(degrees)
 
 
+def compare_busy(repeats: int) -> tuple[Rows, dict[str, float]]:
+    """Milliseconds of an ordinary and of a large image, without and with other programs."""
+    rows: Rows = []
+    for size in (SIZES[1], SIZES[-1]):
+        work = prepare(size)
+        work()
+        seconds = []
+        for busy in (False, True):
+            with load(busy):
+                seconds.extend(take_turns([work], repeats))
+        times = {"quiet_ms": 1000 * seconds[0], "busy_ms": 1000 * seconds[1], "ratio": seconds[1] / seconds[0]}
+        rows.append({"image": f"{size[0]} x {size[1]}", **times})
+    return rows, {"largest_ratio": max(float(row["ratio"]) for row in rows)}
+
+
 def compare_products(repeats: int) -> tuple[Rows, dict[str, float]]:
     """Bytes that a product with the matrix moves at least, and the rate, against reading as many on the same core."""
     threads = torch.get_num_threads()
@@ -181,7 +198,11 @@ def compare_products(repeats: int) -> tuple[Rows, dict[str, float]]:
 def main() -> None:
     parser = arguments(__doc__)
     parser.add_argument("--large", action="store_true", help="walk images of up to 3840 x 2160 as well")
+    parser.add_argument("--busy", action="store_true", help="only: with other programs on all cores but one")
     options = parser.parse_args()
+    if options.busy:
+        show("Random walk while other programs compute", *compare_busy(options.repeats), options.json)
+        return
     show("Random walk, 500 x 375, 3 scores, 256 steps", *compare(options.repeats), options.json)
     show("A batch of images", *compare_batch(options.repeats), options.json)
     if options.large:

@@ -42,6 +42,7 @@ class CamModel(TypedDict, total=False):
     weights_dir: str | Path | None
     classes: str | Path | None
     precision: Literal["fp32", "bf16", "auto"]
+    inference: Literal["auto", "torch", "onnx"]
 
 
 class WholeModel(CamModel, total=False):
@@ -57,6 +58,7 @@ class Run(TypedDict, total=False):
     device: str
     workers: int | None
     overwrite: bool
+    recursive: bool
     report: Callback
     progress: bool
 

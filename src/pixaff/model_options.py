@@ -18,7 +18,7 @@ class ModelOptions:
     """What `pixaff.load` takes besides `pixaff.settings.Settings`; see there.
 
     Raises:
-        UsageError: A value is not one of the choices, or the CRF engine is not installed.
+        UsageError: A value is not one of the choices, or an engine is not installed.
     """
 
     model: str | Path | None = option(
@@ -55,6 +55,9 @@ class ModelOptions:
     precision: Literal["fp32", "bf16", "auto"] = option(
         "fp32", "Precision of the networks; auto picks the faster one on this machine.", commands=NETWORKS
     )
+    inference: Literal["auto", "torch", "onnx"] = option(
+        "auto", "What computes the networks; auto uses ONNX Runtime on the CPU where it can.", commands=NETWORKS
+    )
     engine: Literal["auto", "torch", "pydensecrf"] = option(
         "auto", "Implementation of the dense CRF.", commands=("crf", "propagate")
     )
@@ -63,3 +66,5 @@ class ModelOptions:
         check_options(self)
         if self.engine == "pydensecrf" and importlib.util.find_spec("pydensecrf") is None:
             raise UsageError("pydensecrf is not installed", "pip install 'pixaff[pydensecrf]', or --engine torch")
+        if self.inference == "onnx" and importlib.util.find_spec("onnxruntime") is None:
+            raise UsageError("onnxruntime is not installed", "pip install 'pixaff[onnx]', or --inference torch")

@@ -34,6 +34,8 @@ from pixaff.model_options import ModelOptions
 from pixaff.models.base import AffinityNetwork, CamNetwork, Network
 from pixaff.models.bundle import PARTS, Weights, load_model
 from pixaff.models.folding import folded
+from pixaff.models.inference import onnx_network
+from pixaff.models.onnx import ExportError
 from pixaff.ops.affinity import pair_affinity
 from pixaff.ops.cam import background_score, normalized_cams, with_background
 from pixaff.ops.crf import refine_labels
@@ -87,9 +89,9 @@ def load(
         progress: Show a bar while published weights are downloaded.
         parts: The networks to load: "cam", "affinity" or both. If CAMs are always given, "affinity" is enough.
         report: Receives an `Event` for each note, and for the progress of downloads.
-        **options: ``preset``, ``cam_weights``, ``affinity_weights``, ``weights_dir``, ``classes``, ``precision`` and
-            ``engine``, see `pixaff.model_options.ModelOptions`; and any field of `pixaff.Settings`, such as
-            ``alpha=4``, to replace the model's own.
+        **options: ``preset``, ``cam_weights``, ``affinity_weights``, ``weights_dir``, ``classes``, ``precision``,
+            ``inference`` and ``engine``, see `pixaff.model_options.ModelOptions`; and any field of `pixaff.Settings`,
+            such as ``alpha=4``, to replace the model's own.
 
     Raises:
         UsageError: An option is unknown or out of range, or ``classes`` are not the model's.
@@ -145,13 +147,18 @@ def load_predictor(
     predictor.precision, why = settle_precision(options.precision, predictor, where)
     if options.precision == "auto":
         report(Event("note", command, f"computing in {predictor.precision}: {why}"))
+    if refused := settle_inference(options.inference, predictor):
+        report(Event("note", command, f"computing the networks in PyTorch: {refused}"))
     return predictor
 
 
 class Predictor:
     """Makes masks of images with a loaded model. It may be called from several threads.
 
-    The networks are taken as they are at the first call, batch norm folded into the convolutions.
+    The networks are taken as they are at the first call, with batch norm folded into the convolutions.
+
+    Attributes:
+        inference: What computes the networks, "torch" or "onnx": see `settle_inference`.
 
     Args:
         cam_network: Makes the CAMs and predicts labels; None if CAMs are always given.
@@ -187,6 +194,7 @@ class Predictor:
         self.engine = engine
         self.sources = dict(sources or {})
         self.files = dict(files or {})
+        self.inference = "torch"
         self._engines: dict[str, Network] = {}
         if cam_network is not None and cam_network.single_scale and settings.scales != (1.0,):
             words = ", ".join(f"{scale:g}" for scale in settings.scales)
@@ -218,7 +226,7 @@ class Predictor:
             sources=self.sources,
             files=self.files,
         )
-        other._engines = self._engines
+        other.inference, other._engines = self.inference, self._engines
         return other
 
     def _engine(self, part: str, network: N) -> N:
@@ -757,3 +765,36 @@ def settle_precision(requested: str, predictor: Predictor, device: torch.device)
         return min(tries[1:])
 
     return choose_precision(requested, device, seconds)
+
+
+def settle_inference(requested: str, predictor: Predictor) -> str:
+    """Choose what computes the networks of a predictor: ONNX Runtime on the CPU in fp32, if it computes all of them.
+
+    Args:
+        requested: "auto", "torch" or "onnx".
+        predictor: Its ``inference`` is set, and used from the next call on.
+
+    Returns:
+        Why "auto" means PyTorch although ONNX Runtime might compute the networks; otherwise "".
+
+    Raises:
+        UsageError: "onnx" cannot be followed.
+    """
+    predictor.inference, predictor._engines = "torch", {}
+    suits = predictor.device.type == "cpu" and predictor.precision == "fp32"
+    if requested == "onnx" and not suits:
+        raise UsageError(
+            f"found {predictor.precision} on {predictor.device}, but ONNX Runtime computes in fp32 on the CPU",
+            "use --inference torch",
+        )
+    if requested == "torch" or not suits:
+        return ""
+    networks = {"cam": predictor.cam_network, "affinity": predictor.affinity_network}
+    try:
+        predictor._engines = {part: onnx_network(network) for part, network in networks.items() if network is not None}
+    except ExportError as error:
+        if requested == "onnx":
+            raise UsageError(error.message, error.hint or "use --inference torch") from None
+        return error.message + (f" ({error.hint})" if error.hint else "")
+    predictor.inference = "onnx"
+    return ""

@@ -34,6 +34,12 @@ class RunOptions:
         flags=("--workers", "-j"),
     )
     overwrite: bool = option(False, "Recompute existing outputs instead of skipping them.", flags=("--overwrite",))
+    recursive: bool = option(
+        False,
+        "Also use the photos in subfolders: outputs mirror the folders, and labels and lists may have their paths.",
+        flags=("--recursive",),
+        commands=("cam", "crf", "propagate", "train-cam", "train-affinity", "train-irn", "train-seg", "fit"),
+    )
     keep: bool = option(
         False,
         "Do not warn about outputs that no longer fit their photo, labels, CAMs or settings.",

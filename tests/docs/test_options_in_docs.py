@@ -31,7 +31,7 @@ COMMAND = re.compile(rf"(?:(?<![-\w/.])pixaff |(?<=`)(?:pixaff )?)({NAMES})(?![\
 OPTION = re.compile(r"(?<![\w-])--?[a-z][a-z-]*(?![\w-])")
 ELSEWHERE = {
     "--scale",
-    "--cold", "--large", "--masks", "--count", "--every",  # of benchmarks and of the Python examples
+    "--busy", "--cold", "--large", "--masks", "--count", "--every",  # of benchmarks and of the Python examples
     # of a function in a script
     "--rounds",  # of the fault harness
     "--max-labels",  # the option that architecture.md adds

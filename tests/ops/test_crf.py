@@ -275,6 +275,30 @@ def test_arrays_and_tensors_of_any_layout(engine: str) -> None:
     torch.testing.assert_close(expected.sum(0), torch.ones(20, 24))
 
 
+def test_one_thread_computes_and_the_others_are_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = set()
+    softmax = crf._softmax_
+    monkeypatch.setattr(crf, "_softmax_", lambda *args: seen.add(torch.get_num_threads()) or softmax(*args))
+    image, probs = scene(9, 13, 3)
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        two = dense_crf(image, probs, engine="torch")
+        assert seen == {1}
+        assert torch.get_num_threads() == 2
+        torch.set_num_threads(1)
+        assert torch.equal(dense_crf(image, probs, engine="torch"), two)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_autocast_leaves_the_crf_alone() -> None:
+    image, probs = scene(9, 13, 3)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = dense_crf(image, probs, engine="torch")
+    assert torch.equal(found, dense_crf(image, probs, engine="torch"))
+
+
 def test_cached_position_lattices_are_few_and_kept_apart() -> None:
     crf._cached_position_lattice.cache_clear()
     for height, width in [*pairwise(range(5, 20)), (5, 6)]:

@@ -240,3 +240,11 @@ def test_what_is_no_export(folder):
     (folder / "other.txt").write_text("horse\n")
     with pytest.raises(FormatError, match='the label "cat"'):
         pixaff.import_masks(folder / "cvat" / "masks.zip", folder / "back", classes=folder / "other.txt")
+
+
+def test_masks_in_nested_folders(folder):
+    write_mask(folder / "masks" / "sub" / "a.png", mask_of(2))
+    pixaff.export(folder / "masks", folder / "cvat", to="cvat", recursive=True)
+    found = pixaff.import_masks(folder / "cvat" / "masks.zip", folder / "back", masks=folder / "masks")
+    assert (found.done, found.changed) == (["a.png", "b.png", "c.png", "sub/a.png"], {})
+    np.testing.assert_array_equal(read_mask(folder / "back" / "sub" / "a.png"), mask_of(2))

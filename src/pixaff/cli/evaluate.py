@@ -54,6 +54,7 @@ def evaluate(
         ),
     ] = None,
     listing: options.List = None,
+    recursive: options.Recursive = False,
     classes: options.Classes = None,
     void: Annotated[
         int | None,
@@ -77,6 +78,7 @@ def evaluate(
             alphas=sweep(alpha, "--alpha"),
             sweep=named_sweep(walk_sweep, "--sweep"),
             listing=listing,
+            recursive=recursive,
             classes=classes,
             void=void,
             workers=workers,

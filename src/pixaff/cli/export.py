@@ -28,6 +28,7 @@ def export(
         ),
     ] = None,
     listing: options.List = None,
+    recursive: options.Recursive = False,
     classes: options.Classes = None,
     uncertain: Annotated[
         float,
@@ -61,6 +62,7 @@ def export(
             to=to,
             photos=photos or None,
             listing=listing,
+            recursive=recursive,
             classes=classes,
             uncertain=uncertain,
             polygons=polygons,

@@ -23,9 +23,10 @@ def info(
     photos: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Photos to compare labels with. Default: none.")
     ] = None,
+    recursive: options.Recursive = False,
 ) -> None:
     """Describe the installation, or a file or folder: photo, mask, CAMs, weights, labels, model, outputs."""
-    facts = pixaff.info(path, photos)
+    facts = pixaff.info(path, photos, recursive=recursive)
     with Console(**say) as console:
         if console.options.as_json:
             console.data(facts)

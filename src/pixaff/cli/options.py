@@ -46,6 +46,7 @@ GivenLabels = Annotated[
         help="A table such as labels.csv, a folder per class, or what a labelling tool exports.",
     ),
 ]
+Recursive = Annotated[bool, typer.Option("--recursive", help="Also use the files in subfolders, each with its path.")]
 Classes = Annotated[
     Path | None,
     typer.Option(

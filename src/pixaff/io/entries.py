@@ -9,12 +9,16 @@ from pathlib import Path
 from typing import Literal
 
 from pixaff.io.images import IMAGE_SUFFIXES
-from pixaff.io.picture_files import RAW_SUFFIXES
+from pixaff.io.picture_files import HEIF_SUFFIXES, RAW_SUFFIXES
 from pixaff.io.regular import FOLDER, irregular
 
 # What pixaff itself reads or writes beside photos.
-_OWN_SUFFIXES = frozenset({".csv", ".json", ".jsonl", ".npy", ".npz", ".safetensors", ".xml"})
-_OWN_NAMES = frozenset({"classes.txt"})
+# fmt: off
+_OWN_SUFFIXES = frozenset((
+    ".csv", ".json", ".jsonl", ".npy", ".npz", ".parquet", ".safetensors", ".xml", ".yaml", ".yml",
+))
+# fmt: on
+_OWN_NAMES = frozenset({"classes.txt", "README.md"})
 # What file managers leave in every folder, in lower case.
 _SYSTEM_NAMES = frozenset({".ds_store", "desktop.ini", "ehthumbs.db", "icon\r", "picasa.ini", "thumbs.db"})
 
@@ -48,15 +52,17 @@ def sort_folder(folder: str | os.PathLike[str]) -> list[tuple[Path, Kind]]:
 
 def photo_names(names: Collection[str]) -> dict[str, str]:
     """The names in a folder that are those of photos, by the stem with which companions of the photo begin."""
-    return {os.path.splitext(name)[0].casefold(): name for name in names if _named_like_a_photo(name)}
+    photos = [name for name in names if _named_like_a_photo(name)]
+    photos.sort(key=lambda name: os.path.splitext(name)[1].lower() not in HEIF_SUFFIXES)  # others take its place
+    return {os.path.splitext(name)[0].casefold(): name for name in photos}
 
 
 def kind_of(path: str | os.PathLike[str], photos: dict[str, str] | None = None) -> Kind:
     """What an entry of a folder is treated as, by its name and what the file system says; it is not opened.
 
     A file that is not named like a photo may still be one: it is tried, and named if it cannot be read. But if there is
-    a photo with the same stem, it belongs to that (`sheep.jpg_original`, `sheep.txt`, `DSC_0001.NEF` beside
-    `DSC_0001.JPG`) and is ignored.
+    a photo with the same stem, it belongs to that (`sheep.jpg_original`, `sheep.txt`, `DSC_0001.NEF` or `DSC_0001.HEIC`
+    beside `DSC_0001.JPG`) and is ignored.
 
     Args:
         path: The entry.
@@ -70,7 +76,8 @@ def kind_of(path: str | os.PathLike[str], photos: dict[str, str] | None = None) 
             return Kind("ignored", "of a file manager")
         if name.startswith(".") or suffix in _OWN_SUFFIXES or name in _OWN_NAMES:
             return Kind("ours")
-        if not _named_like_a_photo(name) and (photo := _photo_beside(name, photos)):
+        companion = not _named_like_a_photo(name) or suffix in HEIF_SUFFIXES
+        if companion and (photo := _photo_beside(name, photos)) and photo != name:
             return Kind("ignored", f"beside the photo {photo}")
     found = irregular(path)
     if photos is not None and found == FOLDER:

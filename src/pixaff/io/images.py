@@ -19,12 +19,12 @@ from PIL import Image
 
 from pixaff.errors import ImageError
 from pixaff.io.atomic import write_bytes
-from pixaff.io.picture_files import opened, quiet_pillow
+from pixaff.io.picture_files import HEIF, HEIF_SUFFIXES, opened, quiet_pillow
 
 # fmt: off
 IMAGE_SUFFIXES = frozenset((
     ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".webp", ".avif", ".bmp", ".gif", ".tif", ".tiff", ".jp2",
-    ".ppm", ".pgm", ".pnm",
+    ".ppm", ".pgm", ".pnm", *HEIF_SUFFIXES,
 ))
 # fmt: on
 
@@ -126,7 +126,7 @@ def image_array(
     orientation = _orientation(picture)
     size = _upright_size(picture)
     target = _working_size(picture.size, max_side, enlarge_below)
-    if target != picture.size:
+    if target != picture.size and picture.format != HEIF:  # whose thumbnail is another, coarser photo
         # Twice the target leaves the filter below enough to work with.
         picture.draft(None, (2 * target[0], 2 * target[1]))
     picture.load()

@@ -26,6 +26,8 @@ RAW_SUFFIXES = frozenset((
 ))
 # fmt: on
 """Of cameras' raw files, in lower case."""
+HEIF, HEIF_SUFFIXES = "HEIF", frozenset((".heic", ".heif", ".hif"))
+"""Of phones and cameras; read through pillow-heif, if it is installed."""
 MAX_PIXELS = 300_000_000
 MAX_SCANS = 100
 """Of a progressive JPEG, each of which visits every pixel. Encoders write about ten."""
@@ -41,6 +43,7 @@ _PNG_PIXELS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND", b"acTL")
 _SUBFILE_TYPE, _SUB_IFDS, _DNG_VERSION = 254, 330, 50706  # tags of a TIFF
 _JPEG_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")  # among the pixels: no stuffed byte, no restart, no filling
 _HEAD = 1 << 18  # bytes in which the first scan of a photo begins
+_HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"mif2", b"msf1")
 _SINGLE_SCAN = b"\xc0\xc1"  # frames that are decoded as they are read, if their first scan has all components
 _pillow_settings = threading.Lock()
 
@@ -73,11 +76,13 @@ def opened(path: str | os.PathLike[str], error: type[PixaffError] = ImageError) 
             yield picture
     except PixaffError:
         raise
+    except _NoHeif:
+        raise error(f"{path}: found a HEIC photo; to read it, pip install 'pixaff[heic]'", _CONVERT) from None
     except UnidentifiedImageError:
         if Path(path).suffix.lower() in RAW_SUFFIXES:
             raise error(f"{path}: found {_RAW}", _CONVERT) from None
         found = f"{Path(path).stat().st_size:,} bytes of no known image format"
-        raise error(f"{path}: found {found}", "expected JPEG, PNG, WebP, TIFF or BMP; HEIC and SVG: convert") from None
+        raise error(f"{path}: found {found}", "expected JPEG, PNG, WebP, HEIC, TIFF or BMP; SVG: convert") from None
     except FileNotFoundError:
         raise error(f"{path}: no such file", "check the path") from None
     except PermissionError:
@@ -118,14 +123,36 @@ def _identified(file: BinaryIO) -> Image.Image:
             return Image.open(file, formats=_formats())
         except Exception:
             file.seek(0)
-            if file.read(len(_PNG)) != _PNG:
+            head = file.read(12)
+            if head[4:8] == b"ftyp" and head[8:] in _HEIF_BRANDS:
+                return _heif(file)
+            if not head.startswith(_PNG):
                 raise
+            file.seek(len(_PNG))
             bare = _without_notes(file)
             try:
                 return Image.open(bare, formats=_formats())
             except Exception:
                 pass  # the first error says more
             raise
+
+
+class _NoHeif(Exception):
+    """A HEIC photo, and nothing to read it with."""
+
+
+def _heif(file: BinaryIO) -> Image.Image:
+    """A HEIC photo, which is turned upright and has 8 bits a channel whatever its file has.
+
+    The reader is not registered with Pillow, which would change it for the whole process.
+    """
+    try:
+        from pillow_heif import HeifImageFile  # type: ignore[import-untyped,import-not-found,unused-ignore]
+    except ImportError:
+        raise _NoHeif from None
+    file.seek(0)
+    picture: Image.Image = HeifImageFile(file)
+    return picture
 
 
 def _without_notes(png: BinaryIO) -> io.BytesIO:
@@ -153,7 +180,7 @@ def _is_raw(path: Path, picture: Image.Image) -> bool:
 
 def _has_more(picture: Image.Image) -> bool:
     """Whether there is a second picture. How many there are is not asked: to count pages can take minutes."""
-    if picture.format == "MPO":  # a camera's JPEG with a preview or a second view behind the photo
+    if picture.format in ("MPO", HEIF):  # a camera's photo with a preview or other views behind it
         return False
     with quiet_pillow():
         if picture.format != "TIFF":

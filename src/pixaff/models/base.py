@@ -37,8 +37,10 @@ class Network(nn.Module):
         bytes_per_pixel: Peak memory of a forward pass in float32, as measured; None means unknown.
         frozen: Layers that a training does not change: the stem and the first stage.
         new: Layers that initial weights lack, and that learn faster.
+        exported: Methods that its ONNX graph computes; none if it cannot have one.
     """
 
+    exported: ClassVar[tuple[str, ...]] = ("forward",)
     mean: tuple[float, ...]
     std: tuple[float, ...]
     bgr: bool = False
@@ -56,6 +58,11 @@ class Network(nn.Module):
         """
         pixels = _normalized(image, self.mean, self.std)
         return pixels.flip(0) if self.bgr else pixels
+
+    @property
+    def graph(self) -> str | None:
+        """Name of its ONNX graph, if pixaff contains one: see `pixaff.models.inference`."""
+        return None
 
     def seen_size(self, size: tuple[int, int]) -> tuple[int, int]:
         """The size (h, w) of the network's input for an image of some size: its square, or the same size."""
@@ -121,6 +128,7 @@ class CamNetwork(Network):
     single_scale: ClassVar[bool] = False
     sized: ClassVar[bool] = False
     has_segmentation_head: ClassVar[bool] = False
+    exported: ClassVar[tuple[str, ...]] = ("cam", "forward")
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalised images (B,3,H,W) -> logits (B,K)."""
@@ -152,6 +160,8 @@ class CamNetwork(Network):
 
 class AffinityNetwork(Network):
     """A network with features by which neighbouring cells are compared (AffinityNet)."""
+
+    exported: ClassVar[tuple[str, ...]] = ("features",)
 
     def features(self, x: Tensor) -> Tensor:
         """Normalised images (B,3,H,W) -> features (B,D,h,w), h = ceil(H / 8)."""

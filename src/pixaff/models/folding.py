@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
+from operator import methodcaller
 from typing import Any, TypeVar
 
 import torch
@@ -15,11 +16,11 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from pixaff.models.base import CamNetwork, Network
+from pixaff.models.base import Network
 
 N = TypeVar("N", bound=Network)
 
-SIDES = (96, 128)
+SIDES = (32, 64)
 """Of the image of the trial."""
 
 
@@ -42,20 +43,15 @@ def folded(network: N) -> N:
         return made
 
 
-def entry_points(network: Network) -> tuple[str, ...]:
-    """Names of the methods by which a network is used."""
-    return ("cam", "forward") if isinstance(network, CamNetwork) else ("forward",)
-
-
 def _pairs(network: Network) -> list[tuple[str, str]]:
     """Names of convolutions and of the batch norms that each of their outputs goes through and nothing else does."""
     seen = _Consumers(network)
     parameter = next(network.parameters())
     image = torch.zeros(1, 3, *SIDES, dtype=parameter.dtype, device=parameter.device)
-    for name in entry_points(network):
+    for name in network.exported:
         try:
             with seen:
-                getattr(network, name)(image)
+                methodcaller(name, image)(network)
         except (RuntimeError, ValueError, TypeError, AssertionError, NotImplementedError):
             return []  # what cannot be looked at stays as it is
     found = {conv: norms for conv, norms in seen.by_convolution().items() if len(norms) == 1 and None not in norms}
@@ -95,7 +91,7 @@ class _Consumers(TorchDispatchMode):
         self, func: Callable[..., Any], types: Sequence[type], args: Sequence[Any] = (), kwargs: Any = None
     ) -> Any:
         named: Mapping[str, Any] = kwargs or {}
-        name = getattr(func, "overloadpacket", func)
+        name = func.overloadpacket if isinstance(func, torch._ops.OpOverload) else func
         norm = None
         if "batch_norm" in str(name):
             norm = next((self._norms[id(leaf)] for leaf in tree_leaves((args, named)) if id(leaf) in self._norms), None)
@@ -129,6 +125,6 @@ def _fold(network: nn.Module, conv_name: str, norm_name: str) -> None:
     weight = (conv.weight.double() * scale[:, None, None, None]).to(conv.weight.dtype)
     conv.weight = nn.Parameter(weight.contiguous(memory_format=torch.channels_last), requires_grad=False)
     conv.bias = nn.Parameter(shift.to(weight.dtype), requires_grad=False)
-    activation = getattr(norm, "act", None)
+    activation = dict(norm.named_children()).get("act", nn.Identity())
     parent, _, last = norm_name.rpartition(".")
-    setattr(network.get_submodule(parent), last, activation if isinstance(activation, nn.Module) else nn.Identity())
+    network.get_submodule(parent).add_module(last, activation)

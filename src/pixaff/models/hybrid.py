@@ -72,6 +72,7 @@ class HybridCam(_Hybrid, CamNetwork):
 
     new = ("head",)
     single_scale = True
+    exported = ()  # its maps are made in a backward pass
     sized = True
 
     def __init__(self, num_classes: int = 20, image_size: int | None = None) -> None:

@@ -16,10 +16,9 @@ from typing import TYPE_CHECKING
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.models.segmentation.deeplabv3 import ASPP  # type: ignore[import-untyped]
 
 from pixaff.models.base import AffinityNetwork, BoundaryNetwork, CamNetwork, Family, MeanShift, Network, SegNetwork
-from pixaff.models.timm_backbone import timm_model
+from pixaff.models.efficientnet_lite import FEATURES, EfficientNetLite2, head
 from pixaff.recipe import Recipe
 from pixaff.settings import Settings
 
@@ -31,7 +30,6 @@ FINE_LEVELS = (16, 24)
 """Channels at stride 2 and 4."""
 LEVELS = (48, 120, 352)
 """Channels at stride 8, 16 and 16."""
-FEATURES = 1280
 HIDDEN = 256
 WIDTH = 128
 """Channels of the segmentation network's decoder."""
@@ -45,8 +43,7 @@ class LiteBackbone(nn.Module):
 
     def __init__(self, fine: bool = False) -> None:
         super().__init__()
-        indices = (0, 1, 2, 3, 4) if fine else (2, 3, 4)
-        self.net = timm_model("tf_efficientnet_lite2", features_only=True, output_stride=STRIDE, out_indices=indices)
+        self.net = EfficientNetLite2((0, 1, 2, 3, 4) if fine else (2, 3, 4))
         # The stem and the stages up to stride 8 keep their ImageNet weights: they take half of the time of a training
         # step, and a new task needs little change there (the published networks freeze their first stage too).
         for name, parameter in self.net.named_parameters():
@@ -115,9 +112,7 @@ class LiteCam(_Lite, CamNetwork):
 
     def __init__(self, num_classes: int = 20) -> None:
         super().__init__()
-        # The ImageNet network's own last layers, under their own names.
-        source = timm_model("tf_efficientnet_lite2")
-        self.top = nn.Sequential(OrderedDict((name, source.get_submodule(name)) for name in ("conv_head", "bn2")))
+        self.top = head()  # the ImageNet network's own last layers
         self.classifier = nn.Conv2d(FEATURES, num_classes, 1, bias=False)
         nn.init.normal_(self.classifier.weight, std=0.01)
         self.pixel = nn.Sequential(
@@ -130,6 +125,10 @@ class LiteCam(_Lite, CamNetwork):
             )
         )
         self.register_buffer("seeded", torch.tensor(False))
+
+    @property
+    def graph(self) -> str | None:
+        return "lite_cam_seeded" if self.seeded else "lite_cam"
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalised images (B,3,H,W) -> logits (B,K): the classifier of the average feature."""
@@ -170,6 +169,7 @@ class LiteAffinity(_Lite, AffinityNetwork):
     """
 
     new = ("level1", "level2", "level3", "merge")
+    graph = "lite_affinity"
 
     def __init__(self) -> None:
         super().__init__()
@@ -260,6 +260,9 @@ class LiteSeg(_Lite, SegNetwork):
     bytes_per_pixel = 700
 
     def __init__(self, num_classes: int = 20) -> None:
+        # Here, because torchvision takes longer to import than `lite` takes for a mask.
+        from torchvision.models.segmentation.deeplabv3 import ASPP  # type: ignore[import-untyped]
+
         super().__init__(fine=True)
         # Half the rates of DeepLab, which are for images of 513 pixels and reach across those of 256.
         self.pyramid = ASPP(LEVELS[2], (3, 6, 9), WIDTH)

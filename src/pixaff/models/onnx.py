@@ -12,7 +12,8 @@ import importlib.util
 import io
 import os
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from operator import methodcaller
 from typing import Any
 
 import torch
@@ -41,13 +42,13 @@ def export_onnx(
     network: nn.Module,
     path: str | os.PathLike[str],
     *,
-    method: str = "forward",
+    methods: Sequence[str] = ("forward",),
     outputs: Sequence[str] = (OUTPUT,),
     metadata: Mapping[str, str] | None = None,
     opset: int = OPSET,
     trials: Sequence[tuple[int, int, int, int]] = TRIALS,
 ) -> None:
-    """Write one method of a network as an ONNX file, for any number of images of any size.
+    """Write methods of a network as an ONNX file, for any number of images of any size.
 
     The input is called "image": float32 (B,3,H,W), normalised. Batch norm is folded into the convolutions. The file is
     compared with the network in ONNX Runtime before it is written.
@@ -55,8 +56,8 @@ def export_onnx(
     Args:
         network: A network of pixaff, or any other module in evaluation mode that takes images (B,3,H,W).
         path: File to write, atomically.
-        method: Which of its methods: "forward", "cam", ...
-        outputs: A name for each of its results.
+        methods: Which of its methods, "forward", "cam", ...; what they share is computed once.
+        outputs: A name for each of their results.
         metadata: What the file says about itself, such as the names of the classes.
         opset: Version of the operators.
         trials: Shapes of the images on which file and network are compared.
@@ -68,8 +69,8 @@ def export_onnx(
     """
     if missing := missing_packages():
         raise PixaffError(f"{missing} not installed", HINT)
-    graph = onnx_graph(network, method, outputs=outputs, opset=opset)
-    check_graph(graph, network, method, trials)
+    graph = onnx_graph(network, methods, outputs, opset=opset)
+    check_graph(graph, network, methods, trials)
     if metadata:
         import onnx
 
@@ -86,9 +87,13 @@ def missing_packages(*names: str) -> str:
 
 
 def onnx_graph(
-    network: nn.Module, method: str = "forward", *, outputs: Sequence[str] = (OUTPUT,), opset: int = OPSET
+    network: nn.Module,
+    methods: Sequence[str] = ("forward",),
+    outputs: Sequence[str] = (OUTPUT,),
+    *,
+    opset: int = OPSET,
 ) -> bytes:
-    """The content of the ONNX file of one method of a network.
+    """The content of the ONNX file of methods of a network.
 
     Raises:
         ExportError: The network cannot be exported.
@@ -99,9 +104,9 @@ def onnx_graph(
     buffer: Any = io.BytesIO()
     try:
         with torch.inference_mode(False), torch.no_grad(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of what might be taken for constant: `check_graph` tells
+            warnings.simplefilter("ignore")  # of what might be taken for constant: `compare` tells
             torch.onnx.export(
-                _Method(plain, method).eval(),
+                _Methods(plain, methods).eval(),
                 (torch.zeros(EXAMPLE, dtype=like.dtype, device=like.device),),
                 buffer,
                 dynamo=False,
@@ -113,67 +118,94 @@ def onnx_graph(
                 operator_export_type=torch.onnx.OperatorExportTypes.ONNX_FALLTHROUGH,
             )
     except Exception as error:  # whatever the exporter or a network that is followed raises
-        raise ExportError(f"{name_of(network, method)} cannot be exported: {shortened(error, 200)}") from error
+        raise ExportError(f"{type(network).__name__} cannot be exported: {shortened(error, 200)}") from error
     graph: bytes = buffer.getvalue()
-    return graph
+    return graph if len(methods) == 1 else _merged(graph)
+
+
+def _merged(graph: bytes) -> bytes:
+    """A graph without the nodes that compute what another one computes: the exporter follows one method at a time."""
+    import onnx
+
+    model = onnx.load_model_from_string(graph)
+    results = {one.name for one in model.graph.output}
+    known: dict[tuple[object, ...], Sequence[str]] = {}
+    same: dict[str, str] = {}
+    kept = []
+    for node in model.graph.node:
+        inputs = [same.get(name, name) for name in node.input]
+        node.input[:] = inputs
+        key = (node.op_type, node.domain, *inputs, *(each.SerializeToString() for each in node.attribute))
+        if key in known and not results.intersection(node.output):
+            same.update(zip(node.output, known[key], strict=True))
+        else:
+            known.setdefault(key, tuple(node.output))
+            kept.append(node)
+    del model.graph.node[:]
+    model.graph.node.extend(kept)
+    merged: bytes = model.SerializeToString()
+    return merged
 
 
 def check_graph(
-    graph: bytes, network: nn.Module, method: str = "forward", trials: Sequence[tuple[int, int, int, int]] = TRIALS
+    graph: bytes,
+    network: nn.Module,
+    methods: Sequence[str] = ("forward",),
+    trials: Sequence[tuple[int, int, int, int]] = TRIALS,
 ) -> None:
     """Make sure that ONNX Runtime makes of images what the network makes of them.
 
     Raises:
         ExportError: It does not.
     """
-    onnxruntime: Any = importlib.import_module("onnxruntime")
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
+    runtime: Any = importlib.import_module("onnxruntime")
+    options = runtime.SessionOptions()
+    options.log_severity_level = 4  # what it would print is raised
     try:
-        session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+        session = runtime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime's own have no common base
-        raise ExportError(f"ONNX Runtime refuses {name_of(network, method)}: {shortened(error, 200)}") from error
-    compare(network, method, lambda x: [torch.from_numpy(one) for one in session.run(None, {INPUT: x.numpy()})], trials)
+        raise ExportError(f"ONNX Runtime refuses {type(network).__name__}: {shortened(error, 200)}") from error
+    compare(
+        network, methods, lambda x: [torch.from_numpy(one) for one in session.run(None, {INPUT: x.numpy()})], trials
+    )
 
 
 @torch.inference_mode()
-def compare(network: nn.Module, method: str, call: Any, trials: Sequence[tuple[int, int, int, int]] = TRIALS) -> None:
-    """Compare what ``call`` makes of images, a list of tensors, with the results of a method.
+def compare(
+    network: nn.Module,
+    methods: Sequence[str],
+    call: Callable[[Tensor], Sequence[Tensor]],
+    trials: Sequence[tuple[int, int, int, int]] = TRIALS,
+) -> None:
+    """Compare what ``call`` makes of images with the results of a network's methods.
 
     Raises:
         ExportError: They differ in shape, or by more than `TOLERANCE`.
     """
-    name = name_of(network, method)
-    device = next(network.parameters()).device
+    name, device = type(network).__name__, next(network.parameters()).device
     noise = torch.Generator().manual_seed(0)
     for shape in trials:
         x = torch.randn(shape, generator=noise)
-        made = getattr(network, method)(x.to(device))
         try:
             found = call(x)
         except Exception as error:
             raise ExportError(f"ONNX Runtime fails at {name} for {shape}: {shortened(error, 200)}") from error
-        expected = [made] if isinstance(made, Tensor) else list(made)
-        for one, other in zip(expected, found, strict=True):
-            one = one.float().cpu()
-            if one.shape != other.shape:
-                raise ExportError(f"{name}: found {tuple(other.shape)} in ONNX Runtime, expected {tuple(one.shape)}")
-            off = float((one - other).abs().max() / one.abs().max().clamp(min=1e-12))
+        for one, other in zip(_Methods(network, methods)(x.to(device)), found, strict=True):
+            expected = one.float().cpu()
+            if other.shape != expected.shape:
+                raise ExportError(f"{name}: ONNX Runtime makes {tuple(other.shape)} of {shape}, not {tuple(one.shape)}")
+            off = float((other - expected).abs().max() / expected.abs().max().clamp(min=1e-12))
             if not off <= TOLERANCE:
                 raise ExportError(f"{name}: ONNX Runtime is off by {off:.1e}, expected at most {TOLERANCE:g}")
 
 
-def name_of(network: nn.Module, method: str) -> str:
-    """What a method is called in messages."""
-    return f"{type(network).__name__}.{method}"
+class _Methods(nn.Module):
+    """Methods of a network as a module, which is what the exporter takes."""
 
-
-class _Method(nn.Module):
-    """One method of a network as a module, which is what the exporter takes."""
-
-    def __init__(self, network: nn.Module, method: str) -> None:
+    def __init__(self, network: nn.Module, methods: Sequence[str]) -> None:
         super().__init__()
-        self.network, self._method = network, method
+        self.network, self._methods = network, tuple(methods)
 
-    def forward(self, x: Tensor) -> Any:
-        return getattr(self.network, self._method)(x)
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        made = [methodcaller(name, x)(self.network) for name in self._methods]
+        return tuple(one for each in made for one in ((each,) if isinstance(each, Tensor) else each))

@@ -23,6 +23,7 @@ from torch import Tensor
 from torch.nn.functional import one_hot, pad
 
 from pixaff.ops.permutohedral import Lattice, build_lattice
+from pixaff.ops.threads import one_thread
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -57,10 +58,10 @@ def dense_crf(
             in one pass (pydensecrf takes a run for each). They need not sum to 1.
         steps: Mean-field steps; 0 gives the normalised input.
         engine: "torch" (plain tensor operations, CPU and CUDA), "pydensecrf" (the C++ library, CPU, one thread) or
-            "auto". The two agree to about 1e-5. "auto" means torch, which on one core is about twice as fast for one
-            set of scores, and three to four times for two (``python -m benchmarks.crf``). This relies on the sparse
-            products of
-            the MKL library: if torch lacks it, "auto" uses pydensecrf on the CPU, if that is installed.
+            "auto". Both use one thread on the CPU, and agree to about 1e-5. "auto" means torch, which is about twice as
+            fast for one set of scores, and three to four times for two (``python -m benchmarks.crf``). This relies on
+            the sparse products of the MKL library: if torch lacks it, "auto" uses pydensecrf on the CPU, if that is
+            installed.
         device: Where the torch engine computes and where the result lies; default: the device of `probs`.
         sxy_gaussian: Standard deviation of the position kernel, pixels.
         weight_gaussian: Potts weight of the position kernel.
@@ -96,7 +97,7 @@ def dense_crf(
         ).to(target)
     else:
         # Autocast would pass half precision to sparse products, which do not support it.
-        with torch.autocast(target.type, enabled=False):
+        with torch.autocast(target.type, enabled=False), one_thread(target):
             kernels = [
                 (weight_gaussian, _position_lattice(image.shape[0], image.shape[1], sxy_gaussian, target)),
                 (weight_bilateral, _bilateral_lattice(image.to(target), sxy_bilateral, srgb)),

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from functools import partial
 from typing import overload
 
@@ -19,6 +18,7 @@ from torch import Tensor
 
 from pixaff.ops.neighbours import Borders, offsets, pairs_inside, source_shape, source_view, with_margins
 from pixaff.ops.solvers import Solver, take_steps
+from pixaff.ops.threads import one_thread
 from pixaff.ops.transition import transition_matrix
 
 Spread = Callable[[Callable[[list[int]], list[Tensor]], list[list[int]]], Iterable[list[Tensor]]]
@@ -27,9 +27,6 @@ Spread = Callable[[Callable[[list[int]], list[Tensor]], list[list[int]]], Iterab
 # Images walked together as one matrix, at most. CUDA wants many images to be busy: some 70 MB of matrix. A CPU walks
 # each by itself, which its cache holds, and several side by side.
 _BATCH_NODES = {"cuda": 2**17, "cpu": 0}
-# Below this many nodes a CPU walks on one thread. A product takes 0.1 ms for 3,000 nodes: more threads gain little when
-# cores are idle, and when one is not they wait for its time slice in every product (measured: 600 ms a walk for 7).
-_THREADED_NODES = 2**15
 # Scores are walked in multiples of this many columns: MKL takes 0.08 ms for a product with 4 columns, 0.15 with 3.
 _COLUMNS = 4
 
@@ -133,7 +130,7 @@ def random_walk(
             ]
 
     batches = list(_batches(scores, device))
-    with _few_threads(batches, scores, device):
+    with one_thread(device):
         results = {
             i: one
             for batch, found in zip(batches, spread(walk, batches), strict=True)
@@ -202,20 +199,6 @@ def _batches(scores: Sequence[Tensor], device: torch.device) -> Iterator[list[in
         nodes += count
     if batch:
         yield batch
-
-
-@contextmanager
-def _few_threads(batches: Sequence[list[int]], scores: Sequence[Tensor], device: torch.device) -> Iterator[None]:
-    """One thread for the small products of ordinary images on a CPU; a large image uses all of them."""
-    threads = torch.get_num_threads()
-    if threads == 1 or device.type != "cpu" or (len(batches) == 1 and scores[0][0].numel() >= _THREADED_NODES):
-        yield
-        return
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)  # parts of it, such as that of MKL, apply to the whole process
 
 
 def _pack(scores: Sequence[Tensor], dtype: torch.dtype) -> Tensor:

@@ -49,7 +49,7 @@ def cam(
         format: "npz", our own, or a name in `pixaff.io.cams.SUFFIXES`, such as "psa" or "irn".
         run: How the run computes and to whom it reports, as one object; single ``options`` override it.
         **options: Fields of `pixaff.Settings` that decide CAMs, of `pixaff.model_options.ModelOptions` (``model``,
-            ``preset``, ``cam_weights``, ``weights_dir``, ``classes``, ``precision``) and of
+            ``preset``, ``cam_weights``, ``weights_dir``, ``classes``, ``precision``, ``inference``) and of
             `pixaff.run_options.BatchOptions` (``device``, ``batch_size``, ``workers``, ``overwrite``, ``report``,
             ``progress``).
 
@@ -64,13 +64,19 @@ def cam(
     """
     model, settings, how = divide(options, COMMAND, ModelOptions, Settings, BatchOptions)
     out, suffix, run = Path(out), SUFFIXES[check_format(format)], BatchOptions.of(run, how)
-    photos = find_images(inputs, given_path(listing), labels=labels, command=COMMAND, report=run.report)
+    photos = find_images(
+        inputs, given_path(listing), labels=labels, recursive=run.recursive, command=COMMAND, report=run.report
+    )
     chosen, tagged = ModelOptions(**model), given_entries(labels, photos)
+
+    def outputs(path: Path) -> tuple[Path, ...]:
+        return (out / f"{photos.names.key(path)}{suffix}",)
+
     plan = Plan(
         out,
         COMMAND,
         photos,
-        lambda path: (out / f"{path.stem}{suffix}",),
+        outputs,
         run,
         labels=names_of(tagged),
         request={**model, **settings, "format": format},
@@ -93,7 +99,7 @@ def cam(
         return predictor.sample(path, labels_of(path, given, labels))
 
     def save(path: Path, file: CamFile) -> Mapping[str, Any]:
-        write_maps(out / f"{path.stem}{suffix}", format, file.classes.tolist(), file.cams, file.size)
+        write_maps(outputs(path)[0], format, file.classes.tolist(), file.cams, file.size)
         return {"classes": [names[value - 1] for value in file.classes]}
 
     def compute(batch: list[Sample], spread: Spread) -> list[CamFile]:
@@ -110,6 +116,7 @@ def cam(
             **predictor.settings.of(COMMAND),
             "format": format,
             "precision": predictor.precision,
+            "inference": predictor.inference,
         },
         device=predictor.device_words,
         weights=predictor.files,

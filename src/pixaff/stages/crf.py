@@ -16,6 +16,7 @@ from pixaff.run_options import RunOptions
 from pixaff.settings import Settings
 from pixaff.stages.batch.executors import default_workers, in_processes, in_threads
 from pixaff.stages.batch.inputs import existing_folder, find_images, given_path
+from pixaff.stages.batch.naming import Names
 from pixaff.stages.batch.plan import Plan
 from pixaff.stages.batch.report import Report
 from pixaff.stages.batch.run import Outcome, run_plan, skip_all
@@ -74,16 +75,16 @@ def crf(
     model, given, how = divide(options, COMMAND, ModelOptions, Settings, RunOptions)
     engine, run = ModelOptions(**model).engine, RunOptions.of(run, how)
     out, folder = Path(out), existing_folder(cams, "make CAMs first: pixaff cam")
-    photos = find_images(inputs, given_path(listing), command=COMMAND, report=run.report)
+    photos = find_images(inputs, given_path(listing), recursive=run.recursive, command=COMMAND, report=run.report)
     suffix = SUFFIXES[check_format(format, POSTERIOR_FORMATS)]
-    outputs = partial(_label_output, out) if hard else partial(_outputs, out, suffix)
+    outputs = partial(_label_output, out, photos.names) if hard else partial(_outputs, out, suffix, photos.names)
     plan = Plan(
         out,
         COMMAND,
         photos,
         outputs,
         run,
-        cams=lambda photo: find_cams(folder, photo.stem, must_exist=False),
+        cams=lambda photo: find_cams(folder, photos.names.key(photo), must_exist=False),
         request={**given, "preset": preset, "engine": engine, "format": format, **_mode(hard)},
         reads=[] if listing is None else [Path(listing)],
     )
@@ -99,6 +100,7 @@ def crf(
     where, count = pick_device(run.device), run.workers or default_workers()
     shared: dict[str, Any] = {
         "cams": folder,
+        "names": photos.names,
         "outputs": outputs,
         "settings": settings,
         "engine": engine,
@@ -132,18 +134,19 @@ def _mode(hard: bool) -> dict[str, bool]:
     return {"hard": True} if hard else {}
 
 
-def _outputs(out: Path, suffix: str, photo: Path) -> tuple[Path, ...]:
-    return tuple(out / side / f"{photo.stem}{suffix}" for side in SIDES)
+def _outputs(out: Path, suffix: str, names: Names, photo: Path) -> tuple[Path, ...]:
+    return tuple(out / side / f"{names.key(photo)}{suffix}" for side in SIDES)
 
 
-def _label_output(out: Path, photo: Path) -> tuple[Path, ...]:
-    return (out / f"{photo.stem}.png",)
+def _label_output(out: Path, names: Names, photo: Path) -> tuple[Path, ...]:
+    return (out / f"{names.key(photo)}.png",)
 
 
 def _posteriors(
     photo: Path,
     *,
     cams: Path,
+    names: Names,
     outputs: Callable[[Path], tuple[Path, ...]],
     form: str,
     settings: Settings,
@@ -157,7 +160,7 @@ def _posteriors(
     from pixaff.ops.crf import dense_crf
     from pixaff.predictor import Sample, fitted_cams
 
-    file = read_cams(find_cams(cams, photo.stem))
+    file = read_cams(find_cams(cams, names.key(photo)))
     image, size = load_image(photo, settings.size, settings.enlarge_below)
     present, maps = fitted_cams(file, Sample(image, size), torch.device(device))
     unaries = torch.stack([with_background(maps, alpha) for alpha in (settings.crf_low, settings.crf_high)])
@@ -171,6 +174,7 @@ def _confident_labels(
     photo: Path,
     *,
     cams: Path,
+    names: Names,
     outputs: Callable[[Path], tuple[Path, ...]],
     settings: Settings,
     engine: str,
@@ -184,7 +188,7 @@ def _confident_labels(
     from pixaff.ops.labels import confident_label_map
     from pixaff.predictor import Sample, fitted_cams
 
-    file = read_cams(find_cams(cams, photo.stem))
+    file = read_cams(find_cams(cams, names.key(photo)))
     image, size = load_image(photo, settings.size, settings.enlarge_below)
     present, maps = fitted_cams(file, Sample(image, size), torch.device(device))
     rows = confident_label_map(image, maps, settings.conf_fg, settings.conf_bg, engine=engine).cpu().numpy()

@@ -22,7 +22,8 @@ from pixaff.io.scores import read_scores
 from pixaff.ops.metrics import ConfusionMatrix
 from pixaff.stages.batch.executors import default_workers, in_threads
 from pixaff.stages.batch.inputs import existing_folder
-from pixaff.stages.batch.mask_folders import files_by_stem, mask_classes
+from pixaff.stages.batch.mask_folders import files_by_stem, listed_images, mask_classes
+from pixaff.stages.batch.naming import Names
 from pixaff.stages.batch.record import read_record
 from pixaff.stages.batch.run import describe
 from pixaff.stages.batch.sweeps import FOLDER as SCORES
@@ -83,6 +84,7 @@ def evaluate(
     listing: str | Path | None = None,
     classes: str | Path | None = None,
     void: int | None = None,
+    recursive: bool = False,
     workers: int | None = None,
     report: Callback = silent,
 ) -> Evaluation:
@@ -109,6 +111,7 @@ def evaluate(
             has colours, palettes and colour images are read by them.
         void: Value of the ground truth that is not counted; default: 255. If 255 is given explicitly, ground truth with
             nothing but 0 and 255 is accepted.
+        recursive: Compare the files in subfolders, too: each with the one of the same path.
         workers: Number of threads; default: the number of processors.
         report: Receives an `Event` for each image.
 
@@ -122,14 +125,14 @@ def evaluate(
     powers = swept_powers(sweep, cams)
     if void is not None and not 0 <= void <= 255:
         raise UsageError(f"--void: found {void}, expected a value of a mask, 0..255")
-    walked = not cams and (bool(powers) or holds_scores(predictions))
+    walked = not cams and (bool(powers) or holds_scores(predictions, recursive))
     if walked:
         predictions = predictions / SCORES if (predictions / SCORES).is_dir() else predictions
         settings = [(f"alpha {power:g}", None) for power in powers] or settings
     suffixes = CAM_SUFFIXES if cams else (".npz",) if walked else (".png",)
-    truths = files_by_stem(existing_folder(ground_truth), (".png",))
-    found = files_by_stem(existing_folder(predictions), suffixes)
-    stems, source = _stems(truths, ground_truth, listing)
+    truths = files_by_stem(existing_folder(ground_truth), (".png",), recursive=recursive)
+    found = files_by_stem(existing_folder(predictions), suffixes, recursive=recursive)
+    stems, source = _stems(truths, ground_truth, listing, recursive)
     record = read_record(predictions) or (read_record(predictions.parent) if walked else None) or {}
     names, colours = mask_classes(classes, record)
     if classes is None and record and names is VOC_CLASSES:
@@ -296,11 +299,14 @@ def _cam_masks(file: CamFile, shape: tuple[int, ...], scores: Sequence[Backgroun
     return masks
 
 
-def _stems(truths: Mapping[str, Path], ground_truth: Path, listing: str | Path | None) -> tuple[list[str], str]:
+def _stems(
+    truths: Mapping[str, Path], ground_truth: Path, listing: str | Path | None, recursive: bool
+) -> tuple[list[str], str]:
     """The images to compare, and the name of that choice."""
+    names = Names((ground_truth,) if recursive else ())
+    stems = sorted(names.key(path) for path in truths.values())
     if listing is not None:
-        return list(dict.fromkeys(read_list(listing))), Path(listing).name
-    stems = sorted(path.stem for path in truths.values())
+        return listed_images(read_list(listing, folders=recursive), stems, listing), Path(listing).name
     if not stems:
         raise UsageError(f"{ground_truth}: no masks (.png) in it")
     return stems, f"all of {ground_truth}"

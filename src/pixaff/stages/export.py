@@ -19,7 +19,8 @@ from pixaff.io.masks import VOID, Colour, read_mask
 from pixaff.io.scores import read_scores
 from pixaff.stages.batch.executors import default_workers, in_threads
 from pixaff.stages.batch.inputs import existing_folder, find_images
-from pixaff.stages.batch.mask_folders import files_by_stem, mask_classes
+from pixaff.stages.batch.mask_folders import files_by_stem, listed_images, mask_classes
+from pixaff.stages.batch.naming import Names
 from pixaff.stages.batch.plan import check_files, check_outputs
 from pixaff.stages.batch.record import NAME as RECORD
 from pixaff.stages.batch.record import read_record, write_record
@@ -44,6 +45,7 @@ def export(
     min_area: int = 0,
     split: str | None = None,
     overwrite: bool = False,
+    recursive: bool = False,
     workers: int | None = None,
     report: Callback = silent,
 ) -> Report:
@@ -66,6 +68,7 @@ def export(
         split: Parts of the set and their shares, such as "train=0.9,val=0.1", for formats of trainers. A hash of the
             name decides the part of an image.
         overwrite: Replace the files of an earlier export.
+        recursive: Also export the masks in subfolders, with the photos of the same paths; the set mirrors the folders.
         workers: Number of threads; default all processors.
         report: Receives an `Event` for each image.
 
@@ -84,27 +87,29 @@ def export(
     if min_area < 0:
         raise UsageError(f"--min-area: found {min_area}, expected a number of pixels, 0 or more")
     parts = None if split is None else parse_split(split)
-    found = files_by_stem(masks, (".png",))
+    found = files_by_stem(masks, (".png",), recursive=recursive)
+    called = Names((masks,) if recursive else ()).key
     if not found:
         raise UsageError(f"{masks}: no masks (.png) in it", "make some first: pixaff propagate")
-    names = _names(found, masks, listing)
+    names = _names({stem: called(path) for stem, path in found.items()}, masks, listing, recursive)
     record = read_record(masks) or {}
     known, colours = mask_classes(classes, record)
     if classes is None and record and known is VOC_CLASSES:
         text = f"{masks} records no class names: taking the 20 of Pascal VOC; --classes names others"
         report(Event("note", COMMAND, text))
     scores = _scores(masks, uncertain)
-    by_stem = None if photos is None else {nfc(path.stem): path for path in find_images(photos, command=COMMAND)}
+    by_stem = None if photos is None else _photos(photos, recursive)
     writer = kind(out, known, photos=by_stem is not None, polygons=polygons, split=parts)
     there = [found.get(nfc(name), masks / f"{name}.png") for name in names]
     reads = [path for path in (*(by_stem or {}).values(), listing, classes, masks / RECORD) if path is not None]
-    check_outputs(there, lambda path: writer.files(path.stem), [Path(path) for path in reads])
+    check_outputs(there, lambda path: writer.files(called(path)), [Path(path) for path in reads])
     check_files([*writer.shared(), out / RECORD], [*there, *reads])
     if not overwrite and out.is_dir() and any(not path.name.startswith(".") for path in out.iterdir()):
         raise UsageError(f"{out}: found files in it, expected a new folder", "--overwrite replaces those of its names")
 
     def convert(path: Path) -> Mapping[str, Any]:
-        return {"made": writer.convert(_item(path, kind, (len(known), colours), by_stem, scores, uncertain, min_area))}
+        values = len(known), colours
+        return {"made": writer.convert(_item(path, called(path), kind, values, by_stem, scores, uncertain, min_area))}
 
     settings = {"to": to, "masks": str(masks), "uncertain": uncertain, "polygons": polygons}
     settings |= {"min_area": min_area, "split": split}
@@ -119,12 +124,12 @@ def export(
                     if isinstance(outcome, OutputError):
                         raise outcome
                     if isinstance(outcome, BaseException):
-                        result.failed.append((path.name, describe(outcome)))
+                        result.failed.append((f"{called(path)}{path.suffix}", describe(outcome)))
                         report(Event("failed", COMMAND, result.failed[-1][1], photo=path))
                         continue
-                    writer.add(path.stem, outcome["made"])
-                    result.done.append(path.name)
-                    report(Event("done", COMMAND, photo=path, outputs=writer.files(path.stem)))
+                    writer.add(called(path), outcome["made"])
+                    result.done.append(f"{called(path)}{path.suffix}")
+                    report(Event("done", COMMAND, photo=path, outputs=writer.files(called(path))))
         if not result.done:
             raise FormatError(f"none of {counted(len(there), 'mask')} can be exported", result.failed[0][1])
     facts = {"images": len(there), "done": len(result.done), "failed": dict(result.failed)}
@@ -134,11 +139,16 @@ def export(
     return result
 
 
-def _names(found: Mapping[str, Path], masks: Path, listing: str | Path | None) -> list[str]:
+def _photos(photos: str | Path | Sequence[str | Path], recursive: bool) -> dict[str, Path]:
+    found = find_images(photos, recursive=recursive, command=COMMAND)
+    return {nfc(found.names.key(path)): path for path in found}
+
+
+def _names(found: Mapping[str, str], masks: Path, listing: str | Path | None, recursive: bool) -> list[str]:
     """The names of the masks to export; a listed one without a mask fails by name."""
     if listing is None:
-        return sorted(path.stem for path in found.values())
-    names = read_list(listing)
+        return sorted(found.values())
+    names = listed_images(read_list(listing, folders=recursive), list(found.values()), listing)
     if not any(nfc(name) in found for name in names):
         raise LabelsError(
             f"{listing} names {counted(len(names), 'image')} and none of them has a mask in {masks}",
@@ -150,7 +160,7 @@ def _names(found: Mapping[str, Path], masks: Path, listing: str | Path | None) -
 def _scores(masks: Path, uncertain: float) -> Path:
     """The folder of the propagated scores, which must be there where they are asked for."""
     folder = masks / SCORES
-    if uncertain and not any(folder.glob("*.npz")):
+    if uncertain and not any(folder.glob("**/*.npz")):
         raise UsageError(
             f"--uncertain needs the propagated scores, found none in {folder}",
             "run propagate again with --save-scores",
@@ -160,6 +170,7 @@ def _scores(masks: Path, uncertain: float) -> Path:
 
 def _item(
     path: Path,
+    name: str,
     kind: type[Writer],
     values: tuple[int, Mapping[Colour, int] | None],
     photos: Mapping[str, Path] | None,
@@ -171,11 +182,11 @@ def _item(
     mask = read_mask(path, *values)
     photo = None
     if photos is not None:
-        photo = photos.get(nfc(path.stem))
+        photo = photos.get(nfc(name))
         if photo is None:
-            raise FormatError(f"{path}: found no photo {shortened(path.stem)} for it", "give its folder to --photos")
+            raise FormatError(f"{path}: found no photo {shortened(name)} for it", "give its folder to --photos")
         check_photo(photo, (mask.shape[0], mask.shape[1]))
-    margin, saved = None, scores / f"{path.stem}.npz"
+    margin, saved = None, scores / f"{name}.npz"
     if uncertain or (kind.scores and saved.is_file()):
         margin = _margin(saved, mask)
     if uncertain and margin is not None:
@@ -185,7 +196,7 @@ def _item(
         small = np.bincount(regions.ravel()) < min_area
         small[0] = False
         mask[small[regions]] = VOID
-    return Item(path.stem, mask, _regions(mask) if kind.regions else None, photo, margin if kind.scores else None)
+    return Item(name, mask, _regions(mask) if kind.regions else None, photo, margin if kind.scores else None)
 
 
 def _margin(path: Path, mask: NDArray[np.uint8]) -> NDArray[np.float32]:

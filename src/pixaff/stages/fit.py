@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Literal
 
 from pixaff.device import device_words, pick_device
@@ -25,7 +25,7 @@ from pixaff.options import divide
 from pixaff.recipe import Recipe, whole_recipe
 from pixaff.run_options import RunOptions, TrainingOptions
 from pixaff.settings import Settings, value_words
-from pixaff.stages.batch.image_labels import ask_about, labels_of, read_given_labels
+from pixaff.stages.batch.image_labels import ask_about, keys_of, labels_of, read_given_labels
 from pixaff.stages.batch.inputs import find_images
 from pixaff.stages.batch.ledger import read_ledger
 from pixaff.stages.batch.plan import check_files
@@ -114,7 +114,8 @@ def fit(
     where = pick_device(how.device)
     result = Trained(path=out)
     check_files([out / name for name in (*WRITTEN, "photos.txt")], [labels, listing, cam_init, affinity_init])
-    found = find_images(photos, None if listing is None else Path(listing), labels=labels)
+    found = find_images(photos, None if listing is None else Path(listing), labels=labels, recursive=how.recursive)
+    result.names = found.names
     names = _class_names(labels, classes, found)
     given = read_given_labels(labels, names, found, command=COMMAND, listed=listing is not None, report=report)
     ask_about(given, names, listed=classes is not None, yes=how.yes, command=COMMAND, report=report)
@@ -128,7 +129,7 @@ def fit(
         "affinity init": None if affinity_init is None else str(affinity_init),
         "engine": engine,
         "classes": list(names),
-        "data": digest(f"{photo.stem} {present}" for photo, present in labelled.items()),
+        "data": digest(f"{found.names.key(photo)} {present}" for photo, present in labelled.items()),
     }
     if how.overwrite:
         _clear(out)
@@ -146,7 +147,7 @@ def fit(
         reset_head=reset_head,
         engine=engine,
         run=replace(how, overwrite=False, resume=True, yes=True),
-        photos=list(labelled),
+        photos=found.only(labelled),
         result=result,
     )
     masks = run_stages(psa_stages(settings), work)
@@ -338,7 +339,7 @@ def _cam_network(work: Work) -> CamNetwork:
 def _class_names(labels: Path, classes: str | Path | Sequence[str] | None, photos: Sequence[Path]) -> tuple[str, ...]:
     if isinstance(classes, (str, Path)):
         return read_classes(classes)
-    return names_in(labels, [photo.stem for photo in photos]) if classes is None else tuple(classes)
+    return names_in(labels, keys_of(photos)) if classes is None else tuple(classes)
 
 
 def _labelled_photos(
@@ -385,13 +386,14 @@ def _clear(out: Path) -> None:
     if record is None or record.get("command") != COMMAND:
         return
     for part in PARTS:
-        stems = {Path(name).stem for name in read_ledger(out / part).images}
-        for folder in (out / part, *(out / part / inner for inner in INNER)):
-            for file in [path for path in folder.iterdir() if path.is_file()] if folder.is_dir() else []:
-                if file.stem in stems or file.name in WRITTEN:
-                    file.unlink(missing_ok=True)
+        keys = {PurePosixPath(name).with_suffix("") for name in read_ledger(out / part).images}
         for folder in (*(out / part / inner for inner in INNER), out / part):
-            with suppress(OSError):  # not there, or not empty
-                folder.rmdir()
+            places = sorted({folder / above for key in keys for above in key.parents} | {folder}, reverse=True)
+            for place in places:  # the inner folders first
+                for file in [path for path in place.iterdir() if path.is_file()] if place.is_dir() else []:
+                    if PurePosixPath(file.relative_to(folder)).with_suffix("") in keys or file.name in WRITTEN:
+                        file.unlink(missing_ok=True)
+                with suppress(OSError):  # not there, or not empty
+                    place.rmdir()
     for name in WRITTEN:
         (out / name).unlink(missing_ok=True)

@@ -75,7 +75,7 @@ def import_masks(
         what = "found nothing there" if not source.exists() else "found no export of a labelling tool"
         hint = 'CVAT: "Segmentation mask 1.1"; Label Studio: JSON'
         raise UsageError(f"{source}: {what}, expected a zip archive, its folder or a JSON file", hint)
-    before = {} if masks is None else files_by_stem(existing_folder(masks), (".png",))
+    before = {} if masks is None else files_by_stem(existing_folder(masks), (".png",), recursive=True)
     recorded = (read_record(Path(masks)) or {}).get("classes") if masks is not None else None
     names = read_classes(classes) if classes is not None else recorded if isinstance(recorded, list) else None
     result = Imported()
@@ -110,15 +110,16 @@ def import_masks(
         count = 1 if source.is_file() and tool == "cvat" else workers or default_workers()
         with closing(in_threads(paths, convert, workers=count)) as outcomes:
             for path, outcome in outcomes:
+                name = path.relative_to(out).as_posix()
                 if isinstance(outcome, OutputError):
                     raise outcome
                 if isinstance(outcome, BaseException):
-                    result.failed.append((path.name, describe(outcome)))
+                    result.failed.append((name, describe(outcome)))
                     report(Event("failed", COMMAND, result.failed[-1][1], photo=path))
                     continue
                 if outcome.get("changed"):
-                    result.changed[path.name] = outcome["changed"]
-                result.done.append(path.name)
+                    result.changed[name] = outcome["changed"]
+                result.done.append(name)
                 report(Event("done", COMMAND, photo=path, outputs=(path,), data=outcome))
         result.untouched.extend(found.untouched)
         facts = {"images": len(found.names), "done": len(result.done), "failed": dict(result.failed)}

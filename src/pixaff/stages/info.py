@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +16,13 @@ from pixaff.errors import CheckpointError, FormatError, PixaffError, UsageError,
 from pixaff.io.cams import read_cams
 from pixaff.io.checkpoints import read_metadata, read_state_dict
 from pixaff.io.images import IMAGE_SUFFIXES, image_size
-from pixaff.io.labels import format_of, nfc, read_entries, voc_xml
+from pixaff.io.labels import Wanted, format_of, nfc, read_entries, voc_xml
 from pixaff.io.masks import VOID, read_mask, voc_palette
 from pixaff.io.records import read_json
 from pixaff.settings import HYPER_PARAMETERS
 from pixaff.stages.batch.executors import default_workers
 from pixaff.stages.batch.inputs import find_images
+from pixaff.stages.batch.naming import Photos
 from pixaff.stages.batch.record import NAME, read_record, versions
 
 _LABEL_SUFFIXES = frozenset((".csv", ".tsv", ".json", ".jsonl", ".xml", ".parquet", ".yaml", ".yml"))
@@ -29,13 +30,16 @@ PRESET_FACTS = ("cam", "affinity", "scales", "size", *HYPER_PARAMETERS)
 """The facts about a preset that are listed."""
 
 
-def info(path: str | Path | None = None, photos: str | Path | None = None) -> dict[str, Any]:
+def info(
+    path: str | Path | None = None, photos: str | Path | None = None, *, recursive: bool = False
+) -> dict[str, Any]:
     """Facts about the installation, or about a file or folder, as plain values.
 
     Args:
         path: A photo, mask, CAM file, weights or image-level labels, or a folder. None describes the installation:
             versions, devices, CRF engines, networks, presets.
         photos: The photos that labels belong to: what has only one of the two is counted.
+        recursive: Equal names in different folders are different images; count the photos in subfolders, too.
 
     Raises:
         UsageError: There is no such file or folder.
@@ -47,12 +51,13 @@ def info(path: str | Path | None = None, photos: str | Path | None = None) -> di
         return _installation()
     path = Path(path)
     if photos is not None:
-        return {"path": str(path), **_labels(path, find_images(photos, labels=path))}
+        found = find_images(photos, labels=path, recursive=recursive)
+        return {"path": str(path), **_labels(path, found, recursive)}
     if path.is_dir():
-        return {"path": str(path), **_folder(path)}
+        return {"path": str(path), **_folder(path, recursive)}
     if not path.is_file():
         raise UsageError(f"{path}: no such file or folder")
-    return {"path": str(path), **_file(path)}
+    return {"path": str(path), **_file(path, recursive)}
 
 
 def _installation() -> dict[str, Any]:
@@ -91,10 +96,10 @@ def _installation() -> dict[str, Any]:
     return facts
 
 
-def _file(path: Path) -> dict[str, Any]:
+def _file(path: Path, recursive: bool) -> dict[str, Any]:
     suffix = path.suffix.lower()
     if suffix in _LABEL_SUFFIXES:
-        return _labels(path)
+        return _labels(path, recursive=recursive)
     if suffix in (".npz", ".npy"):
         file = read_cams(path)
         classes = [int(value) for value in file.classes]
@@ -115,9 +120,11 @@ def _file(path: Path) -> dict[str, Any]:
     raise FormatError(f"{path}: found {found}", "expected a photo, mask, CAM file, weights, labels or a folder")
 
 
-def _labels(path: Path, photos: Sequence[Path] | None = None) -> dict[str, Any]:
+def _labels(path: Path, photos: Photos | None = None, recursive: bool = False) -> dict[str, Any]:
     """What image-level labels say; with photos, also which of the two lack the other."""
     entries = read_entries(path)
+    if recursive and len(entries.paths) > len(entries.by_image):  # equal stems in different folders
+        entries = read_entries(path, entries.paths)
     usable = [entry for entry in entries.by_image.values() if not entry.problem]
     counts = Counter(str(label) for entry in usable for label in set(entry.labels))
     facts: dict[str, Any] = {
@@ -127,17 +134,19 @@ def _labels(path: Path, photos: Sequence[Path] | None = None) -> dict[str, Any]:
         "images_without_class": sum(not entry.labels for entry in usable),
         "classes": dict(sorted(counts.items())),
     }
-    problems = [entry.problem for entry in entries.by_image.values() if entry.problem]
+    keys = [] if photos is None else sorted({nfc(photos.names.key(photo)) for photo in photos})
+    found = format_of(path).read(path, Wanted(keys))
+    both = (*entries.by_image.values(), *found.by_image.values())  # a name may fit several photos
+    problems = list(dict.fromkeys(entry.problem for entry in both if entry.problem))
     if problems:
         facts |= {"unusable_entries": len(problems), "first_problem": problems[0]}
     if entries.strays:
         facts["notes"] = entries.strays[:3]
     if photos is not None:
-        stems = {nfc(photo.stem) for photo in photos}
         facts |= {
             "photos": len(photos),
-            "labels_without_image": _counted(stem for stem in entries.by_image if stem not in stems),
-            "images_without_label": _counted(stem for stem in sorted(stems) if stem not in entries.by_image),
+            "labels_without_image": _counted(found.others),
+            "images_without_label": _counted(key for key in keys if key not in found.by_image),
         }
     return facts
 
@@ -156,7 +165,7 @@ def _mask_values(path: Path) -> list[int] | None:
     return [int(value) for value in np.unique(read_mask(path))]
 
 
-def _folder(path: Path) -> dict[str, Any]:
+def _folder(path: Path, recursive: bool) -> dict[str, Any]:
     counts: dict[str, int] = {}
     for entry in path.iterdir():
         if entry.is_file() and not entry.name.startswith("."):
@@ -164,7 +173,7 @@ def _folder(path: Path) -> dict[str, Any]:
     facts: dict[str, Any] = {"kind": "folder", "files": dict(sorted(counts.items()))}
     record = read_record(path)
     if record is None and not (path / "model.json").is_file() and _holds_labels(path, counts):
-        facts |= _labels(path)
+        facts |= _labels(path, recursive=recursive)
     if record is not None:
         facts |= {"kind": f"outputs of pixaff {record.get('command')}", NAME: record}
     model = path / "model.json"

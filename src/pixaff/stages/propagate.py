@@ -51,6 +51,7 @@ def propagate(
     Args:
         inputs: Photos: a folder, a file, "-" for paths on standard input, or several of these.
         out: Folder for the masks, default ``photos-masks`` for ``photos``; for one photo it may be a file NAME.png.
+            With ``recursive``, NAME has the folders of the photo.
         labels: "predict", or a file or folder of labels; see `pixaff.io.labels.read_labels`.
         cams: Folder of CAMs to refine instead of the model's own, in any of the formats that
             `pixaff.io.cams.read_cams` reads.
@@ -61,8 +62,9 @@ def propagate(
         run: How the run computes and to whom it reports, as one object; single ``options`` override it.
         **options: Fields of `pixaff.Settings` that decide masks, such as ``alpha``; of
             `pixaff.model_options.ModelOptions` (``model``, ``preset``, ``cam_weights``, ``affinity_weights``,
-            ``weights_dir``, ``classes``, ``precision``, ``engine``) and of `pixaff.run_options.BatchOptions`
-            (``device``, ``batch_size``, ``workers``, ``overwrite``, ``report``, ``progress``).
+            ``weights_dir``, ``classes``, ``precision``, ``inference``, ``engine``) and of
+            `pixaff.run_options.BatchOptions` (``device``, ``batch_size``, ``workers``, ``overwrite``, ``report``,
+            ``progress``).
 
     Returns:
         The photos that were done or skipped, and those that failed, with the reason.
@@ -75,17 +77,20 @@ def propagate(
     """
     model, settings, how = divide(options, COMMAND, ModelOptions, Settings, BatchOptions)
     run, chosen = BatchOptions.of(run, how), ModelOptions(**model)
-    entries = [inputs] if isinstance(inputs, (str, Path)) else list(inputs)
+    entries = [inputs] if isinstance(inputs, (str, Path)) else inputs
     out = Path(out) if out is not None else default_out(entries, "masks")
-    photos = find_images(entries, given_path(listing), labels=labels, command=COMMAND, report=run.report)
+    photos = find_images(
+        entries, given_path(listing), labels=labels, recursive=run.recursive, command=COMMAND, report=run.report
+    )
     folder = None if cams is None else existing_folder(cams)
     single = single_file(out, photos)
 
     def outputs(path: Path) -> tuple[Path, ...]:
         if single:
             return (out,)
-        further = [out / OVERLAYS / f"{path.stem}.jpg"] * overlay + [out / SCORES / f"{path.stem}.npz"] * save_scores
-        return (out / f"{path.stem}.png", *further)
+        key = photos.names.key(path)
+        further = [out / OVERLAYS / f"{key}.jpg"] * overlay + [out / SCORES / f"{key}.npz"] * save_scores
+        return (out / f"{key}.png", *further)
 
     tagged = given_entries(labels, photos)
     plan = Plan(
@@ -96,7 +101,7 @@ def propagate(
         run,
         recorded=not single,
         labels=names_of(tagged),
-        cams=None if folder is None else lambda photo: find_cams(folder, photo.stem, must_exist=False),
+        cams=None if folder is None else lambda photo: find_cams(folder, photos.names.key(photo), must_exist=False),
         request={**model, **settings, "given_cams": folder is not None, "overlay": overlay, "scores": save_scores},
         weights=weights_of(model),
         reads=[Path(path) for path in (labels, listing, chosen.classes) if path is not None and str(path) != PREDICT],
@@ -135,7 +140,7 @@ def propagate(
 
     def load(path: Path) -> Sample:
         present = labels_of(path, given, labels)
-        file = None if folder is None or present == () else read_cams(find_cams(folder, path.stem))
+        file = None if folder is None or present == () else read_cams(find_cams(folder, photos.names.key(path)))
         return predictor.sample(path, present, file)
 
     def compute(batch: list[Sample], spread: Spread) -> list[Prediction]:
@@ -168,6 +173,7 @@ def propagate(
             **predictor.settings.of(COMMAND),
             "engine": predictor.engine,
             "precision": predictor.precision,
+            "inference": predictor.inference,
         },
         device=predictor.device_words,
         weights=predictor.files,

@@ -90,7 +90,8 @@ def train_affinity(
     result = Trained(path=weights)
     if is_trained(weights, how, COMMAND, [init, listing]):
         return result
-    found = find_images(photos, None if listing is None else Path(listing))
+    found = find_images(photos, None if listing is None else Path(listing), recursive=how.recursive)
+    result.names = found.names
     low, high = (posterior_folder(folder, COMMAND, report) for folder in (crf_low_dir, crf_high_dir))
     workers = how.workers or default_workers()
     kept, sizes, maps = confident_cells(found, low, high, size, workers, result, COMMAND, report)
@@ -100,7 +101,9 @@ def train_affinity(
         start = start_weights(model, network, init, COMMAND, report)
     normalisation = Normalisation(model.mean, model.std, model.bgr)
     dataset = AffinityPhotos(kept, sizes, maps, normalisation=normalisation, recipe=recipe)
-    data = digest(part for photo, cells in zip(kept, maps, strict=True) for part in (photo.stem, cells.tobytes()))
+    data = digest(
+        part for photo, cells in zip(kept, maps, strict=True) for part in (found.names.key(photo), cells.tobytes())
+    )
     config = {"network": network, "init": start, "size": size, "radius": radius, "data": data}
     train(model, dataset, pair_loss(radius), result, recipe, config=config, listing=listing, command=COMMAND, run=how)
     finish(model, result, {"network": network})

@@ -107,7 +107,8 @@ def train_cam(
     ):
         return result
     names = read_classes(classes) if isinstance(classes, (str, Path)) else tuple(classes)
-    found = find_images(photos, None if listing is None else Path(listing), labels=labels)
+    found = find_images(photos, None if listing is None else Path(listing), labels=labels, recursive=how.recursive)
+    result.names = found.names
     given = read_given_labels(labels, names, found, command=COMMAND, listed=listing is not None, report=report)
     ask_about(given, names, listed=True, yes=how.yes, command=COMMAND, report=report)
     labelled: dict[Path, tuple[int, ...]] = {}
@@ -133,7 +134,7 @@ def train_cam(
     dataset: CamPhotos | AffinityPhotos
     if crf_low_dir is None or crf_high_dir is None:
         dataset = CamPhotos(kept, present, len(names), normalisation=normalisation, recipe=recipe)
-        config["data"] = digest(f"{photo.stem} {shown}" for photo, shown in zip(kept, present, strict=True))
+        config["data"] = digest(f"{found.names.key(photo)} {shown}" for photo, shown in zip(kept, present, strict=True))
         loss: LossFn = cam_loss
     else:
         low, high = (posterior_folder(folder, COMMAND, report) for folder in (crf_low_dir, crf_high_dir))
@@ -142,7 +143,7 @@ def train_cam(
         )
         dataset = AffinityPhotos(kept, sizes, maps, normalisation=normalisation, recipe=recipe)
         cells = zip(dataset.paths, dataset.label_maps, strict=True)
-        config["data"] = digest(part for photo, labels in cells for part in (photo.stem, labels.tobytes()))
+        config["data"] = digest(part for photo, labels in cells for part in (found.names.key(photo), labels.tobytes()))
         loss = seed_loss
     train(model, dataset, loss, result, recipe, config=config, listing=listing, command=COMMAND, run=how)
     finish(model, result, {"network": network, "classes": names})

@@ -91,7 +91,8 @@ def train_irn(
     result = Trained(path=weights)
     if is_trained(weights, how, COMMAND, [init, listing]):
         return result
-    found = find_images(photos, None if listing is None else Path(listing))
+    found = find_images(photos, None if listing is None else Path(listing), recursive=how.recursive)
+    result.names = found.names
     folder = existing_folder(labels_dir, "make labels first: pixaff crf --hard")
     kept, maps, data = _labelled(found, folder, how.workers or default_workers(), result, report)
 
@@ -166,9 +167,11 @@ def _labelled(
         TrainingError: No label is left.
     """
 
+    key = result.names.key
+
     def one(photo: Path) -> tuple[str, bool] | PixaffError:
         try:
-            return _checked(photo, folder / f"{photo.stem}.png")
+            return _checked(photo, folder / f"{key(photo)}.png")
         except PixaffError as error:
             return error
 
@@ -181,11 +184,11 @@ def _labelled(
             leave_out(photo, str(outcome), result, COMMAND, report)
         else:
             kept.append(photo)
-            parts += [photo.stem, outcome[0]]
+            parts += [key(photo), outcome[0]]
             labelled = labelled or outcome[1]
     if not labelled:
         raise TrainingError("no photo with labels is left to train on", "the messages above say why")
-    return kept, [folder / f"{photo.stem}.png" for photo in kept], digest(parts)
+    return kept, [folder / f"{key(photo)}.png" for photo in kept], digest(parts)
 
 
 def _checked(photo: Path, labels: Path) -> tuple[str, bool]:

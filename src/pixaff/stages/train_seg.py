@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -101,12 +102,15 @@ def train_seg(
         return result
     folder = existing_folder(masks, "make masks first: pixaff propagate")
     names, colours = classes_of_masks(folder, classes)
-    found = find_images(photos, None if listing is None else Path(listing), command=COMMAND, report=report)
+    found = find_images(
+        photos, None if listing is None else Path(listing), recursive=how.recursive, command=COMMAND, report=report
+    )
+    result.names = found.names
     workers = how.workers or default_workers()
     labelled = match_masks(found, folder, len(names), colours, workers, result, COMMAND, report)
     _name_missing_classes(names, labelled, report)
     if learning.confidence:
-        check_confidence(labelled.masks, COMMAND, report)
+        check_confidence(labelled.masks, COMMAND, report, folder)
     apart = set(hold_out(len(labelled.photos), learning.hold_out, recipe.seed))
     used = [index for index in range(len(labelled.photos)) if index not in apart]
     if min(len(used), recipe.batch_size) < 2:
@@ -125,7 +129,7 @@ def train_seg(
         [labelled.masks[index] for index in used],
         len(names),
         colours=colours,
-        confidence=mask_confidence if learning.confidence else None,
+        confidence=partial(mask_confidence, folder=folder) if learning.confidence else None,
         mean=model.mean,
         recipe=recipe,
     )
@@ -142,7 +146,7 @@ def train_seg(
         words = ", ".join(f"{name} {value:.2g}" for name, value in zip(("background", *names), per_class, strict=True))
         report(Event("note", COMMAND, f"weights of the classes: {words}"))
     pairs = zip(labelled.photos, labelled.digests, strict=True)
-    data = digest(part for photo, one in pairs for part in (photo.stem, one))
+    data = digest(part for photo, one in pairs for part in (found.names.key(photo), one))
     config = {"network": network, "init": start, "classes": list(names), **learning.to_dict(), "data": data}
     train(
         model,

@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import parse_qs, quote, unquote, urlsplit
 from xml.sax.saxutils import quoteattr
@@ -63,7 +63,9 @@ class LabelStudio(Writer):
                     "value": brush,
                 }
             )
-        photo = item.photo.name if item.photo is not None else f"{item.name}.jpg"
+        photo = f"{item.name}.jpg"
+        if item.photo is not None:
+            photo = PurePosixPath(item.name).with_name(item.photo.name).as_posix()
         data = {"image": ADDRESS + quote(photo, errors="surrogateescape")}
         return {"data": data, "predictions": [{"model_version": "pixaff", "result": results}]}
 

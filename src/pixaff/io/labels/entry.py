@@ -50,6 +50,8 @@ class Entries:
 
     def wants(self, image: str) -> bool:
         """Whether the labels of an image matter; if not, it is noted as one of the others."""
+        if self.wanted is None:
+            self.paths[image_path(image)] = None
         if self._find(image).images:
             return True
         self.others[self.other(image)] = None
@@ -67,8 +69,6 @@ class Entries:
     def add(self, image: str, labels: Iterable[str | int], where: str, problem: str = "") -> None:
         """Add the entry of a wanted image; a second one with other labels makes both unusable."""
         found = self._find(image)
-        if self.wanted is None:
-            self.paths[image_path(image)] = None
         if found.how == AMBIGUOUS:
             first, second = found.images[:2]
             labels, problem = (), (

@@ -11,10 +11,12 @@ from pixaff.io.labels.text import read_text
 
 MAX_NAME = 255
 """Bytes of a file name on every common file system."""
+MAX_PATH = 1000
+"""Characters of the path of a listed image."""
 
 
-def read_list(path: str | os.PathLike[str]) -> list[str]:
-    """Read image stems, one per line; folders and suffixes are dropped.
+def read_list(path: str | os.PathLike[str], *, folders: bool = False) -> list[str]:
+    """Read image stems, one per line; suffixes are dropped and, unless ``folders`` is set, folders.
 
     VOC lists with an image path and a mask path per line are understood too. Names are returned as they are written:
     compare them by `nfc`. A name that is too long for any file is shortened; the result is still no name of a file.
@@ -29,8 +31,9 @@ def read_list(path: str | os.PathLike[str]) -> list[str]:
             continue
         fields = line.split() if len(line) < 4 * MAX_NAME else []
         pair = len(fields) == 2 and image_stem(fields[0]) == image_stem(fields[1])
-        name = image_stem(fields[0] if pair else line.strip())
-        if len(os.fsencode(name)) > MAX_NAME:
+        text = fields[0] if pair else line.strip()
+        name = image_path(text) if folders else image_stem(text)
+        if max(len(os.fsencode(part)) for part in name.split("/")) > MAX_NAME or len(name) > MAX_PATH:
             name = f"{name[:40]} (cut: line {number}, {len(name):,} characters)"
         same = nfc(name)
         if same in first:
@@ -52,8 +55,8 @@ def image_stem(name: str) -> str:
 
 
 def image_path(name: str) -> str:
-    """The path of an image in the form in which paths are compared: NFC, with "/", without suffix and leading "./"."""
-    folders = [part for part in name.strip().replace("\\", "/").split("/")[:-1] if part not in ("", ".")]
+    """The path of an image in the form in which paths are compared: NFC, with "/", without suffix, "." and ".."."""
+    folders = [part for part in name.strip().replace("\\", "/").split("/")[:-1] if part not in ("", ".", "..")]
     return nfc("/".join((*folders, image_stem(name))))
 
 

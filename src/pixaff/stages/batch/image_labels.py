@@ -3,13 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from pixaff.errors import UsageError, counted, shortened
 from pixaff.events import Callback, Event
 from pixaff.io.labels import Entries, Labels, doubts, match_labels, read_entries
+from pixaff.stages.batch.naming import Names, naming_of
 
 PREDICT = "predict"
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class PhotoLabels(Labels):
+    """Labels that belong to the photos of a run.
+
+    Attributes:
+        names: What the photos are called.
+    """
+
+    names: Names = field(default_factory=Names)
 
 
 def given_entries(source: str | Path, photos: Sequence[Path]) -> Entries | None:
@@ -18,11 +31,17 @@ def given_entries(source: str | Path, photos: Sequence[Path]) -> Entries | None:
     Raises:
         LabelsError: The labels cannot be read, or no photo has any.
     """
-    return None if str(source) == PREDICT else read_entries(source, [photo.stem for photo in photos])
+    return None if str(source) == PREDICT else read_entries(source, keys_of(photos))
+
+
+def keys_of(photos: Sequence[Path]) -> list[str]:
+    """What label files call the photos."""
+    names = naming_of(photos)
+    return [names.key(photo) for photo in photos]
 
 
 def names_of(entries: Entries | None) -> dict[str, tuple[str | int, ...]] | None:
-    """The labels by image stem, as the file has them; None if they are predicted."""
+    """The labels by image, as the file has them; None if they are predicted."""
     return None if entries is None else {stem: entry.labels for stem, entry in entries.by_image.items()}
 
 
@@ -46,7 +65,8 @@ def read_given_labels(
     """
     if str(source) == PREDICT:
         return None
-    labels = match_labels(source, entries or read_entries(source, [photo.stem for photo in photos]), classes)
+    matched = match_labels(source, entries or read_entries(source, keys_of(photos)), classes)
+    labels = PhotoLabels(**vars(matched), names=naming_of(photos))
     if labels.others and not listed:
         named = _some([shortened(image) for image in labels.others[:4]])
         text = f"{source}: no photo for {counted(len(labels.others), 'labelled image')}: {named}"
@@ -63,7 +83,10 @@ def labels_of(photo: Path, labels: Labels | None, source: str | Path) -> tuple[i
     Raises:
         LabelsError: Labels are given, but none for this photo, or they cannot be used.
     """
-    return None if labels is None else labels.of(photo.stem)
+    if labels is None:
+        return None
+    names = labels.names if isinstance(labels, PhotoLabels) else Names()
+    return labels.of(names.key(photo))
 
 
 def ask_about(

@@ -13,6 +13,9 @@ from pixaff.events import Callback, Event, silent
 from pixaff.io.entries import sort_folder
 from pixaff.io.images import IMAGE_SUFFIXES
 from pixaff.io.labels import class_folders, format_of, nfc, read_list
+from pixaff.stages.batch.mask_folders import listed_images
+from pixaff.stages.batch.naming import Names, Photos, naming_of
+from pixaff.stages.batch.record import NAME as RECORD
 
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _PICTURES = (b"\xff\xd8\xff", b"\x89PNG", b"II*\0", b"MM\0*", b"GIF8", b"RIFF")
@@ -24,23 +27,26 @@ def find_images(
     listing: Path | None = None,
     *,
     labels: str | Path = "",
+    recursive: bool = False,
     command: str = "",
     report: Callback = silent,
-) -> list[Path]:
+) -> Photos:
     """The photos behind a command's inputs.
 
     Args:
         inputs: Each a folder (its files in alphabetical order, without subfolders and hidden files), a file, or "-" for
             paths on standard input, one per line or separated by NUL characters. One file among others that does not
-            exist is kept: it fails when it is read.
+            exist is kept: it fails when it is read. `Photos` are taken as they are, with what they are called.
         listing: Image list. Only its images are used, in its order; a listed name that is not among the inputs becomes
             a path that does not exist, and fails when it is read.
+        recursive: Also take the photos in subfolders, except hidden ones and outputs of pixaff. Photos are then called
+            by their paths from the folder given, in outputs, labels, lists and records.
         labels: Where the labels come from. If that is one folder per class, photos are taken from its subfolders, too.
         command: Name of the command, for its events.
         report: Receives a note about ignored files that are plainly no photos.
 
     Returns:
-        The paths; none if standard input was empty.
+        The paths, and what the photos are called; none if standard input was empty.
 
     Raises:
         UsageError: There is no photo, or none of the inputs exists.
@@ -48,6 +54,7 @@ def find_images(
     """
     if isinstance(inputs, (str, Path)):
         inputs = [inputs]
+    names = naming_of(inputs) if isinstance(inputs, Photos) else Names(_roots(inputs) if recursive else ())
     _check_some_exist(inputs)
     found: list[Path] = []
     passed: list[str] = []
@@ -55,15 +62,15 @@ def find_images(
     for entry in inputs:
         if str(entry) == "-":
             found.extend(paths_on_stdin())
-        elif nested and class_folders.detect(Path(entry)):
+        elif nested and not recursive and class_folders.detect(Path(entry)):
             found.extend(class_folders.photos_in(Path(entry)))
         elif Path(entry).is_dir():
-            found.extend(_folder(Path(entry), passed))
+            found.extend(_tree(Path(entry), passed) if recursive else _folder(Path(entry), passed))
         else:
             found.append(Path(entry))
     found = list(dict.fromkeys(found))
     if listing is not None and found:
-        found = _select(found, listing, inputs)
+        found = _select(found, listing, inputs, names)
     if passed:
         named = ", ".join(passed[:3]) + (", ..." if len(passed) > 3 else "")
         report(Event("note", command, f"ignored {counted(len(passed), 'file')} that are not photos: {named}"))
@@ -72,9 +79,10 @@ def find_images(
     elif not found:
         raise UsageError(
             f"no photos in {', '.join(shortened(entry) for entry in inputs) or 'the inputs'}",
-            f"give a folder, files or '-'; photos end in {', '.join(sorted(IMAGE_SUFFIXES))}",
+            f"give a folder, files or '-'; photos end in {', '.join(sorted(IMAGE_SUFFIXES))}"
+            + ("" if recursive else "; --recursive looks in subfolders"),
         )
-    return found
+    return Photos(found, names)
 
 
 def paths_on_stdin(null: bool = False) -> list[Path]:
@@ -158,18 +166,37 @@ def _folder(folder: Path, passed: list[str]) -> Iterable[Path]:
             passed.append(shortened(path.name))
 
 
-def _select(found: Sequence[Path], listing: Path, inputs: Sequence[str | Path]) -> list[Path]:
-    by_stem: dict[str, Path] = {}
+def _roots(inputs: Sequence[str | Path]) -> tuple[Path, ...]:
+    return tuple(Path(entry) for entry in inputs if str(entry) != "-" and Path(entry).is_dir())
+
+
+def _tree(folder: Path, passed: list[str]) -> Iterable[Path]:
+    """The photos of a folder and of those in it; links to folders are followed, each folder is visited once."""
+    waiting, seen = [folder], set[tuple[int, int]]()
+    while waiting:
+        place = waiting.pop()
+        there = place.stat()
+        if (there.st_dev, there.st_ino) in seen or (place != folder and (place / RECORD).is_file()):
+            continue
+        seen.add((there.st_dev, there.st_ino))
+        yield from _folder(place, passed)
+        with os.scandir(place) as entries:
+            inner = sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
+        waiting.extend(place / name for name in reversed(inner))
+
+
+def _select(found: Sequence[Path], listing: Path, inputs: Sequence[str | Path], names: Names) -> list[Path]:
+    by_key: dict[str, Path] = {}
     for path in sorted(found, key=_is_photo, reverse=True):
-        by_stem.setdefault(nfc(path.stem), path)
-    stems = read_list(listing)
-    if not any(nfc(stem) in by_stem for stem in stems):
+        by_key.setdefault(nfc(names.key(path)), path)
+    listed = listed_images(read_list(listing, folders=bool(names.roots)), list(by_key), listing)
+    if not any(nfc(name) in by_key for name in listed):
         raise LabelsError(
-            f"{listing} names {len(stems)} images and none of them is among the inputs",
+            f"{listing} names {len(listed)} images and none of them is among the inputs",
             "is it the list of another data set?",
         )
     folder = next((Path(entry) for entry in inputs if Path(entry).is_dir()), Path())
-    return [by_stem.get(nfc(stem), folder / stem) for stem in stems]
+    return [by_key.get(nfc(name), folder / name) for name in listed]
 
 
 def _is_photo(path: Path) -> bool:

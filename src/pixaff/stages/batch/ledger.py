@@ -7,6 +7,8 @@ and the last line about an image counts. There are three kinds of lines:
 - ``{"image": NAME, "status": "done" or "failed", "made": ID, "photo": ..., "cams": ..., "labels": ...}``;
 - ``{"begun": [NAME, ...]}``: images that a run is about to do: their outputs may be newer than their last line.
 
+NAME is what `pixaff.stages.batch.naming` calls an image: its file's name or, with ``--recursive``, its path.
+
 Files are compared by size, time and content: one that was only copied or touched still fits.
 """
 

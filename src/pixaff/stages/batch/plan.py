@@ -19,6 +19,7 @@ from pixaff.io.whole import looks_whole
 from pixaff.run_options import RunOptions
 from pixaff.settings import value_words
 from pixaff.stages.batch.ledger import Ledger, digest, quick_stamps, read_ledger, same_file, stamp
+from pixaff.stages.batch.naming import naming_of
 
 EMBEDDED = Path(__file__).parents[2] / "models" / "embedded"
 """Folder of the model inside the package; `pixaff.models.bundle` has it too, but imports torch."""
@@ -35,10 +36,10 @@ class Plan:
     Args:
         out: Folder of the outputs.
         command: Name of the command.
-        photos: All images of the run.
+        photos: All images of the run; those of `find_images` know what they are called.
         outputs: The files that an image leads to.
         run: How the run computes; ``overwrite`` and ``keep`` decide here.
-        labels: Given labels, by image stem; None if they are predicted.
+        labels: Given labels, by what images are called; None if they are predicted.
         cams: Folder of CAMs that are read, as a function from the image to its file.
         request: All other options of the run, as plain values.
         weights: Weights files that the request leads to, as far as they are known without loading them.
@@ -48,6 +49,7 @@ class Plan:
     Attributes:
         todo: Images to do.
         skipped: Images whose outputs exist.
+        names: What the images are called.
 
     Raises:
         UsageError: An output would replace an input, or the output of another image.
@@ -67,6 +69,7 @@ class Plan:
 
     def __post_init__(self) -> None:
         check_outputs(self.photos, self.outputs, [*self.reads, *self._cam_files()])
+        self.names = naming_of(self.photos)
         self.ledger = read_ledger(self.out) if self.recorded else Ledger(None)
         asked = [self.command, __version__, dict(self.request), quick_stamps(self.weights), self.labels is None]
         self.request_id = digest(asked)
@@ -84,7 +87,7 @@ class Plan:
     def nothing_to_do(self) -> bool:
         """Whether every output exists and was made with the present options, as told without the model."""
         made = self.ledger.requests.get(self.request_id)
-        known = [self.ledger.images.get(photo.name) for photo in self.skipped]
+        known = [self.ledger.images.get(self.names.name(photo)) for photo in self.skipped]
         return not self.todo and all(line is None or line.get("made") == made for line in known)
 
     def settle(self, settings: Mapping[str, Any], weights: Mapping[str, str], facts: Mapping[str, Any]) -> str:
@@ -104,9 +107,9 @@ class Plan:
             line = {"made": made, "request": self.request_id, "settings": dict(settings), "weights": dict(weights)}
             self.ledger.append({**line, **facts})
         for photo in self.skipped:
-            before = (self.ledger.images.get(photo.name) or {}).get("made")
+            before = (self.ledger.images.get(self.names.name(photo)) or {}).get("made")
             if before is not None and before != made and (reason := self._difference(before, settings, weights)):
-                self._stale.setdefault(reason, []).append(photo.name)
+                self._stale.setdefault(reason, []).append(self.names.name(photo))
         return made
 
     def warn(self) -> None:
@@ -123,14 +126,14 @@ class Plan:
     def begin(self) -> None:
         """Record in the ledger which images are about to be done, for the next run if this one is killed."""
         if self.todo:
-            self.ledger.append({"begun": [photo.name for photo in self.todo]})
+            self.ledger.append({"begun": [self.names.name(photo) for photo in self.todo]})
 
     def done(self, photo: Path, made: str) -> None:
         """Record in the ledger what the outputs of an image were made of."""
         cams = None if self.cams is None else self.cams(photo)
         self.ledger.append(
             {
-                "image": photo.name,
+                "image": self.names.name(photo),
                 "status": "done",
                 "made": made,
                 "photo": stamp(photo),
@@ -142,35 +145,36 @@ class Plan:
 
     def failed(self, photo: Path, reason: str) -> None:
         """Record in the ledger why an image has no output."""
-        self.ledger.append({"image": photo.name, "status": "failed", "error": reason})
+        self.ledger.append({"image": self.names.name(photo), "status": "failed", "error": reason})
 
     def _exists(self, photo: Path) -> bool:
         """Whether the outputs of an image exist and are as they were written, or at least complete."""
         files = self.outputs(photo)
-        before = (self.ledger.images.get(photo.name) or {}).get("outputs")
+        before = (self.ledger.images.get(self.names.name(photo)) or {}).get("outputs")
         if isinstance(before, list) and len(before) == len(files) and before == [_quick(path) for path in files]:
             return True
-        if photo.name in self.ledger.begun:  # a kill came between the output and its line: nobody knows what made it
+        # If a kill came between the output and its line, nobody knows what made it.
+        if self.names.name(photo) in self.ledger.begun:
             return False
         return all(looks_whole(path) for path in files)
 
     def _note_changes(self, photo: Path) -> None:
-        line = self.ledger.images.get(photo.name)
+        line = self.ledger.images.get(self.names.name(photo))
         if line is None or line.get("status") != "done":
             return
         if photo.exists() and not same_file(photo, line.get("photo")):
-            self._stale.setdefault("another photo of that name", []).append(photo.name)
+            self._stale.setdefault("another photo of that name", []).append(self.names.name(photo))
         if line.get("labels") != self._labels(photo):
-            self._stale.setdefault("other labels", []).append(photo.name)
+            self._stale.setdefault("other labels", []).append(self.names.name(photo))
         cams = None if self.cams is None else self.cams(photo)
         made_of = line.get("cams")
         if (cams is None) != (made_of is None) or (cams is not None and not same_file(cams, made_of)):
-            self._stale.setdefault("other CAMs", []).append(photo.name)
+            self._stale.setdefault("other CAMs", []).append(self.names.name(photo))
 
     def _labels(self, photo: Path) -> list[str | int] | None:
         if self.labels is None:
             return None
-        return sorted(self.labels.get(nfc(photo.stem), ()), key=str)
+        return sorted(self.labels.get(nfc(self.names.key(photo)), ()), key=str)
 
     def _cam_files(self) -> Iterable[Path]:
         return [] if self.cams is None else [file for photo in self.photos if (file := self.cams(photo)) is not None]
@@ -273,7 +277,8 @@ class _Places:
             self._folders[parent] = real, _ignores_case(real)
         real, ignores_case = self._folders[parent]
         name = nfc(name)
-        return nfc(real), name.casefold() if ignores_case else name
+        real = nfc(real)
+        return (real.casefold(), name.casefold()) if ignores_case else (real, name)
 
 
 def _ignores_case(folder: str) -> bool:

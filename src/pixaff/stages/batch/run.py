@@ -114,7 +114,7 @@ def _is_current(record: Mapping[str, Any] | None, plan: Plan) -> bool:
 def _begin(plan: Plan, result: Report) -> None:
     plan.run.report(Event("begin", plan.command, total=len(plan.photos)))
     for photo in plan.skipped:
-        result.skipped.append(photo.name)
+        result.skipped.append(plan.names.name(photo))
         plan.run.report(Event("skipped", plan.command, photo=photo, outputs=plan.outputs(photo)))
 
 
@@ -125,7 +125,7 @@ def _take(plan: Plan, photo: Path, outcome: Outcome, made: str, result: Report) 
         _fail(plan, photo, describe(outcome), result)
     else:
         plan.done(photo, made)
-        result.done.append(photo.name)
+        result.done.append(plan.names.name(photo))
         event = Event("done", plan.command, photo=photo, outputs=plan.outputs(photo), data=outcome)
         plan.run.report(event)
         if "warning" in outcome:
@@ -134,7 +134,7 @@ def _take(plan: Plan, photo: Path, outcome: Outcome, made: str, result: Report) 
 
 def _fail(plan: Plan, photo: Path, reason: str, result: Report) -> None:
     plan.failed(photo, reason)
-    result.failed.append((photo.name, reason))
+    result.failed.append((plan.names.name(photo), reason))
     plan.run.report(Event("failed", plan.command, reason, photo=photo))
 
 
@@ -142,8 +142,9 @@ def _check_still_there(plan: Plan, result: Report) -> None:
     """Name the outputs that somebody removed during the run."""
     done = set(result.done)
     for photo in plan.todo:
-        if photo.name in done and not all(path.is_file() for path in plan.outputs(photo)):
-            result.done.remove(photo.name)
+        name = plan.names.name(photo)
+        if name in done and not all(path.is_file() for path in plan.outputs(photo)):
+            result.done.remove(name)
             _fail(plan, photo, f"{photo}: its output was removed from {plan.out} during the run", result)
 
 

@@ -31,9 +31,10 @@ def swept_powers(sweep: Mapping[str, Sequence[float]] | None, cams: bool) -> tup
     return tuple(sweep["alpha"])
 
 
-def holds_scores(folder: Path) -> bool:
+def holds_scores(folder: Path, recursive: bool = False) -> bool:
     """Whether a folder of predictions contains scores or CAMs, and no mask."""
-    return any(folder.glob("*.npz")) and not any(folder.glob("*.png"))
+    inside = "**/" * recursive
+    return any(folder.glob(f"{inside}*.npz")) and not any(folder.glob(f"{inside}*.png"))
 
 
 def check_first(path: Path, alphas: Sequence[float]) -> None:

@@ -16,6 +16,7 @@ from pixaff.io.atomic import write_text
 from pixaff.recipe import Recipe
 from pixaff.run_options import TrainingOptions
 from pixaff.settings import Settings
+from pixaff.stages.batch.naming import Photos, naming_of
 from pixaff.stages.batch.report import Report
 from pixaff.stages.training.folder import Trained
 
@@ -100,14 +101,14 @@ def run_stages(stages: Sequence[Stage], work: Work) -> Report:
     Raises:
         TrainingError: No photo is left.
     """
-    outcome = Report()
+    outcome, names = Report(), naming_of(work.photos)
     for stage in stages:
-        write_text(work.listing, "".join(f"{photo.stem}\n" for photo in work.photos))
+        write_text(work.listing, "".join(f"{names.key(photo)}\n" for photo in work.photos))
         outcome = stage.work(work)
         failed = {name for name, _ in outcome.failed}
         work.result.failed.extend(outcome.failed)
         work.result.seconds += outcome.seconds
-        work.photos = [photo for photo in work.photos if photo.name not in failed]
+        work.photos = Photos((photo for photo in work.photos if names.name(photo) not in failed), names)
         if not work.photos:
             raise TrainingError("no photo is left", "the messages above say what is wrong with each")
     return outcome

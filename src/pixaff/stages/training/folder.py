@@ -87,7 +87,7 @@ def is_trained(weights: Path, run: TrainingOptions, command: str, reads: Iterabl
 
 def leave_out(photo: Path, problem: str, result: Report, command: str, report: Callback) -> None:
     """Count a photo as failed and name it."""
-    result.failed.append((photo.name, problem))
+    result.failed.append((result.names.name(photo), problem))
     report(Event("failed", command, problem, photo=photo))
 
 

@@ -173,7 +173,7 @@ def train(
                 raise KeyboardInterrupt
     draw_curve(out)
     result.seconds = time.monotonic() - started
-    result.done = [path.name for path in dataset.paths if path not in failed]
+    result.done = [result.names.name(path) for path in dataset.paths if path not in failed]
     report(Event("end", command, data=result.counts()))
 
 

@@ -84,11 +84,11 @@ def match_masks(
         TrainingError: None is left, or the masks show background alone.
     """
     report(Event("note", command, f"reading the masks of {len(photos)} photos"))
-    files = files_by_stem(folder, SUFFIXES)
+    files = files_by_stem(folder, SUFFIXES, recursive=bool(result.names.roots))
 
     def one(photo: Path) -> tuple[Path, NDArray[np.int64], str] | PixaffError:
         try:
-            size, path = image_size(photo), files.get(nfc(photo.stem))
+            size, path = image_size(photo), files.get(nfc(result.names.key(photo)))
             if path is None:
                 return FormatError(f"{photo}: no mask in {folder}")
             mask = read_mask(path, num_classes, colours)
@@ -139,21 +139,22 @@ def class_weights(counts: NDArray[np.int64], kind: str) -> list[float]:
     return [float(value) for value in (np.sqrt(weights) if kind == "sqrt" else weights)]
 
 
-def scores_of(mask: Path) -> Path:
-    """Where `pixaff.propagate` saves the scores of a mask."""
-    return mask.parent / SCORES / f"{mask.stem}.npz"
+def scores_of(mask: Path, folder: Path | None = None) -> Path:
+    """Where `pixaff.propagate` saves the scores of a mask; ``folder`` is that of the run, by default the mask's own."""
+    folder = folder or mask.parent
+    return folder / SCORES / mask.relative_to(folder).with_suffix(".npz")
 
 
-def check_confidence(masks: Sequence[Path], command: str, report: Callback) -> None:
+def check_confidence(masks: Sequence[Path], command: str, report: Callback, folder: Path | None = None) -> None:
     """Warn about masks without saved scores.
 
     Raises:
         UsageError: There are none at all.
     """
-    lacking = [mask for mask in masks if not scores_of(mask).is_file()]
+    lacking = [mask for mask in masks if not scores_of(mask, folder).is_file()]
     if len(lacking) == len(masks):
         raise UsageError(
-            f"{scores_of(masks[0]).parent}: no saved scores, which say how sure the masks are",
+            f"{scores_of(masks[0], folder).parent}: no saved scores, which say how sure the masks are",
             "make the masks with --save-scores, or omit --confidence",
         )
     if lacking:
@@ -161,7 +162,7 @@ def check_confidence(masks: Sequence[Path], command: str, report: Callback) -> N
         report(Event("warning", command, text))
 
 
-def mask_confidence(mask: Path) -> NDArray[np.uint8] | None:
+def mask_confidence(mask: Path, folder: Path | None = None) -> NDArray[np.uint8] | None:
     """How far the best propagated score of each cell of a mask is ahead of the second best, from 0 to 255.
 
     Returns:
@@ -170,9 +171,9 @@ def mask_confidence(mask: Path) -> NDArray[np.uint8] | None:
     Raises:
         FormatError: The scores cannot be read.
     """
-    if not scores_of(mask).is_file():
+    if not scores_of(mask, folder).is_file():
         return None
-    file = read_scores(scores_of(mask))
+    file = read_scores(scores_of(mask, folder))
     weights = np.array(power_weights(file.powers.tolist(), file.alpha), np.float32)
     rows = np.concatenate([np.einsum("k,khw->hw", weights, file.background)[None], file.scores])
     if len(rows) == 1:

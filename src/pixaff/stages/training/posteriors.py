@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from pixaff.events import Callback, Event
 from pixaff.io.cams import CamFile, find_cams, read_cams
 from pixaff.io.images import image_size
 from pixaff.ops.labels import affinity_label_map
+from pixaff.stages.batch.naming import Names
 from pixaff.stages.training.datasets import CELL, IGNORE
 from pixaff.stages.training.folder import Trained, leave_out
 
@@ -23,25 +25,28 @@ Labelled = tuple[tuple[int, int], NDArray[np.uint8]]
 
 
 def read_label_maps(
-    photos: list[Path], low: Path, high: Path, max_side: int, workers: int
+    photos: Sequence[Path], low: Path, high: Path, max_side: int, workers: int, names: Names | None = None
 ) -> list[Labelled | PixaffError]:
     """Reduce the posteriors of every photo to its label map, once: a few kilobytes per photo, cropped along with it.
 
     Args:
-        photos: The photos, whose stems name the posteriors.
+        photos: The photos.
         low: Folder of the posteriors with much background, NAME.npz or PSA's NAME.npy.
         high: Folder of those with little background.
         max_side: Long side in pixels to which larger photos are shrunk; 0 means never.
         workers: Number of threads; most of the time goes into decompression, which does not block Python.
+        names: What the posteriors of the photos are called; default: by the names of their files.
 
     Returns:
         For each photo, its labels or what is wrong.
     """
 
+    names = names or Names()
+
     def one(photo: Path) -> Labelled | PixaffError:
         try:
             size = image_size(photo)
-            sides = [read_cams(find_cams(folder, photo.stem)) for folder in (low, high)]
+            sides = [read_cams(find_cams(folder, names.key(photo))) for folder in (low, high)]
             return label_photo(photo, size, sides[0], sides[1], max_side)
         except PixaffError as error:
             return error
@@ -51,7 +56,7 @@ def read_label_maps(
 
 
 def confident_cells(
-    photos: list[Path],
+    photos: Sequence[Path],
     low: Path,
     high: Path,
     max_side: int,
@@ -67,7 +72,7 @@ def confident_cells(
     """
     report(Event("note", command, f"reading the posteriors of {len(photos)} photos"))
     kept, sizes, maps = [], [], []
-    for photo, labels in zip(photos, read_label_maps(photos, low, high, max_side, workers), strict=True):
+    for photo, labels in zip(photos, read_label_maps(photos, low, high, max_side, workers, result.names), strict=True):
         if isinstance(labels, PixaffError):
             leave_out(photo, str(labels), result, command, report)
         else:

@@ -8,8 +8,7 @@ import itertools
 import json
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-
-import requests
+from typing import TYPE_CHECKING
 
 from pixaff.errors import DownloadError
 from pixaff.io.atomic import output_errors, write_text
@@ -26,6 +25,9 @@ from pixaff.weights.sources.web import (
     pieces,
     request,
 )
+
+if TYPE_CHECKING:
+    import requests
 
 MOST_BYTES = 100 << 30
 """A length beyond is a mistake of the server's, not a lack of disk space: the largest published file has 20 GB."""

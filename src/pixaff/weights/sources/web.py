@@ -11,10 +11,8 @@ import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from email.utils import parsedate_to_datetime
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urljoin, urlsplit
-
-import requests
 
 from pixaff._version import __version__
 from pixaff.errors import DownloadError, quoted, shortened
@@ -22,7 +20,9 @@ from pixaff.io.heads import is_page, page_words
 from pixaff.io.records import parse_json
 from pixaff.weights.sources.base import Found
 from pixaff.weights.sources.connection import Connection
-from pixaff.weights.sources.pace import PacedAdapter
+
+if TYPE_CHECKING:
+    import requests
 
 CHUNK = 1 << 16
 GOOD_PIECE = 1 << 20
@@ -130,6 +130,10 @@ def request(
         Passing: The connection fails.
         DownloadError: A redirect leads in a circle, to another kind of address or from https to http.
     """
+    import requests  # here, because naming an address, as a network's file does, must not take so long
+
+    from pixaff.weights.sources.pace import PacedAdapter
+
     sent = {"User-Agent": f"pixaff/{__version__}", "Accept-Encoding": "identity", **(headers or {})}
     with requests.Session() as session:
         for scheme in ("http://", "https://"):
@@ -317,7 +321,7 @@ def fault_words(error: BaseException) -> str:
         return "the certificate or encryption is not in order"
     if names & {"ProtocolError", "IncompleteRead", "ConnectionResetError", "BrokenPipeError"}:
         return "connection lost"
-    if isinstance(error, (requests.ConnectionError, OSError)):
+    if isinstance(error, OSError):  # every exception of requests is one
         return f"no connection: {type(error).__name__}"
     return f"no valid answer: {type(error).__name__}"
 
