@@ -26,13 +26,25 @@ from pixaff.model_options import ModelOptions
 from pixaff.options import check_options, choices_of, divide, option, options_of, types_of
 from pixaff.recipe import MaskRecipe, Recipe, whole_recipe
 from pixaff.run_options import BatchOptions, RunOptions, TrainingOptions
-from pixaff.settings import Settings
+from pixaff.settings import SegSettings, Settings
 
-KINDS = (Settings, Recipe, MaskRecipe, ModelOptions, RunOptions, BatchOptions, TrainingOptions, ConsoleOptions)
+KINDS = (
+    Settings,
+    SegSettings,
+    Recipe,
+    MaskRecipe,
+    ModelOptions,
+    RunOptions,
+    BatchOptions,
+    TrainingOptions,
+    ConsoleOptions,
+)
 OPTIONS = [(kind, name) for kind in KINDS for name in options_of(kind)]
 NO_OPTIONS = {
-    Settings: {"preset", "cam", "affinity"},  # --preset and --network, whose meaning each command has for itself
-    **{kind: {"report", "progress"} for kind in (RunOptions, BatchOptions, TrainingOptions)},  # of Python alone
+    Settings: {"preset", "cam", "affinity", "irn"},  # --preset and --network, whose meaning each command has for itself
+    **{
+        kind: {"report", "progress", "renew"} for kind in (RunOptions, BatchOptions, TrainingOptions)
+    },  # of Python alone
 }
 COMMANDS = {command.name for command in app.registered_commands}
 runner = CliRunner()
@@ -145,6 +157,8 @@ def fields_of(commands: Sequence[str], *kinds: type) -> dict[str, set[Any]]:
         (keywords.CrfKeywords, ["crf"], (Settings, ModelOptions, RunOptions), set()),
         (keywords.PropagateKeywords, ["propagate"], (Settings, ModelOptions, BatchOptions), set()),
         (keywords.TrainingKeywords, ["train-cam", "train-affinity", "fit"], (TrainingOptions,), set()),
+        (keywords.SegLoadKeywords, ["segment"], (SegSettings, ModelOptions), {"model"}),
+        (keywords.SegmentKeywords, ["segment"], (SegSettings, ModelOptions, BatchOptions), set()),
         (keywords.SegTrainingKeywords, ["train-seg"], (TrainingOptions, MaskRecipe), set()),
     ],
 )
@@ -165,6 +179,8 @@ def test_keywords_are_the_fields(given: type, commands: list[str], kinds: tuple[
         (pixaff.train_cam, "TrainingKeywords"),
         (pixaff.train_affinity, "TrainingKeywords"),
         (pixaff.train_seg, "SegTrainingKeywords"),
+        (pixaff.segment, "SegmentKeywords"),
+        (pixaff.load_segmenter, "SegLoadKeywords"),
         (pixaff.fit, "TrainingKeywords"),
     ],
 )

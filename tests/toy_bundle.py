@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,10 +13,12 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pixaff.models.base import AffinityNetwork, CamNetwork, Network
-from pixaff.models.bundle import PARTS, Bundle
+from pixaff.models.base import AffinityNetwork, BoundaryNetwork, CamNetwork, MeanShift, Network, SegNetwork
+from pixaff.models.bundle import PARTS, Bundle, Parts
+from pixaff.ops.instances import connected_regions
 from pixaff.predictor import Predictor
-from pixaff.settings import Settings
+from pixaff.segmenter import Segmenter
+from pixaff.settings import SegSettings, Settings
 
 CLASSES = ("red", "blue")
 RED, BLUE, GREY = (210, 30, 30), (30, 30, 210), (120, 120, 120)
@@ -52,23 +53,61 @@ class ToyAffinity(Toy, AffinityNetwork):
         return 4 * F.avg_pool2d(x, 8) * self.gain
 
 
+class ToySeg(Toy, SegNetwork):
+    """Grey is background; the more an image shows of red or blue, the surer is that class."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        surplus = x[:, [0, 2]] - x.sum(1, keepdim=True) / 2
+        return 30 * self.gain * F.pad(surplus, (0, 0, 0, 0, 1, 0), value=0.05)
+
+
+def toy_segmenter(**settings: object) -> Segmenter:
+    return Segmenter(ToySeg().eval(), CLASSES, SegSettings(size=0).replace(**settings))
+
+
+class ToyIrn(Toy, BoundaryNetwork):
+    """Boundaries where the colour changes; displacements to the centre of each region of one colour."""
+
+    size_divisor = 4
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mean_shift = MeanShift()
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        small = x[:, :, ::4, ::4]
+        jumps = torch.zeros_like(small[:, 0])
+        jumps[:, :, 1:] += (small[..., 1:] - small[..., :-1]).abs().sum(1)
+        jumps[:, 1:] += (small[..., 1:, :] - small[..., :-1, :]).abs().sum(1)
+        fields = torch.full((len(x), 2, *small.shape[2:]), 100.0)
+        for field, one in zip(fields, small, strict=True):
+            colours = (one * 255).round().long()
+            coloured = (colours.amax(0) - colours.amin(0)) > 30
+            regions = connected_regions((colours[0] * 256 + colours[2]) * coloured)
+            for number in range(1, int(regions.max()) + 1):
+                cells = (regions == number).nonzero().float()
+                field[:, regions == number] = (cells.mean(0) - cells).T
+        return 20 * jumps.clamp(max=1) * self.gain - 10, fields
+
+
 def toy_bundle(**settings: object) -> Bundle:
     walk = {"alpha": 3.0, "beta": 8.0, "steps": 16, "borders": "published", "final_crf": False}
     values = {"scales": (1.0, 0.5), "size": 108, "label_threshold": 0.5, **walk, **settings}
-    return Bundle(ToyCam(), ToyAffinity(), CLASSES, Settings().replace(**values), Path("toy"))
+    return Bundle(ToyCam(), ToyAffinity(), CLASSES, Settings().replace(**values), Path("toy"), irn=ToyIrn())
 
 
 def toy_predictor(**settings: object) -> Predictor:
     bundle = toy_bundle(**settings)
-    return Predictor(bundle.cam, bundle.affinity, bundle.classes, bundle.settings)
+    return Predictor(bundle.cam, bundle.affinity, bundle.classes, bundle.settings, boundary_network=bundle.irn)
 
 
 def use_toy(monkeypatch: pytest.MonkeyPatch, bundle: Bundle | None = None) -> Bundle:
     """Let every model's name lead to the toy, of which a command gets the networks that it asks for."""
     made = toy_bundle() if bundle is None else bundle
 
-    def load_model(*names: object, parts: Sequence[str] = PARTS, **options: object) -> Bundle:
-        return replace(made, **{part: None for part in PARTS if part not in parts})
+    def load_model(*names: object, parts: Parts | None = None, **options: object) -> Bundle:
+        wanted = PARTS if parts is None else parts(made.settings) if callable(parts) else parts
+        return replace(made, **{part: None for part in PARTS if part not in wanted})
 
     monkeypatch.setattr("pixaff.predictor.load_model", load_model)
     return made

@@ -25,19 +25,26 @@ if TYPE_CHECKING:
     from pixaff.models.registry import PRESETS as PRESETS
     from pixaff.predictor import Prediction as Prediction
     from pixaff.predictor import Predictor as Predictor
+    from pixaff.predictor import Segmentation as Segmentation
     from pixaff.predictor import load as load
     from pixaff.published import fetch_weights as fetch_weights
     from pixaff.recipe import Recipe as Recipe
+    from pixaff.segmenter import Segmenter as Segmenter
+    from pixaff.segmenter import load_segmenter as load_segmenter
+    from pixaff.settings import SegSettings as SegSettings
     from pixaff.settings import Settings as Settings
     from pixaff.stages.cam import cam as cam
     from pixaff.stages.crf import crf as crf
     from pixaff.stages.download_weights import download_weights as download_weights
     from pixaff.stages.evaluate import evaluate as evaluate
+    from pixaff.stages.evaluate import evaluate_instances as evaluate_instances
     from pixaff.stages.export import export as export
+    from pixaff.stages.export_onnx import export_onnx as export_onnx
     from pixaff.stages.fit import fit as fit
     from pixaff.stages.import_masks import import_masks as import_masks
     from pixaff.stages.info import info as info
     from pixaff.stages.propagate import propagate as propagate
+    from pixaff.stages.segment import segment as segment
     from pixaff.stages.train_affinity import train_affinity as train_affinity
     from pixaff.stages.train_cam import train_cam as train_cam
     from pixaff.stages.train_irn import train_irn as train_irn
@@ -49,20 +56,27 @@ _HOMES = {
     "Predictor": "pixaff.predictor",
     "Recipe": "pixaff.recipe",
     "PixaffError": "pixaff.errors",
+    "SegSettings": "pixaff.settings",
+    "Segmentation": "pixaff.predictor",
+    "Segmenter": "pixaff.segmenter",
     "Settings": "pixaff.settings",
     "cam": "pixaff.stages.cam",
     "create_model": "pixaff.models",
     "crf": "pixaff.stages.crf",
     "download_weights": "pixaff.stages.download_weights",
     "evaluate": "pixaff.stages.evaluate",
+    "evaluate_instances": "pixaff.stages.evaluate",
     "export": "pixaff.stages.export",
+    "export_onnx": "pixaff.stages.export_onnx",
     "fetch_weights": "pixaff.published",
     "fit": "pixaff.stages.fit",
     "import_masks": "pixaff.stages.import_masks",
     "info": "pixaff.stages.info",
     "load": "pixaff.predictor",
     "load_checkpoint": "pixaff.models",
+    "load_segmenter": "pixaff.segmenter",
     "propagate": "pixaff.stages.propagate",
+    "segment": "pixaff.stages.segment",
     "train_affinity": "pixaff.stages.train_affinity",
     "train_cam": "pixaff.stages.train_cam",
     "train_irn": "pixaff.stages.train_irn",

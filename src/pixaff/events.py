@@ -15,16 +15,19 @@ class Event:
     Attributes:
         kind: "settings" (effective settings, in ``data``), "begin" (``total`` images follow), "done", "skipped" or
             "failed" (one image), "progress" (a step of a training, in ``data``), "download" (of weights called
-            ``text``; in ``data`` the bytes "done" and "total", which may be None), "note" or "warning" (words), "end".
+            ``text``; in ``data`` the bytes "done" and "total", which may be None), "stage" (how far a stage of a larger
+            run is, in ``data``: see `pixaff.fit`), "note" or "warning" (words), "end".
         command: The command that reports, such as "propagate".
         text: Words: why an image failed, a note, a warning.
         photo: The image that the event is about.
         outputs: Its output files.
-        total: Number of images or steps, with "begin".
+        total: Number of images or steps, with "begin"; of stages, with "stage".
         data: Further facts.
     """
 
-    kind: Literal["settings", "begin", "done", "skipped", "failed", "progress", "download", "note", "warning", "end"]
+    kind: Literal[
+        "settings", "begin", "done", "skipped", "failed", "progress", "download", "stage", "note", "warning", "end"
+    ]
     command: str
     text: str = ""
     photo: Path | None = None

@@ -26,8 +26,11 @@ class CamSettings(TypedDict, total=False):
 class WalkSettings(CamSettings, total=False):
     """Settings that decide masks."""
 
+    walk: Literal["psa", "irn", "both"] | None
     alpha: float | None
+    background: float | None
     beta: float | None
+    boundary_beta: float | None
     radius: int | None
     steps: int | None
     borders: Literal["full", "published"] | None
@@ -49,6 +52,7 @@ class WholeModel(CamModel, total=False):
     """Which networks to use, and how they compute."""
 
     affinity_weights: str | Path | None
+    irn_weights: str | Path | None
     engine: Literal["auto", "torch", "pydensecrf"]
 
 
@@ -98,6 +102,33 @@ class CrfKeywords(RunOverImages, total=False):
 
 class PropagateKeywords(WalkSettings, WholeModel, Batches, total=False):
     """Of `pixaff.propagate`."""
+
+    model: str | Path | None
+
+
+class SegSettingsKeywords(TypedDict, total=False):
+    """Settings that decide the masks of a segmentation network."""
+
+    scales: Sequence[float] | None
+    flip: bool | None
+    size: int | None
+    crf: bool | None
+
+
+class SegModel(TypedDict, total=False):
+    """How a segmentation network computes."""
+
+    precision: Literal["fp32", "bf16", "auto"]
+    inference: Literal["auto", "torch", "onnx"]
+    engine: Literal["auto", "torch", "pydensecrf"]
+
+
+class SegLoadKeywords(SegSettingsKeywords, SegModel, total=False):
+    """Of `pixaff.load_segmenter`."""
+
+
+class SegmentKeywords(SegSettingsKeywords, SegModel, Batches, total=False):
+    """Of `pixaff.segment`."""
 
     model: str | Path | None
 

@@ -11,6 +11,7 @@ from pixaff.errors import UsageError
 from pixaff.options import check_options, option
 
 NETWORKS = ("cam", "propagate")
+ALL = (*NETWORKS, "segment")
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class ModelOptions:
         None,
         "Model to run: lite, the embedded one (default), or the folder of a `pixaff fit` run.",
         "lite|RUN",
-        commands=NETWORKS,
+        commands=ALL,
         flags=("--model", "-m"),
     )
     preset: str | None = option(
@@ -40,6 +41,12 @@ class ModelOptions:
     affinity_weights: str | Path | None = option(
         None, "Weights of the preset's AffinityNet; default: the published ones.", "FILE", commands=("propagate",)
     )
+    irn_weights: str | Path | None = option(
+        None,
+        "Weights of the preset's network of class boundaries; default: the published ones.",
+        "FILE",
+        commands=("propagate",),
+    )
     weights_dir: str | Path | None = option(
         None,
         "Folder with the preset's weights, which are recognised by their content. Default: none.",
@@ -53,13 +60,13 @@ class ModelOptions:
         commands=NETWORKS,
     )
     precision: Literal["fp32", "bf16", "auto"] = option(
-        "fp32", "Precision of the networks; auto picks the faster one on this machine.", commands=NETWORKS
+        "fp32", "Precision of the networks; auto picks the faster one on this machine.", commands=ALL
     )
     inference: Literal["auto", "torch", "onnx"] = option(
-        "auto", "What computes the networks; auto uses ONNX Runtime on the CPU where it can.", commands=NETWORKS
+        "auto", "What computes the networks; auto uses ONNX Runtime on the CPU where it can.", commands=ALL
     )
     engine: Literal["auto", "torch", "pydensecrf"] = option(
-        "auto", "Implementation of the dense CRF.", commands=("crf", "propagate")
+        "auto", "Implementation of the dense CRF.", commands=("crf", "propagate", "segment")
     )
 
     def __post_init__(self) -> None:

@@ -1,6 +1,7 @@
 """The whole method on an image, or on a batch of images: images in memory in, masks in memory out.
 
-CAMs, random walk over learned affinities, CRF refinement (Ahn & Kwak, CVPR 2018). `load` returns a `Predictor`, which
+CAMs, random walk over learned affinities, CRF refinement (Ahn & Kwak, CVPR 2018), or a walk within class boundaries and
+instances (IRN, Ahn, Cho & Kwak, CVPR 2019). `load` returns a `Predictor`, which
 makes a `Prediction` of each image. Every command that makes CAMs or masks uses it.
 """
 
@@ -13,7 +14,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast, overload
 
 import numpy as np
 import torch
@@ -31,14 +32,22 @@ from pixaff.io.labels import class_indices
 from pixaff.io.masks import write_mask
 from pixaff.io.scores import ScoreFile, check_saved
 from pixaff.model_options import ModelOptions
-from pixaff.models.base import AffinityNetwork, CamNetwork, Network
-from pixaff.models.bundle import PARTS, Weights, load_model
+from pixaff.models.base import AffinityNetwork, Boundaries, BoundaryNetwork, CamNetwork, Network
+from pixaff.models.bundle import Parts, Weights, load_model
 from pixaff.models.folding import folded
 from pixaff.models.inference import onnx_network
 from pixaff.models.onnx import ExportError
 from pixaff.ops.affinity import pair_affinity
+from pixaff.ops.boundary import boundary_affinity, boundary_walk, product_affinity, semantic_scores, strided_cams
 from pixaff.ops.cam import background_score, normalized_cams, with_background
 from pixaff.ops.crf import refine_labels
+from pixaff.ops.instances import (
+    detect_instances,
+    displacement_centroids,
+    divide_mask,
+    instance_map,
+    instance_scores,
+)
 from pixaff.ops.powers import power_weights
 from pixaff.ops.resize import best_value, mask_at_size, resize_scores
 from pixaff.ops.walk import cell_scores, random_walk, upsample_scores
@@ -55,6 +64,8 @@ if TYPE_CHECKING:
 
 STRIDE = 8
 """Side in pixels of a cell of the walk."""
+FINE = 4
+"""The same of the walk by class boundaries alone."""
 TRIAL_SIZE = (128, 128)
 """Size of the image on which both precisions are timed."""
 OVERLAY_SIDE = 2000
@@ -76,7 +87,7 @@ def load(
     *,
     device: str = "auto",
     progress: bool = False,
-    parts: Sequence[str] = PARTS,
+    parts: Sequence[str] | None = None,
     report: Callback = silent,
     **options: Unpack[LoadKeywords],
 ) -> Predictor:
@@ -87,11 +98,12 @@ def load(
             or "lite" without a preset.
         device: "auto", "cpu", "cuda" or "cuda:n".
         progress: Show a bar while published weights are downloaded.
-        parts: The networks to load: "cam", "affinity" or both. If CAMs are always given, "affinity" is enough.
+        parts: The networks to load, among "cam", "affinity" (for the walks psa and both) and "irn" (for the walks irn
+            and both, and for instances). None means all that the model has.
         report: Receives an `Event` for each note, and for the progress of downloads.
-        **options: ``preset``, ``cam_weights``, ``affinity_weights``, ``weights_dir``, ``classes``, ``precision``,
-            ``inference`` and ``engine``, see `pixaff.model_options.ModelOptions`; and any field of `pixaff.Settings`,
-            such as ``alpha=4``, to replace the model's own.
+        **options: ``preset``, ``cam_weights``, ``affinity_weights``, ``irn_weights``, ``weights_dir``, ``classes``,
+            ``precision``, ``inference`` and ``engine``, see `pixaff.model_options.ModelOptions`; and any field of
+            `pixaff.Settings`, such as ``alpha=4``, to replace the model's own.
 
     Raises:
         UsageError: An option is unknown or out of range, or ``classes`` are not the model's.
@@ -120,7 +132,7 @@ def load_predictor(
     settings: Mapping[str, Any],
     *,
     device: str,
-    parts: Sequence[str] = PARTS,
+    parts: Parts | None = None,
     command: str,
     report: Callback,
 ) -> Predictor:
@@ -129,7 +141,7 @@ def load_predictor(
     bundle = load_model(
         options.model,
         options.preset,
-        weights=Weights(options.cam_weights, options.affinity_weights, options.weights_dir),
+        weights=Weights(options.cam_weights, options.affinity_weights, options.weights_dir, options.irn_weights),
         classes=options.classes,
         parts=parts,
         device=where,
@@ -143,6 +155,7 @@ def load_predictor(
         engine=options.engine,
         sources=bundle.sources,
         files=bundle.files,
+        boundary_network=bundle.irn,
     )
     predictor.precision, why = settle_precision(options.precision, predictor, where)
     if options.precision == "auto":
@@ -169,6 +182,7 @@ class Predictor:
         engine: Implementation of the dense CRF; see `pixaff.ops.crf.dense_crf`.
         sources: What the model was loaded from, for the record of a run.
         files: The weights that were loaded, by part.
+        boundary_network: Makes class boundaries and displacements; None if neither the walk nor instances need them.
 
     Raises:
         UsageError: The CAM network works at one scale only, and ``settings.scales`` has others.
@@ -185,9 +199,11 @@ class Predictor:
         engine: str = "auto",
         sources: Mapping[str, str] | None = None,
         files: Mapping[str, Path] | None = None,
+        boundary_network: BoundaryNetwork | None = None,
     ) -> None:
         self.cam_network = cam_network
         self.affinity_network = affinity_network
+        self.boundary_network = boundary_network
         self.classes = tuple(classes)
         self.settings = settings
         self.precision = precision
@@ -225,6 +241,7 @@ class Predictor:
             engine=self.engine,
             sources=self.sources,
             files=self.files,
+            boundary_network=self.boundary_network,
         )
         other.inference, other._engines = self.inference, self._engines
         return other
@@ -237,7 +254,12 @@ class Predictor:
 
     @overload
     def __call__(
-        self, images: ImageLike, labels: LabelsLike | None = None, cams: CamsLike | None = None
+        self,
+        images: ImageLike,
+        labels: LabelsLike | None = None,
+        cams: CamsLike | None = None,
+        *,
+        instances: bool = ...,
     ) -> Prediction: ...
 
     @overload
@@ -246,9 +268,13 @@ class Predictor:
         images: list[ImageLike] | tuple[ImageLike, ...],
         labels: Sequence[LabelsLike | None] | None = None,
         cams: Sequence[CamsLike | None] | None = None,
+        *,
+        instances: bool = ...,
     ) -> list[Prediction]: ...
 
-    def __call__(self, images: Any, labels: Any = None, cams: Any = None) -> Prediction | list[Prediction]:
+    def __call__(
+        self, images: Any, labels: Any = None, cams: Any = None, *, instances: bool = False
+    ) -> Prediction | list[Prediction]:
         """Make the mask of an image, or of each image in a list; the walks of a list are computed as one batch.
 
         Args:
@@ -258,22 +284,24 @@ class Predictor:
                 predicted. An empty list says that the image shows no class: its mask is background.
             cams: CAMs to refine instead of the model's own: floats (h,w) in 0..1 by class name or index, or a `CamFile`
                 from `cams` or `pixaff.io.cams.read_cams`. With ``labels``, only those of the labelled classes are used.
+            instances: Also find the instances; see `Prediction.instances`.
 
         Raises:
             ImageError: An image cannot be read, is not one of these kinds, or is too large for the networks.
             LabelsError: A label is not a class of the model.
             FormatError: CAMs do not fit the image.
-            CheckpointError: The model has no AffinityNet.
+            CheckpointError: The model lacks a network that the walk or the instances need.
             UsageError: The lists have different lengths.
         """
         if not isinstance(images, (list, tuple)):
-            return self.predict([self.sample(images, labels, cams)])[0]
+            return self.predict([self.sample(images, labels, cams)], instances=instances)[0]
         each_labels = [None] * len(images) if labels is None else list(labels)
         each_cams = [None] * len(images) if cams is None else list(cams)
         for name, found in (("labels", each_labels), ("cams", each_cams)):
             if len(found) != len(images):
                 raise UsageError(f"found {len(images)} images and {name} of {len(found)}", "give one entry per image")
-        return self.predict([self.sample(*one) for one in zip(images, each_labels, each_cams, strict=True)])
+        samples = [self.sample(*one) for one in zip(images, each_labels, each_cams, strict=True)]
+        return self.predict(samples, instances=instances)
 
     @torch.inference_mode()
     def cams(self, image: ImageLike, labels: LabelsLike | None = None) -> CamFile:
@@ -292,8 +320,19 @@ class Predictor:
             return self._affinity(_at_network_size(self.require_affinity_network(), self.sample(image).image))
 
     @torch.inference_mode()
+    def boundaries(self, image: ImageLike) -> Boundaries:
+        """Compute class boundaries and displacements (IRN, section 3) at stride 4, at the working size.
+
+        Raises:
+            CheckpointError: The model has no network for them.
+        """
+        network = self.require_boundary_network()
+        with self._steady():
+            return self._boundaries(network, self.sample(image).image)
+
+    @torch.inference_mode()
     def walk(self, cams: Tensor | NDArray[np.floating[Any]], affinity: Tensor) -> Tensor:
-        """Compute the propagated scores of background and classes (section 3.3).
+        """Compute the propagated scores of background and classes over affinities of the AffinityNet (section 3.3).
 
         Args:
             cams: Floats (C,H,W) in 0..1, at the size of the image to which ``affinity`` belongs.
@@ -303,7 +342,7 @@ class Predictor:
             float32 (C + 1, ceil(H / 8), ceil(W / 8)).
         """
         maps = torch.as_tensor(cams, dtype=torch.float32, device=affinity.device)
-        return self._walk([_scores_to_walk(maps, self.settings.alpha)], [affinity])[0]
+        return self._walk([_scores_to_walk(maps, self.settings.alpha)], [affinity], self.settings.beta)[0]
 
     def sample(self, image: ImageLike, labels: LabelsLike | None = None, cams: CamsLike | None = None) -> Sample:
         """Decode an image at the working size and check its labels and CAMs; the first half of a call."""
@@ -315,8 +354,8 @@ class Predictor:
     def sample_cams(self, sample: Sample) -> CamFile:
         """`cams` for a sample."""
         with self._steady():
-            present, maps, _ = self._cams(sample)
-        return CamFile(np.array(present, np.int64) + 1, maps.cpu().numpy(), sample.size)
+            cams = self._cams(sample)
+        return CamFile(np.array(cams.present, np.int64) + 1, cams.maps.cpu().numpy(), sample.size)
 
     @torch.inference_mode()
     def predict(
@@ -324,6 +363,7 @@ class Predictor:
         samples: Sequence[Sample],
         *,
         powers: Sequence[float] = (),
+        instances: bool = False,
         spread: Callable[..., Iterable[Any]] = map,
     ) -> list[Prediction]:
         """Make masks of samples, with one walk for all of them; the second half of a call.
@@ -331,53 +371,124 @@ class Predictor:
         Args:
             samples: Results of `sample`.
             powers: Further alphas for which the background is propagated, too; see `Prediction.scores_file`.
+            instances: Also find the instances.
             spread: Maps a function over samples, like the built-in ``map``; that of a pool computes several at a time.
         """
-        network, settings = self.require_affinity_network(), self.settings
+        settings = self.settings
+        self.require_networks(instances)
         shown = [sample for sample in samples if not sample.shows_none]
+        by_boundaries = settings.walk != "psa" or instances
 
-        def begin(sample: Sample) -> tuple[tuple[int, ...], Tensor, dict[str, float], Tensor, Tensor]:
-            present, maps, probabilities = self._cams(sample)
-            seen = _at_network_size(network, sample.image)
-            start = _scores_to_walk(resize_scores(maps, seen.shape[:2]), settings.alpha, powers)
-            return present, maps, probabilities, start, self._affinity(seen)
+        def begin(sample: Sample) -> _Begun:
+            cams = self._cams(sample, small=by_boundaries)
+            found = self._boundaries(self.require_boundary_network(), sample.image) if by_boundaries else None
+            return _Begun(cams, found, *self._start(sample, cams, found, powers))
 
-        def finish(sample: Sample, walked: Tensor) -> Tensor:
+        def finish(sample: Sample, begun: _Begun, walked: Tensor) -> tuple[Tensor, Tensor, Instances | None]:
             size = sample.image.shape[:2]
-            scores = probabilities(walked[: len(walked) - len(powers)], network.seen_size(size))
+            classes = walked[: len(walked) - len(powers)]
+            if settings.background:
+                scores = semantic_scores(classes, self._walked_size(size), settings.background, self.stride)
+                scores = scores / scores.sum(0)
+                walked = torch.cat([torch.full_like(walked[:1], settings.background * float(walked.max())), walked])
+            else:
+                scores = probabilities(classes, self._walked_size(size), self.stride)
             if settings.final_crf:
                 scores = refine_labels(sample.image, resize_scores(scores, size), self.engine)
-            return scores.cpu()
+            found = self._instances(sample, begun, resize_scores(scores, size).argmax(0)) if instances else None
+            return scores.cpu(), walked.cpu(), found
 
         with self._steady():
             begun = list(spread(begin, shown))
-            walked = self._walk([one[3] for one in begun], [one[4] for one in begun], spread) if begun else []
-            scores = list(spread(finish, shown, walked))
+            beta = {"psa": settings.beta, "irn": settings.boundary_beta, "both": 1.0}[settings.walk]
+            walked = self._walk([one.start for one in begun], [one.affinity for one in begun], beta, spread)
+            ended = list(spread(finish, shown, begun, walked))
         made = {
             id(sample): Prediction(
                 sample.image,
                 sample.size,
-                present,
+                one.cams.present,
                 self.classes,
-                one_scores.numpy(),
-                maps.cpu().numpy(),
-                probabilities,
-                network.seen_size(sample.image.shape[:2]),
+                scores.numpy(),
+                one.cams.maps.cpu().numpy(),
+                one.cams.probabilities,
+                self._walked_size(sample.image.shape[:2]),
                 settings.alpha,
                 tuple(powers),
-                rows.cpu().numpy(),
+                rows.numpy(),
+                found,
             )
-            for sample, (present, maps, probabilities, _, _), one_scores, rows in zip(
-                shown, begun, scores, walked, strict=True
-            )
+            for sample, one, (scores, rows, found) in zip(shown, begun, ended, strict=True)
         }
-        return [made[id(sample)] if id(sample) in made else self._background(sample, powers) for sample in samples]
+        return [
+            made[id(sample)] if id(sample) in made else self._background(sample, powers, instances)
+            for sample in samples
+        ]
 
-    def _background(self, sample: Sample, powers: Sequence[float]) -> Prediction:
+    @property
+    def stride(self) -> int:
+        """Side in pixels of a cell of the walk."""
+        return FINE if self.settings.walk == "irn" else STRIDE
+
+    def _walked_size(self, size: tuple[int, int]) -> tuple[int, int]:
+        """The size (h, w) at which an image of some size is walked."""
+        return size if self.settings.walk == "irn" else self.require_affinity_network().seen_size(size)
+
+    def _start(
+        self, sample: Sample, cams: _Cams, found: Boundaries | None, powers: Sequence[float]
+    ) -> tuple[Tensor, Tensor]:
+        """The scores with which the walk starts, and its affinities."""
+        settings = self.settings
+        first = 1 if settings.background else 0  # a constant background is not walked
+        if settings.walk == "irn":
+            assert found is not None
+            assert cams.small is not None
+            background = _scores_to_walk(cams.maps, settings.alpha, powers, FINE)
+            classes = 1 + len(cams.small)
+            rows = torch.cat([background[:1], cams.small, background[classes:]])[first:]
+            affinity = boundary_affinity(found.edge, settings.radius, settings.borders)
+            return rows * (1 - found.edge), affinity
+        seen = _at_network_size(self.require_affinity_network(), sample.image)
+        start = _scores_to_walk(resize_scores(cams.maps, seen.shape[:2]), settings.alpha, powers)[first:]
+        affinity = self._affinity(seen)
+        if found is not None and settings.walk == "both":
+            grid = tuple(-(-side // FINE) for side in seen.shape[:2])
+            edge = found.edge if found.edge.shape == grid else resize_scores(found.edge[None], grid)[0]
+            betas = settings.beta, settings.boundary_beta
+            affinity = product_affinity(affinity, edge, betas, settings.radius, settings.borders)
+        return start, affinity
+
+    def _instances(self, sample: Sample, begun: _Begun, mask: Tensor) -> Instances:
+        """The instances of an image, whose mask (h, w) has the numbers of its classes: 0, 1..C.
+
+        With a constant background they compete with it and with each other, as published; otherwise they divide the
+        mask.
+        """
+        settings, cams, found = self.settings, begun.cams, begun.found
+        assert found is not None
+        assert cams.small is not None
+        places = instance_map(displacement_centroids(found.displacement), found.displacement)
+        rows = instance_scores(cams.small, places)
+        walked = boundary_walk(rows, found.edge, settings.boundary_beta, settings.steps, settings.radius)
+        if settings.background:
+            size = sample.image.shape[0], sample.image.shape[1]
+            detected = detect_instances(walked, size, settings.background)
+        else:
+            detected = divide_mask(mask, walked, len(cams.small))
+        count = int(places.max()) + 1
+        indices = [cams.present[row // count] for row in detected.rows.tolist()]
+        return Instances(
+            enlarged_labels(detected.map.cpu().numpy(), sample.size),
+            np.array(indices, np.int64) + 1,
+            tuple(self.classes[i] if i < len(self.classes) else str(i + 1) for i in indices),
+            detected.scores.float().cpu().numpy(),
+        )
+
+    def _background(self, sample: Sample, powers: Sequence[float], instances: bool) -> Prediction:
         """The prediction for an image that shows no class."""
-        network, size = self.require_affinity_network(), sample.image.shape[:2]
-        seen = network.seen_size(size)
-        grid = (-(-seen[0] // STRIDE), -(-seen[1] // STRIDE))
+        size = sample.image.shape[:2]
+        seen = self._walked_size(size)
+        grid = (-(-seen[0] // self.stride), -(-seen[1] // self.stride))
         return Prediction(
             sample.image,
             sample.size,
@@ -390,26 +501,34 @@ class Predictor:
             self.settings.alpha,
             tuple(powers),
             np.ones((1 + len(powers), *grid), np.float32),
+            Instances(np.zeros(sample.size, np.int64), np.zeros(0, np.int64), (), np.zeros(0, np.float32))
+            if instances
+            else None,
         )
 
-    def _cams(self, sample: Sample) -> tuple[tuple[int, ...], Tensor, dict[str, float]]:
-        """0-based classes in ascending order, CAMs float32 (C,h,w), and the probabilities of predicted labels."""
+    def _cams(self, sample: Sample, small: bool = False) -> _Cams:
+        """The CAMs of an image; with ``small``, also at stride 4."""
         if sample.cams is not None:
-            return (*fitted_cams(sample.cams, sample, self.device), {})
+            given, maps = fitted_cams(sample.cams, sample, self.device)
+            return _Cams(given, maps, {}, strided_cams(maps) if small else None)
         network = self.cam_network
         if network is None:
             raise UsageError("the model was loaded without its CAM network", "give cams=, or load both networks")
         present, probabilities = sample.labels, {}
         if present == ():
-            return (), torch.zeros(0, *sample.image.shape[:2]), {}
+            return _Cams((), torch.zeros(0, *sample.image.shape[:2]), {})
         self._check_memory(network, sample.image.shape[:2], max(self.settings.scales), 2 if self.settings.flip else 1)
         engine = self._engine("cam", network)
         with autocast(self.precision, self.device):
             if present is None:
                 present, found = self._predicted(engine, sample.image)
                 probabilities = {self.classes[index]: float(found[index]) for index in present}
-            maps = normalized_cams(engine, sample.image, present, scales=self.settings.scales, flip=self.settings.flip)
-        return present, maps, probabilities
+            scales, flip = self.settings.scales, self.settings.flip
+            if small:
+                maps, strided = engine.two_cams(sample.image, present, scales, flip)
+                return _Cams(present, maps, probabilities, strided)
+            maps = normalized_cams(engine, sample.image, present, scales=scales, flip=flip)
+        return _Cams(present, maps, probabilities)
 
     def _predicted(self, network: CamNetwork, image: NDArray[np.uint8]) -> tuple[tuple[int, ...], Tensor]:
         """Classes whose probability reaches the threshold, or the most probable one; and all probabilities."""
@@ -432,14 +551,26 @@ class Predictor:
             features = engine.features(x.contiguous(memory_format=torch.channels_last))
         return pair_affinity(features.float().contiguous(), self.settings.radius, self.settings.borders)[0]
 
+    def _boundaries(self, network: BoundaryNetwork, image: NDArray[np.uint8]) -> Boundaries:
+        padded = network.padded_size((image.shape[0], image.shape[1]))
+        self._check_memory(network, padded, images=2)
+        with autocast(self.precision, self.device):
+            return self._engine("irn", network).boundaries(image)
+
     def _walk(
-        self, scores: list[Tensor], affinities: list[Tensor], spread: Callable[..., Iterable[Any]] = map
+        self,
+        scores: list[Tensor],
+        affinities: list[Tensor],
+        beta: float,
+        spread: Callable[..., Iterable[Any]] = map,
     ) -> list[Tensor]:
+        if not scores:
+            return []
         settings = self.settings
         return random_walk(
             scores,
             affinities,
-            settings.beta,
+            beta,
             settings.steps,
             settings.radius,
             borders=settings.borders,
@@ -479,7 +610,7 @@ class Predictor:
             check_memory(type(network).__name__, network.memory_per_pixel(), pixels, images)
 
     def _steady(self) -> AbstractContextManager[None]:
-        return steady_threads(self.device, self.cam_network, self.affinity_network)
+        return steady_threads(self.device, self.cam_network, self.affinity_network, self.boundary_network)
 
     def require_affinity_network(self) -> AffinityNetwork:
         """The AffinityNet, without which there are no masks.
@@ -491,10 +622,33 @@ class Predictor:
             raise CheckpointError("the model has no AffinityNet", "train one: pixaff train-affinity, or pixaff fit")
         return self.affinity_network
 
+    def require_boundary_network(self) -> BoundaryNetwork:
+        """The network of class boundaries and displacements.
+
+        Raises:
+            CheckpointError: The model has none.
+        """
+        if self.boundary_network is None:
+            raise CheckpointError(
+                "the model has no network of class boundaries and displacements",
+                "train one: pixaff train-irn; or choose --walk psa, without instances",
+            )
+        return self.boundary_network
+
+    def require_networks(self, instances: bool = False) -> None:
+        """Make sure that the networks for masks are there, and for instances if these are wanted.
+
+        Raises:
+            CheckpointError: One is missing.
+        """
+        if self.settings.walk != "irn":
+            self.require_affinity_network()
+        if self.settings.walk != "psa" or instances:
+            self.require_boundary_network()
+
     def _any_network(self) -> Network:
-        network = self.affinity_network if self.affinity_network is not None else self.cam_network
-        assert network is not None
-        return network
+        networks = (self.affinity_network, self.boundary_network, self.cam_network)
+        return next(network for network in networks if network is not None)
 
 
 @dataclass(frozen=True, eq=False)
@@ -519,9 +673,59 @@ class Sample:
         return self.labels == () or (self.labels is None and self.cams is not None and not len(self.cams.classes))
 
 
+class _Cams(NamedTuple):
+    """CAMs of an image: 0-based classes in ascending order, CAMs float32 (C,h,w) at the working size, the probabilities
+    of predicted labels, and the CAMs at stride 4."""
+
+    present: tuple[int, ...]
+    maps: Tensor
+    probabilities: dict[str, float]
+    small: Tensor | None = None
+
+
+class _Begun(NamedTuple):
+    """An image before the walk."""
+
+    cams: _Cams
+    found: Boundaries | None
+    start: Tensor
+    affinity: Tensor
+
+
 @dataclass(frozen=True, eq=False)
-class Prediction:
-    """The result for one image. In a notebook it displays itself as an overlay.
+class Instances:
+    """The instances of one image: D detections.
+
+    Attributes:
+        map: int64 (H, W), at the image's own size: 0 background, 1..D the detections.
+        values: int64 (D,), their mask values.
+        classes: Their names.
+        scores: float32 (D,), in 0..1: the largest propagated score, of which the largest in the image is 1; 0 for
+            detections with less than 1 % of the pixels.
+    """
+
+    map: NDArray[np.int64]
+    values: NDArray[np.int64]
+    classes: tuple[str, ...]
+    scores: NDArray[np.float32]
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def without_fragments(self) -> Instances:
+        """Those with a score above 0, renumbered."""
+        kept = np.flatnonzero(self.scores > 0)
+        numbers = np.zeros(len(self) + 1, np.int64)
+        numbers[kept + 1] = np.arange(1, len(kept) + 1)
+        classes = tuple(self.classes[place] for place in kept)
+        return Instances(numbers[self.map], self.values[kept], classes, self.scores[kept])
+
+
+@dataclass(frozen=True, eq=False)
+class Segmentation:
+    """Scores of the classes at every pixel of an image, and the mask that follows from them.
+
+    In a notebook it displays itself as an overlay.
 
     Attributes:
         image: uint8 (h, w, 3), at the working size.
@@ -529,12 +733,6 @@ class Prediction:
         indices: 0-based classes of the image, ascending.
         names: Names of all classes of the model.
         scores: float32 (C + 1, h, w), at the working size: background and classes, summing to 1 at each pixel.
-        cams: float32 (C, h, w), in 0..1: the CAMs from which the walk started.
-        probabilities: Probabilities of the predicted labels, by name; empty if labels or CAMs were given.
-        walked_size: (h, w) at which the image was walked.
-        alpha: Alpha of the walk.
-        powers: Further alphas for which the background was propagated.
-        walked: float32 (C + 1 + len(powers), h / 8, w / 8): the propagated scores before CRF refinement.
     """
 
     image: NDArray[np.uint8]
@@ -542,12 +740,6 @@ class Prediction:
     indices: tuple[int, ...]
     names: tuple[str, ...]
     scores: NDArray[np.float32]
-    cams: NDArray[np.float32]
-    probabilities: Mapping[str, float]
-    walked_size: tuple[int, int]
-    alpha: float
-    powers: tuple[float, ...]
-    walked: NDArray[np.float32]
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -589,6 +781,52 @@ class Prediction:
             raise UsageError(f"{path}: expected a path that ends in .png", "masks are palette PNGs")
         write_mask(path, self.mask)
 
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON: classes, size, and each mask value's share of the pixels."""
+        counts = np.bincount(self.mask.ravel(), minlength=1) / self.mask.size
+        shares = {name: float(counts[i + 1]) if i + 1 < len(counts) else 0.0
+                  for i, name in zip(self.indices, self.classes, strict=True)}  # fmt: skip
+        return {
+            "classes": list(self.classes),
+            "size": list(self.size),
+            "shares": {"background": float(counts[0]), **shares},
+        }
+
+    def _mask(self, size: tuple[int, int]) -> NDArray[np.uint8]:
+        return mask_at_size(torch.from_numpy(self.scores), [0, *(index + 1 for index in self.indices)], size)
+
+    def _repr_png_(self) -> bytes:
+        png = io.BytesIO()
+        self.overlay().save(png, format="PNG")
+        return png.getvalue()
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.size[0]} x {self.size[1]}, classes: {', '.join(self.classes) or 'none'})"
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Prediction(Segmentation):
+    """The result of the walk for one image.
+
+    Attributes:
+        cams: float32 (C, h, w), in 0..1: the CAMs from which the walk started.
+        probabilities: Probabilities of the predicted labels, by name; empty if labels or CAMs were given.
+        walked_size: (h, w) at which the image was walked.
+        alpha: Alpha of the walk.
+        powers: Further alphas for which the background was propagated.
+        walked: float32 (C + 1 + len(powers), h / 8, w / 8), or h / 4, w / 4 in the walk irn: the propagated scores
+            before CRF refinement.
+        instances: The instances, if they were asked for.
+    """
+
+    cams: NDArray[np.float32]
+    probabilities: Mapping[str, float]
+    walked_size: tuple[int, int]
+    alpha: float
+    powers: tuple[float, ...]
+    walked: NDArray[np.float32]
+    instances: Instances | None = None
+
     def scores_file(self) -> ScoreFile:
         """The propagated scores, as ``propagate --save-scores`` writes them; see `masks_at`."""
         first = 1 + len(self.indices)
@@ -605,26 +843,8 @@ class Prediction:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON: classes, size, probabilities, and each mask value's share of the pixels."""
-        counts = np.bincount(self.mask.ravel(), minlength=1) / self.mask.size
-        shares = {name: float(counts[i + 1]) if i + 1 < len(counts) else 0.0
-                  for i, name in zip(self.indices, self.classes, strict=True)}  # fmt: skip
-        return {
-            "classes": list(self.classes),
-            "size": list(self.size),
-            "probabilities": {name: round(float(value), 6) for name, value in self.probabilities.items()},
-            "shares": {"background": float(counts[0]), **shares},
-        }
-
-    def _mask(self, size: tuple[int, int]) -> NDArray[np.uint8]:
-        return mask_at_size(torch.from_numpy(self.scores), [0, *(index + 1 for index in self.indices)], size)
-
-    def _repr_png_(self) -> bytes:
-        png = io.BytesIO()
-        self.overlay().save(png, format="PNG")
-        return png.getvalue()
-
-    def __repr__(self) -> str:
-        return f"Prediction({self.size[0]} x {self.size[1]}, classes: {', '.join(self.classes) or 'none'})"
+        probabilities = {name: round(float(value), 6) for name, value in self.probabilities.items()}
+        return {**super().to_dict(), "probabilities": probabilities}
 
 
 def masks_at(file: ScoreFile, alphas: Sequence[float]) -> list[NDArray[np.uint8]]:
@@ -715,25 +935,35 @@ def fitted_cams(file: CamFile, sample: Sample, device: torch.device) -> tuple[tu
     return tuple(int(file.classes[i]) - 1 for i in rows), resize_scores(maps, size)
 
 
-def _scores_to_walk(maps: Tensor, alpha: float, powers: Sequence[float] = ()) -> Tensor:
+def _scores_to_walk(maps: Tensor, alpha: float, powers: Sequence[float] = (), stride: int = STRIDE) -> Tensor:
     """Background and class scores of the cells, with which the walk starts (section 3.3).
 
     Args:
         maps: CAMs, float32 (C, h, w).
         alpha: Alpha of the background.
         powers: Further alphas for which the background is propagated, too.
+        stride: Side in pixels of a cell.
 
     Returns:
-        float32 (1 + C + len(powers), ceil(h / 8), ceil(w / 8)): background, classes, background at each of ``powers``.
+        float32 (1 + C + len(powers), ceil(h / stride), ceil(w / stride)): background, classes, background at each of
+        ``powers``.
     """
     rows = [with_background(maps, alpha), *(background_score(maps, power) for power in powers)]
-    return cell_scores(torch.cat(rows), STRIDE)
+    return cell_scores(torch.cat(rows), stride)
 
 
-def probabilities(walked: Tensor, size: tuple[int, int]) -> Tensor:
-    """Propagated scores (C, h/8, w/8), enlarged to the size (h, w): float32, summing to 1 at each pixel."""
-    scores = upsample_scores(walked, size, STRIDE).float().clamp(min=0)
+def probabilities(walked: Tensor, size: tuple[int, int], stride: int = STRIDE) -> Tensor:
+    """Propagated scores (C, h/stride, w/stride), enlarged to the size (h, w): float32, summing to 1 at each pixel."""
+    scores = upsample_scores(walked, size, stride).float().clamp(min=0)
     return scores / scores.sum(0).clamp(min=1e-5)
+
+
+def enlarged_labels(labels: NDArray[np.int64], size: tuple[int, int]) -> NDArray[np.int64]:
+    """Whole numbers (h, w) at another size (H, W), by nearest neighbour."""
+    rows, columns = (
+        ((np.arange(side) + 0.5) * own / side).astype(np.int64) for side, own in zip(size, labels.shape, strict=True)
+    )
+    return labels[rows[:, None], columns]
 
 
 def _at_network_size(network: Network, image: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -21,6 +21,7 @@ class RunOptions:
     Attributes:
         report: Receives an `Event` for each image, step and note.
         progress: Also show a progress bar.
+        renew: Recompute outputs whose photo, labels or CAMs have changed, and only those.
     """
 
     device: str = option(
@@ -44,10 +45,11 @@ class RunOptions:
         False,
         "Do not warn about outputs that no longer fit their photo, labels, CAMs or settings.",
         flags=("--keep",),
-        commands=("cam", "crf", "propagate"),
+        commands=("cam", "crf", "propagate", "segment"),
     )
     report: Callback = keyword(silent)
     progress: bool = keyword(False)
+    renew: bool = keyword(False)
 
     @classmethod
     def of(cls, whole: RunOptions | None, given: Mapping[str, Any]) -> Self:
@@ -73,7 +75,7 @@ class BatchOptions(RunOptions):
         "N",
         at_least=1,
         flags=("--batch-size", "-b"),
-        commands=("cam", "propagate"),
+        commands=("cam", "propagate", "segment"),
     )
 
 

@@ -15,7 +15,20 @@ from pixaff.options import check_options, option, options_of, unknown_option
 
 CAMS = ("cam", "propagate")
 WALK = ("propagate",)
-HYPER_PARAMETERS = ("crf_low", "crf_high", "conf_fg", "conf_bg", "alpha", "beta", "radius", "steps", "borders")
+HYPER_PARAMETERS = (
+    "crf_low",
+    "crf_high",
+    "conf_fg",
+    "conf_bg",
+    "walk",
+    "alpha",
+    "background",
+    "beta",
+    "boundary_beta",
+    "radius",
+    "steps",
+    "borders",
+)
 """Fields that belong to the method rather than to the networks: a preset lends these to another model."""
 
 
@@ -28,7 +41,8 @@ class Settings:
     Attributes:
         preset: Name of the set of values.
         cam: Registry name of the CAM network.
-        affinity: Registry name of the AffinityNet.
+        affinity: Registry name of the AffinityNet; "" if there is none.
+        irn: Registry name of the network of class boundaries and displacements; "" if there is none.
 
     Raises:
         UsageError: A value is out of range.
@@ -37,6 +51,7 @@ class Settings:
     preset: str = "lite"
     cam: str = "lite_cam"
     affinity: str = "lite_affinity"
+    irn: str = ""
     scales: tuple[float, ...] = option(
         (1.0, 0.5), "Image scales whose CAMs are summed.", "S,S,...", above=0, at_most=8, commands=CAMS
     )
@@ -87,6 +102,11 @@ class Settings:
         at_most=1,
         commands=("crf",),
     )
+    walk: Literal["psa", "irn", "both"] = option(
+        "psa",
+        "Affinities of the walk: of the AffinityNet (psa), of class boundaries (irn), or the product of both.",
+        commands=WALK,
+    )
     alpha: float = option(
         1.5,
         "Larger: more foreground, smaller: more background. Exponent of the walk's background score, (1 - max CAM)^A; "
@@ -95,11 +115,27 @@ class Settings:
         above=0,
         commands=WALK,
     )
+    background: float = option(
+        0.0,
+        "Constant score of the background, beside propagated scores of at most 1; 0: it is propagated, see --alpha.",
+        "P",
+        at_least=0,
+        at_most=1,
+        commands=WALK,
+    )
     beta: float = option(
         20.0, "Exponent of the affinities. Larger: the walk stops at weaker edges.", "B", above=0, commands=WALK
     )
+    boundary_beta: float = option(
+        10.0, "The same for the affinities of class boundaries, in the walks irn and both.", "B", above=0, commands=WALK
+    )
     radius: int = option(
-        5, "Radius of the neighbourhood of a cell, in cells of 8 pixels.", "R", at_least=2, at_most=64, commands=WALK
+        5,
+        "Radius of the neighbourhood of a cell, in cells of 8 pixels (4 in the walk irn).",
+        "R",
+        at_least=2,
+        at_most=64,
+        commands=WALK,
     )
     steps: int = option(256, "Number of steps of the random walk.", "T", at_least=0, commands=WALK)
     borders: Literal["full", "published"] = option(
@@ -109,8 +145,7 @@ class Settings:
 
     def __post_init__(self) -> None:
         check_options(self)
-        if 0 < self.size < 32:
-            raise UsageError(f"size is {self.size}, expected 0 (the photo's own) or at least 32 pixels")
+        check_size(self.size)
 
     @property
     def enlarge_below(self) -> int:
@@ -154,6 +189,62 @@ class Settings:
     def from_dict(cls, values: Mapping[str, Any]) -> Settings:
         """Settings from JSON; missing values get the defaults, unknown names raise `UsageError`."""
         return cls().replace(**values)
+
+
+@dataclass(frozen=True)
+class SegSettings:
+    """Everything that decides the mask of a segmentation network, besides the image, its labels and the weights.
+
+    Raises:
+        UsageError: A value is out of range.
+    """
+
+    scales: tuple[float, ...] = option(
+        (1.0,), "Image scales whose probabilities are averaged.", "S,S,...", above=0, at_most=8
+    )
+    flip: bool = option(False, "Also average with the mirror image.")
+    size: int = option(
+        384,
+        "Working size: long side to which large photos are shrunk and small ones enlarged; 0 keeps each photo's own.",
+        "PIXELS",
+        at_least=0,
+    )
+    crf: bool = option(False, "Refine the masks with a dense CRF.")
+
+    def __post_init__(self) -> None:
+        check_options(self)
+        check_size(self.size)
+
+    @property
+    def enlarge_below(self) -> int:
+        """Long side in pixels below which a photo is enlarged to the working size, as for `Settings`."""
+        return self.size * 7 // 8
+
+    def replace(self, **overrides: Any) -> SegSettings:
+        """A copy with some values replaced; ``None`` means not given, and keeps the present value.
+
+        Raises:
+            UsageError: A name is no setting, or a value is out of range.
+        """
+        known = {field.name for field in fields(self)}
+        for name in overrides:
+            if name not in known:
+                raise unknown_option(name, "setting", known)
+        return replace(self, **{name: value for name, value in overrides.items() if value is not None})
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {**asdict(self), "scales": list(self.scales)}
+
+
+def check_size(size: int) -> None:
+    """Refuse a working size that is too small to see anything.
+
+    Raises:
+        UsageError: It is.
+    """
+    if 0 < size < 32:
+        raise UsageError(f"size is {size}, expected 0 (the photo's own) or at least 32 pixels")
 
 
 def value_words(value: Any) -> str:

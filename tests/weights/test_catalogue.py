@@ -11,7 +11,12 @@ from pixaff.weights.catalogue import Expected, find, load_catalogue, parse_sourc
 from pixaff.weights.sources import SOURCES, Http, Source
 
 PUBLISHED = {
-    "hybrid": ("folder", "drive-folder:1bPtIrgnwQaOhCjBuQjL4S1lMBQDBmEjE"),
+    "hybrid": (
+        "folder",
+        "drive-folder:1bPtIrgnwQaOhCjBuQjL4S1lMBQDBmEjE",
+        "drive-folder:1lCjPjO3_BUnk-utY9-taCTQKoq2Pm43s",
+    ),
+    "irn-amn": ("weights", "drive-file:1UqzFPQVugX1SgnO9W5FmdFdlo0XBwPlq"),
     "vgg16-cam": ("weights", "drive-file:1Dh5EniRN7FSVaYxSmcwvPq_6AIg-P8EH"),
     "resnet38-cam": ("weights", "drive-file:1xESB7017zlZHqxEWuh1Rb89UhjTGIKOA"),
     "vgg16-affinity": ("weights", "drive-file:10ue1B20Q51aQ53T93RiaiKETlklzo4jp"),

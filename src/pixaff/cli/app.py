@@ -16,10 +16,12 @@ from pixaff.cli import (
     download_weights,
     evaluate,
     export,
+    export_onnx,
     fit,
     import_masks,
     info,
     propagate,
+    segment,
     train_affinity,
     train_cam,
     train_irn,
@@ -93,9 +95,11 @@ app.command("train-cam")(train_cam.train_cam)
 app.command("train-affinity")(train_affinity.train_affinity)
 app.command("train-irn")(train_irn.train_irn)
 app.command("train-seg")(train_seg.train_seg)
+app.command("segment")(segment.segment)
 app.command("evaluate")(evaluate.evaluate)
 app.command("export")(export.export)
 app.command("import")(import_masks.import_masks)
+app.command("export-onnx")(export_onnx.export_onnx)
 app.command("download-weights")(download_weights.download_weights)
 app.command("info")(info.info)
 

@@ -23,7 +23,7 @@ else:
 
 NAME = "config"
 HELP = "Take options from a TOML file, or from the run.json of an earlier run; those given here win. Default: none."
-RECORDED = frozenset({"affinity", "cam", "classes", "data", "init", "photos"})
+RECORDED = frozenset({"affinity", "cam", "classes", "data", "init", "irn", "photos"})
 """What a run record tells of its networks and data in words that are no values of an option."""
 TRAININGS = ("cam", "head", "affinity")
 

@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from pixaff.cli.durations import rough_words, seconds_words
 from pixaff.cli.process import replace_stream
+from pixaff.cli.stage_table import StageTable
 from pixaff.errors import shortened
 from pixaff.io.atomic import output_errors
 from pixaff.options import option
@@ -59,6 +61,8 @@ class Console:
         self.paths = not self.options.as_json and not sys.stdout.isatty()
         self.photos_of = photos_of
         self.bar = ProgressBar() if sys.stderr.isatty() and not self.options.quiet else None
+        self.table: StageTable | None = None
+        self.stage = ""
         self.total = self.count = 0
         self.spoke = self.began = time.monotonic()
         self.gone: set[str] = set()
@@ -70,13 +74,14 @@ class Console:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self.bar is not None:
-            self.bar.close()
+        for shown in (self.bar, self.table):
+            if shown is not None:
+                shown.close()
 
     def __call__(self, event: Event) -> None:
         """The callback that stages report to."""
         if event.kind == "settings":
-            self.say(f"{event.command}: {settings_words(event.data)}")
+            self._settings(event)
         elif event.kind == "warning":
             self.say(f"warning: {event.text}", always=True)
         elif event.kind == "note":
@@ -88,9 +93,11 @@ class Console:
             self._progress(event)
         elif event.kind == "download":
             self._download(event)
+        elif event.kind == "stage":
+            self._stage(event)
         elif event.kind != "end":
             self._photo(event)
-        if self.bar is not None:
+        if self.bar is not None and self.table is None:
             self.bar(event)
 
     def say(self, words: str, *, always: bool = False) -> None:
@@ -98,8 +105,9 @@ class Console:
         self._log(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {words}\n")
         if self.options.quiet and not always:
             return
-        if self.bar is not None and self.bar.drawn:
-            self.bar.say(words)
+        shown = self.bar if self.table is None else self.table
+        if shown is not None and shown.drawn:
+            shown.say(words)
         else:
             self._print(words, "stderr")
 
@@ -121,6 +129,46 @@ class Console:
         except (BrokenPipeError, ValueError):  # nobody reads any more, or the stream is closed
             self.gone.add(stream)
             replace_stream(stream)
+
+    def _settings(self, event: Event) -> None:
+        """The settings of a run; those of a stage within it only if more is wanted, since the run has told them."""
+        words = f"{event.command}: {settings_words(event.data)}"
+        if not self.stage or self.options.verbose:
+            self.say(words)
+        else:
+            self._log(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {words}\n")
+
+    def _stage(self, event: Event) -> None:
+        """A row of the table on a terminal; elsewhere a line when a stage begins, and from time to time."""
+        facts = event.data
+        if self.bar is not None:
+            self.table = self.table or StageTable()
+            self.table.update(event)
+        state, now = facts["state"], time.monotonic()
+        begins = state not in ("waiting", "begun") and (state != "running" or facts["done"] < facts["total"])
+        first = self.stage != event.text and begins
+        if not begins or not (first or state == "done" or now - self.spoke >= EVERY):
+            self.stage = self.stage or event.command
+            return
+        self.stage, self.spoke = event.text, now
+        if self.options.as_json:
+            self.data({"stage_of": event.command, **facts})
+        done = f"{facts['done']} of {facts['total']} {facts['unit']}"
+        left = facts.get("seconds_left")
+        if state == "kept":
+            words = f"{event.text}: kept"
+        elif state == "done":
+            words = f"{event.text}: done in {seconds_words(facts['seconds'])}"
+        else:
+            words = f"{event.text}: {done}"
+        if facts["figure"] and state != "kept":
+            words += f", {facts['figure']}"
+        if left and state != "kept":
+            words += f"; about {rough_words(left)} left in all"
+        if self.table is None:
+            self.say(words)
+        else:
+            self._log(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {words}\n")
 
     def _photo(self, event: Event) -> None:
         self.count += 1
@@ -169,7 +217,7 @@ class Console:
     def _say_now_and_then(self, words: str) -> None:
         """A line of progress if there is no bar."""
         now = time.monotonic()
-        if self.bar is None and now - self.spoke >= EVERY and self.count < self.total:
+        if self.bar is None and not self.stage and now - self.spoke >= EVERY and self.count < self.total:
             self.spoke = now
             self.say(words)
 
@@ -185,13 +233,3 @@ def end(console: Console, command: str, report: Report, out: Path) -> None:
 def settings_words(settings: Any) -> str:
     """Settings on one line: "preset lite, scales 1 0.5 1.5 2, flip yes, ..."."""
     return ", ".join(f"{name.replace('_', ' ')} {value_words(value)}" for name, value in settings.items())
-
-
-def seconds_words(seconds: float) -> str:
-    """A duration: "0.4 s", "12 s", "3 min 20 s", "2 h 5 min"."""
-    if seconds < 10:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes < 60:
-        return f"{minutes} min {rest} s" if minutes else f"{rest} s"
-    return f"{minutes // 60} h {minutes % 60} min"

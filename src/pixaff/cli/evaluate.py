@@ -15,7 +15,8 @@ from pixaff.cli.numbers import named_sweep, sweep
 from pixaff.errors import UsageError, counted
 
 if TYPE_CHECKING:
-    from pixaff.stages.evaluate import Evaluation, Score
+    from pixaff.stages.batch.instance_precision import Precision
+    from pixaff.stages.evaluate import Evaluation, InstanceEvaluation, Score
 
 
 @options.options_from(ConsoleOptions, into="say")
@@ -61,6 +62,18 @@ def evaluate(
         typer.Option("--void", metavar="VALUE", help="Value in GT that is not counted. Default: 255."),
     ] = None,
     workers: options.Workers = None,
+    instances: Annotated[
+        bool,
+        typer.Option("--instances", help="Compute the average precision of instances. GT may be COCO JSON."),
+    ] = False,
+    objects: Annotated[
+        Path | None,
+        typer.Option(
+            "--objects",
+            metavar="DIR",
+            help="With --instances: objects of GT, as VOC's SegmentationObject. Default: none.",
+        ),
+    ] = None,
 ) -> None:
     """Compute the intersection over union of masks with ground truth, per class and on average.
 
@@ -69,6 +82,17 @@ def evaluate(
     if len(folders) != (2 if cams is None else 1):
         wanted = "MASKS GT" if cams is None else "--cams DIR GT"
         raise UsageError(f"found {counted(len(folders), 'folder')}, expected pixaff evaluate {wanted}")
+    if objects is not None and not instances:
+        raise UsageError("--objects is the ground truth of instances", "give --instances, too")
+    if instances:
+        if cams or threshold or alpha or walk_sweep:
+            raise UsageError("--instances takes masks, found an option for CAMs or scores", "omit it")
+        with Console(**say, photos_of=()) as console:
+            scored = pixaff.evaluate_instances(
+                folders[0], folders[1], objects=objects, listing=listing, classes=classes, report=console
+            )
+        _say_instances(scored, console)
+        return
     with Console(**say, photos_of=()) as console:
         found = pixaff.evaluate(
             folders[0] if cams is None else cams,
@@ -96,10 +120,36 @@ def evaluate(
         raise typer.Exit(1)
 
 
+def _say_instances(found: InstanceEvaluation, console: Console) -> None:
+    if console.options.as_json:
+        ap = {
+            name: {kind: _plain(value) for kind, value in one._asdict().items()} for name, one in found.classes.items()
+        }
+        facts = {"list": found.listing, "images": found.images, "failed": len(found.failed), "classes": ap}
+        console.data({**facts, **{kind: _plain(value) for kind, value in found.mean._asdict().items()}})
+    else:
+        from rich.console import Console as RichConsole
+
+        out = RichConsole(highlight=False, markup=False)
+        rows = _table("Average precision in percent", "class", "AP", "AP50", "AP70")
+        for name, one in found.classes.items():
+            rows.add_row(name, *map(_percent, one))
+        rows.add_row("mean", *map(_percent, found.mean))
+        out.print(rows)
+        out.print(f"\n{counted(found.images, 'image')} ({found.listing})", soft_wrap=True)
+    if found.failed:
+        console.say(f"evaluate: {counted(len(found.failed), 'image')} could not be compared; the score leaves them out")
+        raise typer.Exit(1)
+
+
 def _facts(found: Evaluation, score: Score) -> dict[str, Any]:
     facts = {"list": found.listing, "images": found.images, "failed": len(found.failed)}
     iou = {name: _plain(value) for name, value in score.iou.items()}
     return {**facts, "setting": score.setting, "miou": _plain(score.miou), "iou": iou}
+
+
+def _plain_precision(found: Precision) -> dict[str, float | None]:
+    return {kind: _plain(value) for kind, value in found._asdict().items()}
 
 
 def _plain(value: float) -> float | None:
@@ -110,25 +160,27 @@ def _percent(value: float) -> str:
     return "-" if math.isnan(value) else f"{100 * value:.2f}"
 
 
-def _print_tables(found: Evaluation) -> None:
-    from rich.console import Console as RichConsole
+def _table(title: str, *columns: str) -> Any:
     from rich.table import Table
 
-    def table(title: str, *columns: str) -> Any:
-        made = Table(title=title, title_justify="left", box=None, pad_edge=False)
-        made.add_column(columns[0])
-        for column in columns[1:]:
-            made.add_column(column, justify="right")
-        return made
+    made = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    made.add_column(columns[0])
+    for column in columns[1:]:
+        made.add_column(column, justify="right")
+    return made
+
+
+def _print_tables(found: Evaluation) -> None:
+    from rich.console import Console as RichConsole
 
     out = RichConsole(highlight=False, markup=False)
     if len(found.scores) > 1:
-        rows = table("Sweep", "setting", "mIoU")
+        rows = _table("Sweep", "setting", "mIoU")
         for score in found.scores:
             rows.add_row(score.setting, _percent(score.miou))
         out.print(rows, "")
     best = found.best
-    rows = table(" ".join(["IoU in percent", best.setting and f"at {best.setting}"]).strip(), "class", "IoU")
+    rows = _table(" ".join(["IoU in percent", best.setting and f"at {best.setting}"]).strip(), "class", "IoU")
     for name, value in best.iou.items():
         rows.add_row(name, _percent(value))
     out.print(rows)

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 import pixaff
 from pixaff.cli import options
 from pixaff.cli.console import Console, ConsoleOptions, end
+from pixaff.errors import shortened
 from pixaff.model_options import ModelOptions
 from pixaff.recipe import Recipe
 from pixaff.run_options import TrainingOptions
 from pixaff.settings import Settings
 
+if TYPE_CHECKING:
+    from pixaff.stages.training.folder import Trained
+
+SHEET, DOUBTFUL = "sheet.jpg", "doubtful.csv"
 SHARED = ("batch_size", "optimizer", "momentum", "crop", "resize", "precision", "seed")
 """Hyper-parameters of all trainings."""
 
@@ -24,6 +31,9 @@ SHARED = ("batch_size", "optimizer", "momentum", "crop", "resize", "precision", 
 @options.options_from(ModelOptions, ["engine"], into="run")
 @options.options_from(Settings, into="settings")
 @options.options_from(Recipe, SHARED, into="shared", defaults=False)
+@options.options_from(
+    Recipe, ["epochs", "lr"], into="seg_recipe", prefix="seg", of="Segmentation network", defaults=False
+)
 @options.options_from(
     Recipe, ["epochs", "lr"], into="affinity_recipe", prefix="affinity", of="AffinityNet", defaults=False
 )
@@ -36,6 +46,7 @@ def fit(
     cam_recipe: dict[str, Any],
     head_recipe: dict[str, Any],
     affinity_recipe: dict[str, Any],
+    seg_recipe: dict[str, Any],
     shared: dict[str, Any],
     settings: dict[str, Any],
     run: dict[str, Any],
@@ -74,13 +85,20 @@ def fit(
         ),
     ] = None,
     reset_head: options.ResetHead = False,
+    seg: Annotated[
+        bool, typer.Option("--seg", help="Also train a segmentation network on the masks, for pixaff segment.")
+    ] = False,
+    seg_network: Annotated[
+        str, typer.Option("--seg-network", metavar="NAME", help="Segmentation network to train; default: lite_seg.")
+    ] = "lite_seg",
     null: options.Null = False,
 ) -> None:
     """Train a model for your own classes on tagged photos: classifier, CAMs, CRF, AffinityNet and masks in one run.
 
-    Run the same command again to continue a stopped run. DIR becomes a model: pixaff propagate --model DIR. Settings
-    that are not given are the preset's, the defaults below those of lite; hyper-parameters of the trainings are those
-    of each network's own recipe.
+    Run the same command again to continue a stopped run. With other options, such as --alpha, it makes again what
+    depends on them; with a few more photos or other labels, the trainings continue from the earlier weights. DIR
+    becomes a model: pixaff propagate --model DIR. Settings that are not given are the preset's, the defaults below
+    those of lite; hyper-parameters of the trainings are those of each network's own recipe.
     """
     from pixaff.models.registry import preset_settings, settings_of_network
 
@@ -100,7 +118,47 @@ def fit(
             cam_init=cam_init,
             affinity_init=affinity_init,
             reset_head=reset_head,
+            seg=seg,
+            seg_network=seg_network,
+            seg_recipe={**shared, **seg_recipe},
             report=console,
             **run,
         )
+    again = _without_alpha(sys.argv[1:])
+    if again[:1] != ["fit"]:
+        again = ["fit", *photos, "--labels", labels, "--out", str(out)]
+    _tell_what_next(console, trained, photos, again, chosen.alpha)
     end(console, "fit", trained, trained.path)
+
+
+def _without_alpha(arguments: list[str]) -> list[str]:
+    """A command line to which another --alpha can be added; it must not start from scratch."""
+    before = ["", *arguments[:-1]]
+    return [
+        argument
+        for argument, last in zip(arguments, before, strict=True)
+        if argument not in ("--overwrite", "--alpha") and not argument.startswith("--alpha=") and last != "--alpha"
+    ]
+
+
+def _tell_what_next(console: Console, trained: Trained, photos: list[str], again: list[str], alpha: float) -> None:
+    """Where the model is, what to look at, and the next commands, ready to be copied."""
+    out = trained.path
+    masks, sheet = out / "masks", out / SHEET
+    commands = {
+        "masks of new photos": ["propagate", "NEW-PHOTOS", "--model", str(out)],
+        f"less background (alpha {alpha:g} now), no training": [*again, "--alpha", f"{2 * alpha:g}"],
+        "a training set": ["export", str(masks), "--to", "coco", "--photos", photos[0], "--out", f"{out}-dataset"],
+    }
+    lines = [shlex.join(["pixaff", *words]) for words in commands.values()]
+    doubtful = ", ".join(map(shortened, trained.doubtful[:3]))
+    console.say(f"model: {shortened(out)}")
+    console.say(
+        f"masks: {shortened(masks)}; their mIoU is not known without ground truth, so look at {shortened(sheet)}"
+        + (f", the most doubtful ones first ({doubtful}, ...: {DOUBTFUL})" if doubtful else "")
+    )
+    for words, line in zip(commands, lines, strict=True):
+        console.say(f"next, {words}:\n  {line}")
+    if console.options.as_json:
+        facts = {"model": out, "masks": masks, "overlays": masks / "overlays", "sheet": sheet, "miou": None}
+        console.data({**facts, "doubtful": trained.doubtful[:24], "next": lines})

@@ -10,6 +10,7 @@ import typer
 import pixaff
 from pixaff.cli import options
 from pixaff.cli.console import Console, ConsoleOptions, end
+from pixaff.errors import UsageError
 from pixaff.model_options import ModelOptions
 from pixaff.run_options import BatchOptions
 from pixaff.settings import Settings
@@ -37,6 +38,13 @@ def propagate(
         bool,
         typer.Option("--save-scores", help="Also write DIR/scores/NAME.npz, for evaluate --sweep alpha=FROM:TO:STEP."),
     ] = False,
+    instances: Annotated[
+        bool,
+        typer.Option("--instances", help="Also write DIR/instances/NAME.png and DIR/instances.json (COCO)."),
+    ] = False,
+    boundaries: Annotated[
+        bool, typer.Option("--boundaries", help="Walk within class boundaries: short for --walk irn.")
+    ] = False,
     null: options.Null = False,
 ) -> None:
     """Make masks of photos: CAMs, random walk, CRF refinement. Writes DIR/NAME.png in the Pascal VOC colours.
@@ -46,6 +54,10 @@ def propagate(
     from pixaff.stages.batch.inputs import default_out
 
     out = out or default_out(photos, "masks")
+    if boundaries and given.get("walk") not in (None, "irn"):
+        raise UsageError(f"found --boundaries and --walk {given['walk']}", "give one of them")
+    if boundaries:
+        given["walk"] = "irn"
     with Console(**say) as console:
         report = pixaff.propagate(
             options.given_photos(photos, null),
@@ -55,6 +67,7 @@ def propagate(
             listing=listing,
             overlay=overlay,
             save_scores=save_scores,
+            instances=instances,
             report=console,
             **given,
         )

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from pixaff.models.footprint import traced_bytes_per_pixel
+from pixaff.ops.boundary import strided_cams
 from pixaff.ops.cam import Picture, summed_cams
 from pixaff.recipe import Recipe
 from pixaff.settings import Settings
@@ -147,6 +148,17 @@ class CamNetwork(Network):
     ) -> Tensor:
         """CAMs of one image, float32 (C,H,W) in 0..1 at the image's size: see `pixaff.ops.cam.normalized_cams`."""
         return summed_cams(self, image, classes, scales, flip, self.size_divisor)
+
+    def two_cams(
+        self,
+        image: Picture,
+        classes: Sequence[int],
+        scales: Sequence[float] = (1.0, 0.5, 1.5, 2.0),
+        flip: bool = True,
+    ) -> tuple[Tensor, Tensor]:
+        """CAMs of one image at its size, as `normalized_cams`, and at stride 4, from which a walk of IRN starts."""
+        maps = self.normalized_cams(image, classes, scales, flip)
+        return maps, strided_cams(maps)
 
     def segmentation_logits(self, x: Tensor) -> Tensor:
         """Normalised images (B,3,H,W) -> the segmentation head's logits (B,K + 1,h,w), background first."""
@@ -293,7 +305,7 @@ IRN_RECIPE = Recipe(
 )
 
 SEG_RECIPE = Recipe(
-    epochs=24, batch_size=16, lr=1e-4, optimizer="adamw", weight_decay=1e-2, crop=320, resize=(224, 512), clip_norm=5.0
+    epochs=24, batch_size=8, lr=1e-4, optimizer="adamw", weight_decay=1e-2, crop=320, resize=(224, 512), clip_norm=5.0
 )
 
 

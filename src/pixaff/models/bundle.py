@@ -1,9 +1,10 @@
-"""A model: both networks with their weights, the class names, and the settings that suit them.
+"""A model: its networks with their weights, the class names, and the settings that suit them.
 
-The folder of a model contains ``model.json``, ``cam.safetensors`` and ``affinity.safetensors``. The embedded model
-``lite`` and the runs of `pixaff fit` are such folders. The folder of a finished `pixaff train-cam` can be used as well:
-its weights name the network and the classes, and the settings are the preset's; with ``affinity.safetensors`` beside
-them it is complete. Published networks are single files instead, which `load_model` loads by a preset.
+The folder of a model contains ``model.json``, ``cam.safetensors`` and ``affinity.safetensors`` or ``irn.safetensors``,
+or both. The embedded model ``lite`` and the runs of `pixaff fit` are such folders. The folder of a finished
+`pixaff train-cam` can be used as well: its weights name the network and the classes, and the settings are the preset's;
+with ``affinity.safetensors`` or ``irn.safetensors`` beside them it is complete. Published networks are single files
+instead, which `load_model` loads by a preset.
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ from pixaff.io.checkpoints import read_metadata, read_state_dict, write_state_di
 from pixaff.io.labels import VOC_CLASSES, read_classes
 from pixaff.io.labels.classes import MAX_CLASSES
 from pixaff.io.records import entry, parse_json, read_json
-from pixaff.models.base import AffinityNetwork, CamNetwork, Network
-from pixaff.models.loading import load_state, ready
+from pixaff.models.base import AffinityNetwork, BoundaryNetwork, CamNetwork, Network
+from pixaff.models.loading import SHARED, SHARES, load_state, read_weights, ready
 from pixaff.models.recognise import (
     IMAGENET_CLASSES,
     count_classes,
@@ -37,6 +38,7 @@ from pixaff.models.recognise import (
 from pixaff.models.registry import (
     PRESETS,
     create_affinity_network,
+    create_boundary_network,
     create_cam_network,
     is_shipped,
     part_of,
@@ -50,9 +52,11 @@ FORMAT = 1
 EMBEDDED = "lite"
 RECORD, CAM, AFFINITY, IRN = "model.json", "cam.safetensors", "affinity.safetensors", "irn.safetensors"
 SEG = "seg.safetensors"
-FILES = {"cam": CAM, "affinity": AFFINITY}
+FILES = {"cam": CAM, "affinity": AFFINITY, "irn": IRN}
 """Weights files in the folder of a model, by part."""
 PARTS = tuple(FILES)
+Parts = Sequence[str] | Callable[[Settings], Sequence[str]]
+"""The networks that are needed, or how the settings of a model tell."""
 _COPY = "copy the whole folder again"
 
 N = TypeVar("N", bound=Network)
@@ -65,16 +69,18 @@ class Weights:
     Attributes:
         cam: File of the CAM network.
         affinity: File of the AffinityNet.
+        irn: File of the boundary network.
         folder: Folder with the files that are not given individually.
     """
 
     cam: str | Path | None = None
     affinity: str | Path | None = None
     folder: str | Path | None = None
+    irn: str | Path | None = None
 
     def given(self) -> bool:
         """Whether anything is given."""
-        return any(value is not None for value in (self.cam, self.affinity, self.folder))
+        return any(value is not None for value in (self.cam, self.affinity, self.irn, self.folder))
 
 
 @dataclass(frozen=True)
@@ -85,10 +91,11 @@ class Bundle:
         cam: CAM network, in evaluation mode, or None if it is not needed.
         affinity: AffinityNet, in evaluation mode, or None if it is not needed or not trained yet.
         classes: Names of the mask values 1, 2, ...
-        settings: The hyper-parameters that suit the two networks.
+        settings: The hyper-parameters that suit the networks.
         path: The folder.
-        sources: What a run record says of the model: "model", or "cam_weights" and "affinity_weights".
+        sources: What a run record says of the model: "model", or "cam_weights" and so on.
         files: The weights that were loaded, by part.
+        irn: Boundary network, in evaluation mode, or None if it is not needed or not trained yet.
     """
 
     cam: CamNetwork | None
@@ -98,6 +105,7 @@ class Bundle:
     path: Path
     sources: Mapping[str, str] = field(default_factory=dict)
     files: Mapping[str, Path] = field(default_factory=dict)
+    irn: BoundaryNetwork | None = None
 
 
 @dataclass(frozen=True)
@@ -126,7 +134,7 @@ def load_model(
     *,
     weights: Weights | None = None,
     classes: str | Path | None = None,
-    parts: Sequence[str] = PARTS,
+    parts: Parts | None = None,
     device: torch.device | str = "cpu",
     fetch: Callable[[str], Path] | None = None,
 ) -> Bundle:
@@ -147,8 +155,9 @@ def load_model(
         weights: Files of the preset's networks, or a folder of them.
         classes: Class list. With the CAM network of a folder, it may only confirm the names there. None uses these, or
             those that a training of pixaff wrote into its weights, or for 20 classes without names those of Pascal VOC.
-        parts: The networks that are needed: "cam", "affinity" or both. The AffinityNet of a folder may be missing
-            nevertheless, if the run has not trained it yet.
+        parts: The networks that are needed, among "cam", "affinity" and "irn", or a function that says so of the
+            model's settings; None means all that these name. Those of a folder but for the CAM network may be missing
+            nevertheless, if the run has not trained them.
         device: Device of the networks.
         fetch: Returns the path of published weights by their name in the catalogue, for those that ``weights`` lacks.
 
@@ -162,7 +171,7 @@ def load_model(
     weights = weights or Weights()
     own = _preset_with_networks(model, preset, weights)
     if own is not None:
-        source = _of_preset(own, weights, parts, fetch)
+        source = _of_preset(own, weights, _wanted(parts, own), fetch)
         settings = own
     else:
         source = _in_folder(EMBEDDED if model is None else model, parts)
@@ -170,7 +179,7 @@ def load_model(
         if preset is not None:
             settings = settings.with_hyper_parameters_of(preset_settings(preset))
     names = source.names or VOC_CLASSES
-    cam, affinity = None, None
+    cam, affinity, irn = None, None, None
     if "cam" in source.files:
         cam, count = _cam_network(source, device)
         names = _confirmed(source.names, classes) if source.names else _names_for(count, source.files["cam"], classes)
@@ -178,7 +187,9 @@ def load_model(
         names = read_classes(classes)
     if "affinity" in source.files:
         affinity = _affinity_network(source, device)
-    return Bundle(cam, affinity, names, settings, source.path, source.sources, source.files)
+    if "irn" in source.files:
+        irn = _boundary_network(source, device)
+    return Bundle(cam, affinity, names, settings, source.path, source.sources, source.files, irn)
 
 
 def write_bundle(
@@ -190,6 +201,9 @@ def write_bundle(
     classes: Sequence[str],
     settings: Settings,
     half: bool = False,
+    *,
+    irn: str | None = None,
+    irn_model: Network | None = None,
 ) -> None:
     """Write the folder of a model; ``model.json`` comes last, so a folder that contains it is complete.
 
@@ -200,6 +214,8 @@ def write_bundle(
         classes: Names of the mask values 1, 2, ...
         settings: The hyper-parameters that suit them.
         half: Store matrices in float16.
+        irn, irn_model: Registry name of the boundary network, and the network. A backbone that equals the AffinityNet's
+            is not stored twice.
 
     Raises:
         OutputError: A file cannot be written.
@@ -208,9 +224,36 @@ def write_bundle(
     write_state_dict(folder / CAM, cam_model.state_dict(), half, {"network": cam})
     if affinity is not None and affinity_model is not None:
         write_state_dict(folder / AFFINITY, affinity_model.state_dict(), half, {"network": affinity})
-    settings = settings.replace(cam=cam, affinity=affinity)
+    if irn is not None and irn_model is not None:
+        state, metadata = irn_model.state_dict(), {"network": irn}
+        own = {name: tensor for name, tensor in state.items() if not name.startswith(SHARED)}
+        known = {} if affinity_model is None else affinity_model.state_dict()
+        same = (name in known and torch.equal(known[name], state[name]) for name in state.keys() - own.keys())
+        if len(own) < len(state) and all(same):
+            state, metadata = own, {**metadata, SHARES: AFFINITY}
+        write_state_dict(folder / IRN, state, half, metadata)
+    settings = settings.replace(cam=cam, affinity=affinity, irn=irn)
     record = {"format": FORMAT, "classes": list(classes), "settings": settings.to_dict()}
     write_text(folder / RECORD, json.dumps(record, indent=2) + "\n")
+
+
+def parts_of_walk(settings: Settings, cams: bool = True, instances: bool = False) -> tuple[str, ...]:
+    """The networks that masks need.
+
+    Args:
+        settings: The effective settings.
+        cams: Whether the model has to make the CAMs.
+        instances: Whether instances are wanted, too.
+    """
+    affinity = settings.walk != "irn"
+    needed = {"cam": cams, "affinity": affinity, "irn": settings.walk != "psa" or instances}
+    return tuple(part for part in PARTS if needed[part])
+
+
+def _wanted(parts: Parts | None, settings: Settings) -> Sequence[str]:
+    if parts is None:
+        return [part for part in PARTS if network_of(settings, part)]
+    return parts(settings) if callable(parts) else parts
 
 
 def check_record(record: Path) -> None:
@@ -235,8 +278,9 @@ def shipped_weights(network: str) -> Path | None:
     if part == "seg":
         own = embedded_folder() / SEG
         return own if own.is_file() else embedded_folder() / CAM  # which has the same backbone
+    own = embedded_folder() / FILES[part]
     # The boundary network works on the backbone of the AffinityNet.
-    return embedded_folder() / (AFFINITY if part == "irn" else FILES[part])
+    return embedded_folder() / AFFINITY if part == "irn" and not own.is_file() else own
 
 
 def _preset_with_networks(model: str | Path | None, preset: str | None, weights: Weights) -> Settings | None:
@@ -246,7 +290,7 @@ def _preset_with_networks(model: str | Path | None, preset: str | None, weights:
         UsageError: No preset has that name, or weights are given without a preset.
     """
     settings = preset_settings(preset or EMBEDDED)
-    foreign = not (is_shipped(settings.cam) and is_shipped(settings.affinity))
+    foreign = not is_shipped(settings.cam)
     if model is None and foreign:
         return settings
     if weights.given():
@@ -258,7 +302,7 @@ def _preset_with_networks(model: str | Path | None, preset: str | None, weights:
     return None
 
 
-def _in_folder(model: str | Path, parts: Sequence[str]) -> _Source:
+def _in_folder(model: str | Path, parts: Parts | None) -> _Source:
     """The embedded model, or the one in a folder."""
     folder = embedded_folder() if str(model) == EMBEDDED else Path(model)
     try:
@@ -275,7 +319,8 @@ def _in_folder(model: str | Path, parts: Sequence[str]) -> _Source:
             f'give "{EMBEDDED}" or the folder of a finished `pixaff fit` or `pixaff train-cam`',
         )
     _check_model(folder / (RECORD if recorded else CAM), names, settings)
-    files = {part: folder / FILES[part] for part in parts if part == "cam" or (folder / FILES[part]).is_file()}
+    wanted = [part for part in _wanted(parts, settings) if network_of(settings, part)]
+    files = {part: folder / FILES[part] for part in wanted if part == "cam" or (folder / FILES[part]).is_file()}
     return _Source(settings, files, names, f"swap {CAM} and {AFFINITY}", folder, {"model": str(model)})
 
 
@@ -288,7 +333,7 @@ def _recorded(record: Path) -> tuple[tuple[str, ...], Settings]:
     if not all(isinstance(name, str) for name in classes):
         raise CheckpointError(f"{record}: found classes that are not names", _COPY)
     values = entry(found, "settings", dict, record, CheckpointError)
-    for name in ("preset", "cam", "affinity"):
+    for name in ("preset", "cam", "affinity", "irn"):
         if name in values:
             entry(values, name, str, record, CheckpointError)
     try:
@@ -307,8 +352,9 @@ def _trained(weights: Path) -> tuple[tuple[str, ...], Settings]:
         raise CheckpointError(
             f"{weights} does not say which network and classes it is for", "train it with pixaff train-cam"
         ) from error
-    affinity = weights.with_name(AFFINITY)
-    return classes, settings.replace(affinity=read_metadata(affinity).get("network") if affinity.is_file() else None)
+    others = {part: weights.with_name(FILES[part]) for part in ("affinity", "irn")}
+    found = {part: read_metadata(path).get("network") for part, path in others.items() if path.is_file()}
+    return classes, settings.replace(**found)
 
 
 def _check_model(record: Path, names: Sequence[str], settings: Settings) -> None:
@@ -324,6 +370,8 @@ def _check_model(record: Path, names: Sequence[str], settings: Settings) -> None
         raise CheckpointError(f"{record}: found {len(names)} classes, expected 1 to {MAX_CLASSES}", _COPY)
     for part in PARTS:
         network = network_of(settings, part)
+        if not network and part != "cam":
+            continue
         try:
             found = part_of(network)
         except UsageError as error:
@@ -336,7 +384,12 @@ def _of_preset(
     settings: Settings, weights: Weights, parts: Sequence[str], fetch: Callable[[str], Path] | None
 ) -> _Source:
     """The networks of a preset: from the given files and folder, or else the published ones."""
-    named = {"cam": weights.cam, "affinity": weights.affinity}
+    named = {"cam": weights.cam, "affinity": weights.affinity, "irn": weights.irn}
+    if without := [part for part in parts if not network_of(settings, part)]:
+        kinds = {"affinity": "AffinityNet, which the walks psa and both need", "irn": "network of class boundaries"}
+        raise UsageError(
+            f"preset {settings.preset} has no {kinds[without[0]]}", "choose the walk that it is for: --walk irn or psa"
+        )
     files = {part: Path(path) for part in parts if (path := named[part]) is not None}
     absent = [part for part in parts if part not in files]
     if absent and weights.folder is not None:
@@ -345,7 +398,7 @@ def _of_preset(
         files |= _published(settings, absent, fetch)
     files = {part: files[part] for part in parts}
     sources = {f"{part}_weights": str(path) for part, path in files.items()}
-    swap = "swap --cam-weights and --affinity-weights"
+    swap = f"swap {' and '.join(f'--{part}-weights' for part in parts)}"
     return _Source(settings, files, None, swap, files[parts[0]].parent, sources)
 
 
@@ -387,6 +440,13 @@ def _affinity_network(source: _Source, device: torch.device | str) -> AffinityNe
     return _loaded(network, read_state_dict(path), "affinity", source, device)
 
 
+def _boundary_network(source: _Source, device: torch.device | str) -> BoundaryNetwork:
+    path = source.files["irn"]
+    with _named(path):
+        network = create_boundary_network(source.settings.irn)
+    return _loaded(network, read_weights(path), "irn", source, device)
+
+
 @contextmanager
 def _named(path: Path) -> Iterator[None]:
     """Name the weights whose network cannot be created, such as one that this version of timm does not have."""
@@ -402,16 +462,13 @@ def _loaded(network: N, state: Mapping[str, Tensor], part: str, source: _Source,
     try:
         return ready(load_state(network, state, path), device)
     except CheckpointError:
-        own, other = (network_of(source.settings, each) for each in (part, _other(part)))
-        if recognised(state, [own, other]) == other:
+        names = [name for each in PARTS if (name := network_of(source.settings, each))]
+        own, found = network_of(source.settings, part), recognised(state, names)
+        if found is not None and found != own:
             raise CheckpointError(
-                f"{path}: found the weights of {other}, expected those of {own}", source.swap
+                f"{path}: found the weights of {found}, expected those of {own}", source.swap
             ) from None
         raise
-
-
-def _other(part: str) -> str:
-    return "affinity" if part == "cam" else "cam"
 
 
 def _confirmed(known: tuple[str, ...], classes: str | Path | None) -> tuple[str, ...]:

@@ -250,6 +250,7 @@ FAMILY = Family(
             what="Hybrid Pascal VOC weights: ViT hybrid classifier and its AffinityNet",
             kind="folder",
             source="drive-folder:1bPtIrgnwQaOhCjBuQjL4S1lMBQDBmEjE",
+            mirrors=("drive-folder:1lCjPjO3_BUnk-utY9-taCTQKoq2Pm43s",),  # the same authors' folder of all weights
         ),
     ),
 )

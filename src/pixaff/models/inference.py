@@ -183,13 +183,15 @@ def _has_weight(graph: bytes, name: str) -> bool:
 
 def write_graphs(folder: Path = GRAPHS) -> None:
     """Write the graphs that are part of pixaff."""
-    from pixaff.models.registry import create_affinity_network, create_cam_network
+    from pixaff.models.registry import create_affinity_network, create_cam_network, create_seg_network
 
     for seeded in (False, True):
         network, other = create_cam_network("lite_cam", 20), create_cam_network("lite_cam", 21)
         network.use_segmentation_head(seeded)
         _write_graph(folder, network, folded(other).state_dict())
     _write_graph(folder, create_affinity_network("lite_affinity"), None)
+    other_seg = folded(create_seg_network("lite_seg", 21)).state_dict()
+    _write_graph(folder, create_seg_network("lite_seg", 20), other_seg)
 
 
 def _write_graph(folder: Path, network: Network, classes: Mapping[str, Tensor] | None) -> None:

@@ -258,6 +258,7 @@ class LiteSeg(_Lite, SegNetwork):
     """
 
     bytes_per_pixel = 700
+    graph = "lite_seg"
 
     def __init__(self, num_classes: int = 20) -> None:
         # Here, because torchvision takes longer to import than `lite` takes for a mask.

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from pixaff.errors import CheckpointError, shortened
-from pixaff.io.checkpoints import read_state_dict
+from pixaff.io.checkpoints import read_metadata, read_state_dict
 from pixaff.models.base import CamNetwork, Network, SegNetwork
 
 N = TypeVar("N", bound=Network)
 
+SHARED = "backbone."
+"""Prefix of the names of tensors that one weights file may take from another."""
+SHARES = "shares"
+"""Entry of a weights file's header: the neighbouring file from which it takes them."""
 NAMED = 3
 """Number of tensors of each kind that an error names."""
 
@@ -37,7 +42,23 @@ def load_checkpoint(model: N, path: str | os.PathLike[str], *, reset_head: bool 
         CheckpointError: The file cannot be read; tensors are missing, unknown or of another shape; or they contain what
             no network computes with: NaN, infinite or complex numbers, or integers in place of weights.
     """
-    return load_state(model, read_state_dict(path), path, reset_head=reset_head)
+    return load_state(model, read_weights(path), path, reset_head=reset_head)
+
+
+def read_weights(path: str | os.PathLike[str]) -> dict[str, Tensor]:
+    """`read_state_dict`, with the backbone of another file in the same folder if the file says that it shares it.
+
+    Raises:
+        CheckpointError: One of the files cannot be read.
+    """
+    path = Path(path)
+    state, name = read_state_dict(path), read_metadata(path).get(SHARES)
+    if name is None:
+        return state
+    if Path(name).name != name:
+        raise CheckpointError(f"{path}: shares its backbone with {shortened(name)!r}, expected a file beside it")
+    other = read_state_dict(path.with_name(name))
+    return {**{key: tensor for key, tensor in other.items() if key.startswith(SHARED)}, **state}
 
 
 def load_state(model: N, state: Mapping[str, Tensor], path: str | os.PathLike[str], *, reset_head: bool = False) -> N:

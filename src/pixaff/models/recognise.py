@@ -12,9 +12,8 @@ import torch
 from torch import Tensor
 
 from pixaff.errors import CheckpointError, shortened
-from pixaff.io.checkpoints import read_state_dict
 from pixaff.models.base import Network
-from pixaff.models.loading import adapted, other_classes, problems
+from pixaff.models.loading import adapted, other_classes, problems, read_weights
 from pixaff.models.registry import create_model
 from pixaff.settings import Settings
 
@@ -25,8 +24,8 @@ IMAGENET_CLASSES = 1000
 
 
 def network_of(settings: Settings, part: str) -> str:
-    """Registry name of the CAM network, "cam", or of the AffinityNet, "affinity"."""
-    return settings.cam if part == "cam" else settings.affinity
+    """Registry name of the CAM network, "cam", the AffinityNet, "affinity", or the boundary network, "irn"; or ""."""
+    return {"cam": settings.cam, "affinity": settings.affinity, "irn": settings.irn}[part]
 
 
 def recognised(state: Mapping[str, Tensor], networks: Sequence[str]) -> str | None:
@@ -60,7 +59,7 @@ def weights_in_folder(settings: Settings, folder: str | Path, parts: Sequence[st
         if not path.is_file() or any(part.startswith(".") for part in name.parts):
             continue
         try:
-            state = read_state_dict(path)
+            state = read_weights(path)
         except CheckpointError:
             others.append(str(name))
             continue

@@ -29,10 +29,10 @@ SEG = "seg:"
 OTHERS = ("timm:NAME", "timm:NAME:affinity", "seg:ARCHITECTURE:ENCODER")
 """How these are written."""
 
-_OF_SETTINGS = ("cam", "affinity")
+_OF_SETTINGS = ("cam", "affinity", "irn")
 """Parts whose network the settings name."""
 PRESETS: dict[str, Settings] = {
-    name: settings.replace(preset=name, **{part: family.names[part] for part in _OF_SETTINGS if part in family.names})
+    name: settings.replace(preset=name, **{part: family.names.get(part, "") for part in _OF_SETTINGS})
     for family in FAMILIES
     for name, settings in family.presets.items()
 }

@@ -19,6 +19,7 @@ from pixaff.errors import CheckpointError
 from pixaff.models.base import IRN_RECIPE, BoundaryNetwork, CamNetwork, Family, MeanShift, Network
 from pixaff.models.timm_backbone import timm_model
 from pixaff.ops.cam import SCALES, Picture, divided_by_maximum, scale_maps
+from pixaff.settings import Settings
 from pixaff.weights.catalogue import published
 
 CHANNELS = (64, 256, 512, 1024, 2048)
@@ -149,6 +150,13 @@ class ResNet50Cam(_ResNet50, CamNetwork):
         """CAMs of one image, float32 (C,H,W) in 0..1: ``high_res`` of `irn_cams`."""
         return self.irn_cams(image, classes, scales, flip).high_res
 
+    def two_cams(
+        self, image: Picture, classes: Sequence[int], scales: Sequence[float] = SCALES, flip: bool = True
+    ) -> tuple[Tensor, Tensor]:
+        """``high_res`` and ``cam`` of `irn_cams`."""
+        cams = self.irn_cams(image, classes, scales, flip)
+        return cams.high_res, cams.cam
+
     @torch.inference_mode()
     def irn_cams(
         self, image: Picture, classes: Sequence[int], scales: Sequence[float] = SCALES, flip: bool = True
@@ -270,6 +278,32 @@ def _same(one: Tensor, other: Tensor) -> bool:
     return torch.allclose(one, other, rtol=0, atol=0, equal_nan=True)
 
 
+_SETTINGS = Settings(
+    scales=SCALES,
+    size=0,
+    conf_fg=0.30,
+    conf_bg=0.05,
+    walk="irn",
+    background=0.25,
+    boundary_beta=10.0,
+    radius=5,
+    steps=256,
+    borders="full",
+    label_threshold=0.5,
+    final_crf=False,
+)
+# Methods that make other CAMs and train this network on them, with the values in their releases for Pascal VOC:
+# AdvCAM (Lee, Kim & Yoon, CVPR 2021), ReCAM (Chen et al., CVPR 2022), CLIMS (Xie et al., CVPR 2022), AMN (Lee et al.,
+# CVPR 2022), LPCAM (Chen & Sun, CVPR 2023).
+PRESETS = {
+    "irn": _SETTINGS,
+    "irn-advcam": _SETTINGS.replace(conf_fg=0.35, conf_bg=0.15, background=0.25),
+    "irn-recam": _SETTINGS.replace(conf_fg=0.35, conf_bg=0.10, background=0.25),
+    "irn-clims": _SETTINGS.replace(conf_fg=0.30, conf_bg=0.10, background=0.20),
+    "irn-amn": _SETTINGS.replace(conf_fg=0.45, conf_bg=0.15, background=0.25),
+    "irn-lpcam": _SETTINGS.replace(conf_fg=0.45, conf_bg=0.25, background=0.35),
+}
+
 # Section 4 of the paper and its release, in float32; for the momentum see `IRN_RECIPE`.
 FAMILY = Family(
     "resnet50",
@@ -277,6 +311,7 @@ FAMILY = Family(
     irn=ResNet50Irn,
     cam_recipe=IRN_RECIPE.replace(epochs=5, batch_size=16, resize=(320, 640)),
     irn_recipe=IRN_RECIPE,
+    presets=PRESETS,
     weights={
         "irn": published(
             "irn-amn", what="IRN, ResNet-50, trained by AMN", source="drive-file:1UqzFPQVugX1SgnO9W5FmdFdlo0XBwPlq"

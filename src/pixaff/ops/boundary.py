@@ -16,9 +16,11 @@ from functools import lru_cache
 from typing import Any, NamedTuple, overload
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from pixaff.ops.cam import divided_by_maximum
 from pixaff.ops.neighbours import (
     Borders,
     offsets,
@@ -27,7 +29,7 @@ from pixaff.ops.neighbours import (
     target_view,
     with_margins,
 )
-from pixaff.ops.walk import random_walk, upsample_scores
+from pixaff.ops.walk import cell_scores, random_walk, upsample_scores
 
 STRIDE = 4
 """Side in pixels of a cell of the boundary map."""
@@ -134,6 +136,41 @@ def semantic_scores(
     large = upsample_scores(walked, size, stride)
     large = large / large.amax().clamp(min=torch.finfo(large.dtype).tiny)
     return torch.cat([torch.full_like(large[:1], background), large])
+
+
+def strided_cams(cams: Tensor, stride: int = STRIDE) -> Tensor:
+    """CAMs at the stride of the boundary map, averaged over its cells, each divided by its maximum + 1e-5.
+
+    Args:
+        cams: (C, H, W) in [0, 1], at the photo's size.
+        stride: side of a cell in pixels.
+
+    Returns:
+        (C, ceil(H / stride), ceil(W / stride)).
+    """
+    return divided_by_maximum(cell_scores(cams, stride)) if len(cams) else cell_scores(cams, stride)
+
+
+def product_affinity(
+    affinity: Tensor, edge: Tensor, betas: tuple[float, float], radius: int = 5, borders: Borders = "full"
+) -> Tensor:
+    """Affinities of AffinityNet times those of class boundaries, each raised to its power; to be walked with beta 1.
+
+    Args:
+        affinity: (P, L), of `pixaff.ops.affinity.pair_affinity`, on a grid with cells twice as large as those of the
+            boundary map.
+        edge: (h, w) in [0, 1]; a cell of the grid has the largest boundary value of its 2x2 cells.
+        betas: exponents of the two.
+        radius, borders: those of ``affinity``.
+
+    Raises:
+        ValueError: for grids that do not fit.
+    """
+    coarse = F.max_pool2d(edge[None], 2, ceil_mode=True)[0]
+    other = boundary_affinity(coarse, radius, borders)
+    if other.shape != affinity.shape:
+        raise ValueError(f"affinity: found {tuple(affinity.shape)}, expected {tuple(other.shape)} like the boundaries")
+    return affinity ** betas[0] * other.to(affinity.dtype) ** betas[1]
 
 
 class Run(NamedTuple):

@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from pixaff.errors import FormatError, LabelsError, OutputError, UsageError, counted, shortened
 from pixaff.events import Callback, Event, silent
 from pixaff.io.exports import Item, Writer, check_photo, parse_split, writer_of
+from pixaff.io.instances import FOLDER as INSTANCES
+from pixaff.io.instances import read_instances
 from pixaff.io.labels import VOC_CLASSES, nfc, read_list
 from pixaff.io.masks import VOID, Colour, read_mask
 from pixaff.io.scores import read_scores
@@ -54,7 +56,8 @@ def export(
     A mask that cannot be exported is named in the report, and the set is made of the others.
 
     Args:
-        masks: Folder of masks NAME.png, such as `pixaff.propagate` writes.
+        masks: Folder of masks NAME.png, such as `pixaff.propagate` writes. Where it wrote instances, too, they take the
+            place of the connected regions, with their scores.
         out: Output folder: a new or an empty one, unless ``overwrite`` is set.
         to: The format.
         photos: The photos: a folder, a file, or several of these. Formats for trainers store them beside the masks, as
@@ -196,7 +199,17 @@ def _item(
         small = np.bincount(regions.ravel()) < min_area
         small[0] = False
         mask[small[regions]] = VOID
-    return Item(name, mask, _regions(mask) if kind.regions else None, photo, margin if kind.scores else None)
+    lead = margin if kind.scores else None
+    instances = path.parents[len(Path(name).parts) - 1] / INSTANCES
+    if kind.regions and (instances / f"{name}.json").is_file():
+        found = read_instances(instances, name)
+        if found.map.shape != mask.shape:
+            raise FormatError(f"{path}: found instances of {found.map.shape}, expected the mask's {mask.shape}")
+        regions = np.where(mask == VOID, 0, found.map) if uncertain else found.map
+        if min_area > 1:
+            regions = np.where(np.bincount(regions.ravel())[regions] < min_area, 0, regions)
+        return Item(name, mask, regions, photo, found.values, found.scores, lead)
+    return Item(name, mask, _regions(mask) if kind.regions else None, photo, margin=lead)
 
 
 def _margin(path: Path, mask: NDArray[np.uint8]) -> NDArray[np.float32]:

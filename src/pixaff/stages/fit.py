@@ -1,44 +1,52 @@
 """Tagged photos with any classes in, a model and its masks out: the whole chain in one resumable run.
 
 train-cam, cam, crf, train-affinity, propagate. If the network has a segmentation head (`LiteCam`), this is trained
-first on its own refined CAMs: cam, crf and train-cam once more.
+first on its own refined CAMs: cam, crf and train-cam once more. If asked for, train-seg follows, on the masks.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import replace
-from pathlib import Path, PurePosixPath
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pixaff.device import device_words, pick_device
-from pixaff.errors import LabelsError, TrainingError, UsageError
+from pixaff.errors import LabelsError, TrainingError
 from pixaff.events import Callback, Event
 from pixaff.io.atomic import write_text
 from pixaff.io.labels import Labels, names_in, read_classes
 from pixaff.models import load_checkpoint, registry
 from pixaff.models.base import CamNetwork
-from pixaff.models.bundle import AFFINITY, CAM, RECORD, write_bundle
+from pixaff.models.bundle import AFFINITY, CAM, RECORD, SEG, write_bundle
 from pixaff.models.registry import create_affinity_network, create_cam_network
+from pixaff.models.segmentation import add_segmentation
+from pixaff.ops.powers import HIGHEST, LOWEST
 from pixaff.options import divide
 from pixaff.recipe import Recipe, whole_recipe
 from pixaff.run_options import RunOptions, TrainingOptions
-from pixaff.settings import Settings, value_words
+from pixaff.settings import Settings
 from pixaff.stages.batch.image_labels import ask_about, keys_of, labels_of, read_given_labels
 from pixaff.stages.batch.inputs import find_images
-from pixaff.stages.batch.ledger import read_ledger
+from pixaff.stages.batch.naming import naming_of
 from pixaff.stages.batch.plan import check_files
 from pixaff.stages.batch.record import read_record, write_record
 from pixaff.stages.batch.report import Report
 from pixaff.stages.cam import cam
-from pixaff.stages.crf import SIDES, crf
-from pixaff.stages.propagate import OVERLAYS, SCORES, propagate
-from pixaff.stages.train_affinity import train_affinity
-from pixaff.stages.train_cam import train_cam
-from pixaff.stages.training.chain import Stage, Work, of_recipe, run_stages
+from pixaff.stages.crf import PHOTOS_PER_WORKER, crf
+from pixaff.stages.propagate import OVERLAYS, propagate
+from pixaff.stages.train_affinity import pair_loss, train_affinity
+from pixaff.stages.train_cam import cam_loss, seed_loss, train_cam
+from pixaff.stages.train_seg import train_seg
+from pixaff.stages.training.chain import Stage, Work, of_recipe
 from pixaff.stages.training.checkpoint import CHECKPOINT
+from pixaff.stages.training.earlier import EARLIER, changes_since, clear_folder, clear_stale, shorter
 from pixaff.stages.training.folder import Trained, digest, leave_out, leave_out_unreadable, one_at_a_time
+from pixaff.stages.training.forecast import Pace
+from pixaff.stages.training.overview import DOUBTFUL, SHEET, write_overview
+from pixaff.stages.training.running import run_stages
+from pixaff.stages.training.trials import cam_seconds, crf_seconds, mask_seconds, step_seconds
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -46,11 +54,11 @@ if TYPE_CHECKING:
     from pixaff.keywords import TrainingKeywords
 
 COMMAND = "fit"
-PARTS = ("train-cam", "seed-cams", "seed-crf", "train-head", "cams", "crf", "train-affinity", "masks")
+PARTS = ("train-cam", "seed-cams", "seed-crf", "train-head", "cams", "crf", "train-affinity", "masks", "train-seg")
 """Subfolders of a run, in the order in which they are filled."""
-INNER = (*SIDES, OVERLAYS, SCORES)
-"""Folders in these."""
-WRITTEN = (RECORD, CAM, AFFINITY, CHECKPOINT, "run.json", "run.jsonl", "metrics.jsonl", "loss.png")
+WRITTEN = (
+    RECORD, CAM, AFFINITY, SEG, CHECKPOINT, "run.json", "run.jsonl", "metrics.jsonl", "loss.png", DOUBTFUL, SHEET
+)  # fmt: skip
 """Files of the trainings and of the run itself."""
 
 
@@ -69,6 +77,9 @@ def fit(
     cam_init: str | Path | None = None,
     affinity_init: str | Path | None = None,
     reset_head: bool = False,
+    seg: bool = False,
+    seg_network: str = "lite_seg",
+    seg_recipe: Mapping[str, Any] | None = None,
     engine: Literal["auto", "torch", "pydensecrf"] = "auto",
     run: RunOptions | None = None,
     **options: Unpack[TrainingKeywords],
@@ -90,13 +101,18 @@ def fit(
             segmentation head if it has one, and of the AffinityNet: a whole `Recipe`, or values that replace those of
             the network's own.
         cam_init, affinity_init, reset_head: Initial weights; see `pixaff.train_cam`.
+        seg: Also train a segmentation network on the masks, see `pixaff.train_seg`; the run is then a model for
+            `pixaff.segment`, too. A finished run can be given one.
+        seg_network: Registry name of that network.
+        seg_recipe: Values that replace those of its own recipe.
         engine: Implementation of the dense CRF: "torch", "pydensecrf" or "auto".
         run: How the run computes and to whom it reports, as one object; single ``options`` override it.
         **options: Fields of `pixaff.run_options.TrainingOptions`: ``device``, ``workers``, ``save_every``,
             ``overwrite``, ``yes``, ``report``, ``progress``. A run always resumes.
 
     Returns:
-        The run's folder, the photos that have masks and those that failed in any stage, with the reason.
+        The run's folder, the photos that have masks, those that failed in any stage, with the reason, and the photos
+        from the most doubtful mask on.
 
     Raises:
         UsageError: An option is unknown or out of range, ``out`` holds a run with other options or photos, or labels
@@ -131,27 +147,59 @@ def fit(
         "classes": list(names),
         "data": digest(f"{found.names.key(photo)} {present}" for photo, present in labelled.items()),
     }
+    stages, recipes = psa_stages(settings), {"cam": cam_recipe, "head": head_recipe, "affinity": affinity_recipe}
+    if seg:
+        recipes["seg"] = whole_recipe(seg_recipe, registry.seg_recipe(seg_network))
+        own = {f"seg {name}": value for name, value in recipes["seg"].to_dict().items()}
+        decides |= {"seg network": seg_network, **own}
+        stages.append(seg_stage(seg_network))
     if how.overwrite:
         _clear(out)
-    _same_run(out, decides)
-    write_record(out, COMMAND, decides, device=device_words(where), list=listing, images=len(labelled))
+    present = {found.names.name(photo): list(classes) for photo, classes in labelled.items()}
+    changes = changes_since(out, COMMAND, stages, decides, present, recipes)
+    facts = {"device": device_words(where), "list": listing, "images": len(labelled), "photos": present}
+
+    def record() -> None:
+        write_record(out, COMMAND, decides, **facts, **changes.facts())
+
+    def finished(stage: Stage, pace: Pace) -> None:
+        part = changes.parts[stage.name]
+        part.state = "done"
+        if pace.units:
+            part.seconds, part.units = pace.seconds, pace.units
+        record()
+
+    record()
+    clear_stale(out, stages, changes, WRITTEN)
+    record()
     report(Event("settings", COMMAND, data={**decides, "device": device_words(where)}))
+    if changes.words:
+        report(Event("note", COMMAND, changes.words))
     write_text(out / "classes.txt", "".join(f"{name}\n" for name in names))
     work = Work(
         out=out,
         labels=labels,
         names=tuple(names),
         settings=settings,
-        recipes={"cam": cam_recipe, "head": head_recipe, "affinity": affinity_recipe},
+        recipes=recipes,
         init={"cam": cam_init, "affinity": affinity_init},
         reset_head=reset_head,
         engine=engine,
-        run=replace(how, overwrite=False, resume=True, yes=True),
+        run=replace(how, overwrite=False, resume=True, yes=True, keep=True, renew=True),
         photos=found.only(labelled),
         result=result,
     )
-    masks = run_stages(psa_stages(settings), work)
+    for stage in stages:
+        if changes.parts[stage.name].warm:
+            work.recipes[stage.recipe] = shorter(work.recipes[stage.recipe])
+            work.init[stage.recipe] = out / stage.name / EARLIER
+    if "head" in work.init:
+        # These weights are the earlier classifier together with its trained segmentation head.
+        work.init["cam"] = work.init.pop("head")
+    known = {name: part.pace for name, part in changes.parts.items()}
+    masks = run_stages(stages, work, known=known, finished=finished)
     result.done, result.skipped = masks.done, masks.skipped
+    result.doubtful = write_overview(out, out / "masks", out / "masks" / OVERLAYS, work.photos)
     return result
 
 
@@ -164,6 +212,10 @@ def psa_stages(settings: Settings) -> list[Stage]:
             "train the classifier",
             _train_classifier,
             options=("data", "classes", "cam", "cam init", *of_recipe("cam")),
+            recipe="cam",
+            weights=CAM,
+            units=partial(_steps, "cam"),
+            trial=_try_classifier,
         ),
         *(SEEDING if head else ()),
         Stage(
@@ -171,6 +223,7 @@ def psa_stages(settings: Settings) -> list[Stage]:
             "CAMs",
             _make_cams,
             options=("scales", "flip", "size"),
+            trial=lambda work: cam_seconds(work, _new_cam_network(work), work.settings.scales, work.settings.flip),
             needs=("train-head" if head else "train-cam",),
         ),
         Stage(
@@ -178,6 +231,7 @@ def psa_stages(settings: Settings) -> list[Stage]:
             "CRF posteriors with much and with little background",
             _make_posteriors,
             options=("crf_low", "crf_high", "size", "engine"),
+            trial=partial(crf_seconds, per_worker=PHOTOS_PER_WORKER),
             needs=("cams",),
         ),
         Stage(
@@ -185,6 +239,10 @@ def psa_stages(settings: Settings) -> list[Stage]:
             "train the AffinityNet",
             _train_affinity,
             options=("affinity", "affinity init", "radius", "size", *of_recipe("affinity")),
+            recipe="affinity",
+            weights=AFFINITY,
+            units=partial(_steps, "affinity"),
+            trial=_try_affinity,
             needs=("crf",),
         ),
         Stage(
@@ -192,9 +250,34 @@ def psa_stages(settings: Settings) -> list[Stage]:
             "masks",
             _make_masks,
             options=("alpha", "beta", "radius", "steps", "borders", "final_crf", "size", "engine"),
+            trial=lambda work: mask_seconds(work, create_affinity_network(work.settings.affinity)),
             needs=("cams", "train-affinity"),
         ),
     ]
+
+
+def _steps(name: str, work: Work) -> int:
+    recipe, photos = work.recipes[name], len(work.photos)
+    return recipe.epochs * (photos // min(recipe.batch_size, photos))
+
+
+def _new_cam_network(work: Work) -> CamNetwork:
+    return create_cam_network(work.settings.cam, len(work.names))
+
+
+def _try_classifier(work: Work) -> float:
+    return step_seconds(work, _new_cam_network(work), cam_loss, work.recipes["cam"])
+
+
+def _try_head(work: Work) -> float:
+    network = _new_cam_network(work)
+    network.use_segmentation_head(True)
+    return step_seconds(work, network, seed_loss, work.recipes["head"])
+
+
+def _try_affinity(work: Work) -> float:
+    network = create_affinity_network(work.settings.affinity)
+    return step_seconds(work, network, pair_loss(work.settings.radius), work.recipes["affinity"])
 
 
 def _train_classifier(work: Work) -> Report:
@@ -257,12 +340,20 @@ def _train_head(work: Work) -> Report:
 
 
 SEEDING = (
-    Stage("seed-cams", "CAMs of the classifier", _make_seed_cams, options=("size",), needs=("train-cam",)),
+    Stage(
+        "seed-cams",
+        "CAMs of the classifier",
+        _make_seed_cams,
+        options=("size",),
+        trial=lambda work: cam_seconds(work, _new_cam_network(work), (1.0,), False),
+        needs=("train-cam",),
+    ),
     Stage(
         "seed-crf",
         "CRF posteriors of these",
         _make_seed_posteriors,
         options=("seed_low", "seed_high", "size", "engine"),
+        trial=partial(crf_seconds, per_worker=PHOTOS_PER_WORKER),
         needs=("seed-cams",),
     ),
     Stage(
@@ -270,6 +361,10 @@ SEEDING = (
         "train the segmentation head",
         _train_head,
         options=of_recipe("head"),
+        recipe="head",
+        weights=CAM,
+        units=partial(_steps, "head"),
+        trial=_try_head,
         needs=("train-cam", "seed-crf"),
     ),
 )
@@ -277,9 +372,17 @@ SEEDING = (
 
 
 def _make_cams(work: Work) -> Report:
-    if not (work.out / RECORD).is_file():
-        write_bundle(work.out, work.settings.cam, None, _cam_network(work), None, work.names, work.settings)
-    return cam(work.photos, work.out / "cams", model=work.out, labels=work.labels, listing=work.listing, run=work.run)
+    return cam(
+        work.photos,
+        work.out / "cams",
+        model=_trained_cam(work).parent,
+        labels=work.labels,
+        listing=work.listing,
+        scales=work.settings.scales,
+        flip=work.settings.flip,
+        size=work.settings.size,
+        run=work.run,
+    )
 
 
 def _make_posteriors(work: Work) -> Report:
@@ -314,9 +417,10 @@ def _train_affinity(work: Work) -> Report:
 
 def _make_masks(work: Work) -> Report:
     """Complete the model, and make the masks with it."""
-    settings, affinity = work.settings, create_affinity_network(work.settings.affinity)
+    settings, network, affinity = work.settings, _new_cam_network(work), create_affinity_network(work.settings.affinity)
+    load_checkpoint(network, _trained_cam(work))
     load_checkpoint(affinity, work.out / "train-affinity" / AFFINITY)
-    write_bundle(work.out, settings.cam, settings.affinity, _cam_network(work), affinity, work.names, settings)
+    write_bundle(work.out, settings.cam, settings.affinity, network, affinity, work.names, settings)
     return propagate(
         work.photos,
         work.out / "masks",
@@ -324,16 +428,50 @@ def _make_masks(work: Work) -> Report:
         labels=work.labels,
         cams=work.out / "cams",
         listing=work.listing,
+        overlay=True,
+        save_scores=LOWEST <= settings.alpha <= HIGHEST,
         engine=work.engine,
         run=work.run,
     )
 
 
-def _cam_network(work: Work) -> CamNetwork:
-    """The trained CAM network, with its segmentation head if it has one."""
-    network = create_cam_network(work.settings.cam, len(work.names))
-    load_checkpoint(network, work.out / ("train-head" if network.has_segmentation_head else "train-cam") / CAM)
-    return network
+def seg_stage(network: str) -> Stage:
+    """The training of a segmentation network on the masks, which the model then has, too."""
+
+    def train(work: Work) -> Report:
+        outcome = train_seg(
+            work.photos,
+            work.out / "masks",
+            work.out / "train-seg",
+            classes=work.names,
+            network=network,
+            init=work.init.get("seg"),
+            listing=work.listing,
+            recipe=work.recipes["seg"],
+            run=work.run,
+        )
+        add_segmentation(work.out, outcome.path)
+        # Those that are held out from the training are part of the run, too.
+        called = naming_of(work.photos)
+        names = [called.name(photo) for photo in work.photos]
+        outcome.done, outcome.skipped = (names, []) if outcome.done else ([], names)
+        return outcome
+
+    return Stage(
+        "train-seg",
+        "train the segmentation network",
+        train,
+        options=("seg network", *of_recipe("seg")),
+        recipe="seg",
+        weights=SEG,
+        units=partial(_steps, "seg"),
+        needs=("masks",),
+    )
+
+
+def _trained_cam(work: Work) -> Path:
+    """Weights of the CAM network, with its trained segmentation head if it has one."""
+    return work.out / ("train-head" if registry.has_segmentation_head(work.settings.cam) else "train-cam") / CAM
 
 
 def _class_names(labels: Path, classes: str | Path | Sequence[str] | None, photos: Sequence[Path]) -> tuple[str, ...]:
@@ -363,37 +501,12 @@ def _labelled_photos(
     return labelled
 
 
-def _same_run(out: Path, options: Mapping[str, Any]) -> None:
-    """Refuse to mix two runs in one folder."""
-    record = read_record(out)
-    if record is None:
-        return
-    before = record.get("settings") if record.get("command") == COMMAND else None
-    if not isinstance(before, dict):
-        raise UsageError(f"{out} contains outputs of pixaff {record.get('command')}", "choose another folder")
-    changed = [f"{name} {value_words(before.get(name))} -> {value_words(value)}" for name, value in options.items()
-               if before.get(name) != value]  # fmt: skip
-    if changed:
-        raise UsageError(
-            f"{out} contains a run with other options or photos: {', '.join(changed)}",
-            "use the same ones to continue it, choose another folder, or --overwrite",
-        )
-
-
 def _clear(out: Path) -> None:
     """Remove what an earlier run wrote, and nothing else."""
     record = read_record(out)
     if record is None or record.get("command") != COMMAND:
         return
     for part in PARTS:
-        keys = {PurePosixPath(name).with_suffix("") for name in read_ledger(out / part).images}
-        for folder in (*(out / part / inner for inner in INNER), out / part):
-            places = sorted({folder / above for key in keys for above in key.parents} | {folder}, reverse=True)
-            for place in places:  # the inner folders first
-                for file in [path for path in place.iterdir() if path.is_file()] if place.is_dir() else []:
-                    if PurePosixPath(file.relative_to(folder)).with_suffix("") in keys or file.name in WRITTEN:
-                        file.unlink(missing_ok=True)
-                with suppress(OSError):  # not there, or not empty
-                    place.rmdir()
+        clear_folder(out / part, (*WRITTEN, EARLIER))
     for name in WRITTEN:
         (out / name).unlink(missing_ok=True)

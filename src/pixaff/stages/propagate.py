@@ -1,4 +1,4 @@
-"""Photos in, masks out: CAMs, random walk over learned affinities, CRF refinement."""
+"""Photos in, masks and instances out: CAMs, random walk over learned affinities, CRF refinement."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pixaff.errors import shortened
+from pixaff.errors import UsageError, shortened
 from pixaff.io.cams import find_cams, read_cams
 from pixaff.io.images import write_picture
+from pixaff.io.instances import FOLDER as INSTANCES
+from pixaff.io.instances import WHOLE, write_instances, write_whole
 from pixaff.io.scores import check_saved, write_scores
 from pixaff.model_options import ModelOptions
 from pixaff.ops.powers import HIGHEST, LOWEST, background_powers
@@ -43,6 +45,7 @@ def propagate(
     listing: str | Path | None = None,
     overlay: bool = False,
     save_scores: bool = False,
+    instances: bool = False,
     run: RunOptions | None = None,
     **options: Unpack[PropagateKeywords],
 ) -> Report:
@@ -59,10 +62,12 @@ def propagate(
         overlay: Also write ``out/overlays/NAME.jpg``, as large as the photo, up to 2,000 pixels.
         save_scores: Also write ``out/scores/NAME.npz``: the propagated scores before CRF refinement, from which
             `pixaff.evaluate` makes the masks of any alpha.
+        instances: Also write the instances of each photo, ``out/instances/NAME.png`` (16 bits) and ``NAME.json``, and
+            all of them together as a COCO data set, ``out/instances.json``; see `pixaff.io.instances`.
         run: How the run computes and to whom it reports, as one object; single ``options`` override it.
         **options: Fields of `pixaff.Settings` that decide masks, such as ``alpha``; of
             `pixaff.model_options.ModelOptions` (``model``, ``preset``, ``cam_weights``, ``affinity_weights``,
-            ``weights_dir``, ``classes``, ``precision``, ``inference``, ``engine``) and of
+            ``irn_weights``, ``weights_dir``, ``classes``, ``precision``, ``inference``, ``engine``) and of
             `pixaff.run_options.BatchOptions` (``device``, ``batch_size``, ``workers``, ``overwrite``, ``report``,
             ``progress``).
 
@@ -84,12 +89,15 @@ def propagate(
     )
     folder = None if cams is None else existing_folder(cams)
     single = single_file(out, photos)
+    if single and instances:
+        raise UsageError(f"{out}: instances are several files, found one output file", "give a folder to --out")
 
     def outputs(path: Path) -> tuple[Path, ...]:
         if single:
             return (out,)
         key = photos.names.key(path)
         further = [out / OVERLAYS / f"{key}.jpg"] * overlay + [out / SCORES / f"{key}.npz"] * save_scores
+        further += [out / INSTANCES / f"{key}{suffix}" for suffix in (".png", ".json")] * instances
         return (out / f"{key}.png", *further)
 
     tagged = given_entries(labels, photos)
@@ -102,14 +110,25 @@ def propagate(
         recorded=not single,
         labels=names_of(tagged),
         cams=None if folder is None else lambda photo: find_cams(folder, photos.names.key(photo), must_exist=False),
-        request={**model, **settings, "given_cams": folder is not None, "overlay": overlay, "scores": save_scores},
+        request={
+            **model,
+            **settings,
+            "given_cams": folder is not None,
+            "overlay": overlay,
+            "scores": save_scores,
+            **({"instances": True} if instances else {}),
+        },
         weights=weights_of(model),
         reads=[Path(path) for path in (labels, listing, chosen.classes) if path is not None and str(path) != PREDICT],
     )
     if plan.nothing_to_do:
+        if instances and not (out / WHOLE).is_file():
+            write_whole(
+                out, [photos.names.key(photo) for photo in photos], (read_record(out) or {}).get("classes") or ()
+            )
         return skip_all(plan)
 
-    from pixaff.models.bundle import PARTS
+    from pixaff.models.bundle import parts_of_walk
     from pixaff.predictor import load_predictor
     from pixaff.stages.batch.executors import through_predictor
 
@@ -117,16 +136,21 @@ def propagate(
         chosen,
         settings,
         device=run.device,
-        parts=PARTS if folder is None else ("affinity",),
+        parts=lambda own: parts_of_walk(own.replace(**settings), folder is None, instances),
         command=COMMAND,
         report=run.report,
     )
-    predictor.require_affinity_network()
+    predictor.require_networks(instances)
     if folder is not None and chosen.classes is None and tagged is None:
         # CAMs of another model: their classes have the names recorded beside them, or none.
         predictor.classes = tuple((read_record(folder) or {}).get("classes") or ())
     powers = background_powers() if save_scores else ()
     if save_scores:
+        if predictor.settings.background or predictor.settings.walk == "irn":
+            raise UsageError(
+                "save_scores needs a walk over cells of 8 pixels that propagates the background",
+                "choose --walk psa or both, and --background 0",
+            )
         check_saved([predictor.settings.alpha], LOWEST, HIGHEST)
     given = read_given_labels(
         labels,
@@ -144,7 +168,7 @@ def propagate(
         return predictor.sample(path, present, file)
 
     def compute(batch: list[Sample], spread: Spread) -> list[Prediction]:
-        return predictor.predict(batch, powers=powers, spread=spread)
+        return predictor.predict(batch, powers=powers, instances=instances, spread=spread)
 
     def save(path: Path, result: Prediction) -> Mapping[str, Any]:
         mask, *further = outputs(path)
@@ -152,15 +176,24 @@ def propagate(
         for file in further:
             if file.suffix == ".jpg":
                 write_picture(file, result.overlay(path), quality=90)
-            else:
+            elif file.suffix == ".npz":
                 write_scores(file, result.scores_file())
+        if result.instances is not None:
+            kept = result.instances.without_fragments()
+            write_instances(
+                (out / INSTANCES / photos.names.key(path)).parent,
+                path,
+                kept.map,
+                kept.values.tolist(),
+                kept.scores.tolist(),
+            )
         facts: dict[str, Any] = {"classes": list(result.classes)}
         if result.classes and not result.mask.any():
             which = "its labels" if given is not None else "its classes"
             facts["warning"] = f"{shortened(path)}: the mask shows none of {which} ({', '.join(result.classes)})"
         return facts
 
-    return run_plan(
+    report = run_plan(
         plan,
         lambda todo: through_predictor(todo, predictor, run, load=load, compute=compute, save=save),
         settings={
@@ -170,6 +203,7 @@ def propagate(
             "preset": predictor.settings.preset,
             "cam": predictor.settings.cam,
             "affinity": predictor.settings.affinity,
+            "irn": predictor.settings.irn,
             **predictor.settings.of(COMMAND),
             "engine": predictor.engine,
             "precision": predictor.precision,
@@ -180,3 +214,6 @@ def propagate(
         classes=predictor.classes or None,
         listing=listing,
     )
+    if instances:
+        write_whole(out, [photos.names.key(photo) for photo in photos], predictor.classes)
+    return report

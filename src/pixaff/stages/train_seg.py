@@ -41,6 +41,8 @@ if TYPE_CHECKING:
     from pixaff.keywords import SegTrainingKeywords
 
 COMMAND = "train-seg"
+LEAST_STEPS = 240
+"""Steps of a training whose number of epochs is not given: few photos are seen more often."""
 
 
 @one_at_a_time("a training")
@@ -95,6 +97,7 @@ def train_seg(
     given, learns = divide(options, COMMAND, TrainingOptions, MaskRecipe)
     how, learning = TrainingOptions.of(run, given), MaskRecipe(**learns)
     weights, report = Path(out) / SEG, how.report
+    chosen = recipe.to_dict() if isinstance(recipe, Recipe) else recipe or {}
     recipe = whole_recipe(recipe, seg_recipe(network))
     result = Trained(path=weights)
     listed = classes if isinstance(classes, (str, Path)) else None
@@ -118,6 +121,10 @@ def train_seg(
             f"found {len(used)} photos to train on in batches of {recipe.batch_size}, expected at least 2 of each",
             "batch norm needs several photos",
         )
+
+    if "epochs" not in chosen:
+        steps = len(used) // min(recipe.batch_size, len(used))
+        recipe = recipe.replace(epochs=max(recipe.epochs, -(-LEAST_STEPS // steps)))
 
     with seeded(recipe.seed):
         model = create_seg_network(network, len(names))

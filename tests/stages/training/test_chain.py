@@ -12,11 +12,12 @@ from pixaff.run_options import TrainingOptions
 from pixaff.settings import Settings
 from pixaff.stages.batch.report import Report
 from pixaff.stages.fit import psa_stages
-from pixaff.stages.training.chain import Stage, Work, run_stages, stale_stages
+from pixaff.stages.training.chain import Stage, Work, stale_stages
 from pixaff.stages.training.folder import Trained
+from pixaff.stages.training.running import run_stages
 
-FREE = {"preset", "label_threshold"}
-"""Settings that are stored in the model, and that no output of a run with given labels depends on."""
+FREE = {"preset", "label_threshold", "conf_fg", "conf_bg"}
+"""Settings that are stored in the model, and that no output of such a run with given labels depends on."""
 
 
 def names(stages: list[Stage]) -> list[str]:

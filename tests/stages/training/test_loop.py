@@ -21,7 +21,9 @@ from pixaff.events import Event
 from pixaff.io.images import read_image
 from pixaff.recipe import Recipe
 from pixaff.run_options import TrainingOptions
+from pixaff.stages.training import loop
 from pixaff.stages.training.augment import Normalisation
+from pixaff.stages.training.checkpoint import Position
 from pixaff.stages.training.datasets import CamPhotos
 from pixaff.stages.training.folder import Trained
 from pixaff.stages.training.loop import train
@@ -329,3 +331,24 @@ def test_records_survive_a_line_that_a_kill_cut_off(tmp_path: Path) -> None:
 def test_recipe_refuses_numbers_out_of_range(wrong: dict) -> None:
     with pytest.raises(UsageError, match=next(iter(wrong))):
         RECIPE.replace(**wrong)
+
+
+def test_losses_that_are_read_together_are_checked_and_counted_each() -> None:
+    """As on a GPU, where reading one at every step would wait for the device."""
+    losses, at = loop._Losses(0.1, 9), Position()
+    for step, value in enumerate((1.0, 3.0), 1):
+        losses.add(step, {"loss": torch.tensor(value), "bg": torch.tensor(2 * value)})
+    losses.read(at)
+    losses.read(at)
+    assert at.window.values() == at.epoch.values() == {"loss": 2.0, "bg": 4.0}
+    losses.add(3, {"loss": torch.tensor(5.0)})
+    losses.add(4, {"loss": torch.tensor(float("nan"))})
+    losses.add(5, {"loss": torch.tensor(6.0)})
+    with pytest.raises(TrainingError, match="the loss is nan at step 4 of 9"):
+        losses.read(at)
+
+
+def test_a_training_is_measured_ten_times_at_most() -> None:
+    assert loop.validated_epochs(3) == {1, 2, 3}
+    assert loop.validated_epochs(24) == {3, 5, 8, 10, 12, 15, 17, 20, 22, 24}
+    assert len(loop.validated_epochs(100)) == 10

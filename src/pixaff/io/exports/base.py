@@ -26,6 +26,8 @@ class Item:
         regions: int64 (H, W), 0 for background and void, 1..N for the connected regions of a class; None where the
             format needs none.
         photo: The photo, where photos were given.
+        values: int64 (N,), mask values of the regions; None for those of the mask at their pixels.
+        scores: float64 (N,), scores of the regions, where they have any.
         margin: float32 (H, W) in 0..1, the lead of the best propagated score, where scores were saved and the format
             has a place for them.
     """
@@ -34,6 +36,8 @@ class Item:
     mask: NDArray[np.uint8]
     regions: NDArray[np.int64] | None = None
     photo: Path | None = None
+    values: NDArray[np.int64] | None = None
+    scores: NDArray[np.float64] | None = None
     margin: NDArray[np.float32] | None = None
 
 
@@ -156,7 +160,9 @@ def region_cuts(item: Item) -> list[tuple[int, tuple[slice, slice], NDArray[np.b
         pixels = np.zeros((int(rows[-1]) - top + 1, int(columns.max()) - left + 1), np.bool_)
         pixels[rows - top, columns - left] = True
         box = slice(top, top + pixels.shape[0]), slice(left, left + pixels.shape[1])
-        cuts.append((int(item.mask[rows[0], columns[0]]), box, pixels))
+        number = int(item.regions[rows[0], columns[0]])
+        value = item.mask[rows[0], columns[0]] if item.values is None else item.values[number - 1]
+        cuts.append((int(value), box, pixels))
     return cuts
 
 

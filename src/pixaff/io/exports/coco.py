@@ -58,8 +58,12 @@ class Coco(Writer):
                     "iscrowd": 0,
                 }
             )
-            if item.margin is not None:
+            if item.margin is not None and item.scores is None:
                 found[-1]["score"] = round(float(item.margin[rows, columns][pixels].mean()), 4)
+        if item.scores is not None and item.regions is not None:
+            numbers = [number for number in np.unique(item.regions).tolist() if number]
+            for each, number in zip(found, numbers, strict=True):
+                each["score"] = round(float(item.scores[number - 1]), 6)
         if item.photo is not None:
             write_photo(self.files(item.name)[0], item.photo)
         return {"file_name": f"{item.name}.jpg", "height": height, "width": width}, found

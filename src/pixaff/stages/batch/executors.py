@@ -263,7 +263,8 @@ def through_predictor(
     Yields:
         As `in_batches`.
     """
-    with lanes(predictor.device, predictor.cam_network, predictor.affinity_network) as (spread, at_a_time):
+    networks = predictor.cam_network, predictor.affinity_network, predictor.boundary_network
+    with lanes(predictor.device, *networks) as (spread, at_a_time):
         yield from in_batches(
             photos,
             load=load,

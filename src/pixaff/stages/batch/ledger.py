@@ -4,7 +4,7 @@ The file is beside the outputs and only ever appended to, one whole line at a ti
 and the last line about an image counts. There are three kinds of lines:
 
 - ``{"made": ID, "request": ID, "settings": {...}, ...}``: the model's weights and the settings of a run;
-- ``{"image": NAME, "status": "done" or "failed", "made": ID, "photo": ..., "cams": ..., "labels": ...}``;
+- ``{"image": NAME, "status": "done", "failed" or "removed", "made": ID, "photo": ..., "cams": ..., "labels": ...}``;
 - ``{"begun": [NAME, ...]}``: images that a run is about to do: their outputs may be newer than their last line.
 
 NAME is what `pixaff.stages.batch.naming` calls an image: its file's name or, with ``--recursive``, its path.
@@ -72,7 +72,10 @@ class Ledger:
                 os.close(file)
 
     def _take(self, line: dict[str, Any]) -> None:
-        if isinstance(line.get("image"), str):
+        if isinstance(line.get("image"), str) and line.get("status") == "removed":
+            self.images.pop(line["image"], None)
+            self.begun.discard(line["image"])
+        elif isinstance(line.get("image"), str):
             self.images[line["image"]] = line
             self.begun.discard(line["image"])
         elif isinstance(line.get("begun"), list):

@@ -38,7 +38,7 @@ class Plan:
         command: Name of the command.
         photos: All images of the run; those of `find_images` know what they are called.
         outputs: The files that an image leads to.
-        run: How the run computes; ``overwrite`` and ``keep`` decide here.
+        run: How the run computes; ``overwrite``, ``keep`` and ``renew`` decide here.
         labels: Given labels, by what images are called; None if they are predicted.
         cams: Folder of CAMs that are read, as a function from the image to its file.
         request: All other options of the run, as plain values.
@@ -79,9 +79,14 @@ class Plan:
         for photo in self.photos:
             if self.run.overwrite or not self._exists(photo):
                 self.todo.append(photo)
-            else:
-                self.skipped.append(photo)
-                self._note_changes(photo)
+                continue
+            changes = self._changes(photo)
+            if changes and self.run.renew:
+                self.todo.append(photo)
+                continue
+            self.skipped.append(photo)
+            for change in changes:
+                self._stale.setdefault(change, []).append(self.names.name(photo))
 
     @property
     def nothing_to_do(self) -> bool:
@@ -158,18 +163,21 @@ class Plan:
             return False
         return all(looks_whole(path) for path in files)
 
-    def _note_changes(self, photo: Path) -> None:
+    def _changes(self, photo: Path) -> list[str]:
+        """What an image's outputs were made of that is different now, besides weights and settings."""
         line = self.ledger.images.get(self.names.name(photo))
         if line is None or line.get("status") != "done":
-            return
+            return []
+        changes = []
         if photo.exists() and not same_file(photo, line.get("photo")):
-            self._stale.setdefault("another photo of that name", []).append(self.names.name(photo))
+            changes.append("another photo of that name")
         if line.get("labels") != self._labels(photo):
-            self._stale.setdefault("other labels", []).append(self.names.name(photo))
+            changes.append("other labels")
         cams = None if self.cams is None else self.cams(photo)
         made_of = line.get("cams")
         if (cams is None) != (made_of is None) or (cams is not None and not same_file(cams, made_of)):
-            self._stale.setdefault("other CAMs", []).append(self.names.name(photo))
+            changes.append("other CAMs")
+        return changes
 
     def _labels(self, photo: Path) -> list[str | int] | None:
         if self.labels is None:
@@ -197,13 +205,13 @@ class Plan:
 
 
 _WEIGHTS = frozenset((".safetensors", ".pth", ".pt", ".bin", ".ckpt"))
-_PLACES = ("model", "cam_weights", "affinity_weights")
+_PLACES = ("model", "cam_weights", "affinity_weights", "irn_weights")
 """Settings that say where the weights are; only the content of the weights counts."""
 
 
 def weights_of(options: Mapping[str, Any]) -> list[Path]:
     """The weights files that model options lead to, as far as they are known without loading them."""
-    named = [Path(options[name]) for name in ("cam_weights", "affinity_weights") if options.get(name) is not None]
+    named = [Path(options[name]) for name in _PLACES[1:] if options.get(name) is not None]
     model = options.get("model")
     if model is None and options.get("preset") is None:
         model = LITE

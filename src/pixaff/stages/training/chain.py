@@ -1,4 +1,4 @@
-"""The stages of a run that trains a model: a plain list, worked through one after the other.
+"""The stages of a run that trains a model, as a plain list: what each does, and what it depends on.
 
 A stage names the options on which its outputs depend and the stages whose outputs it reads. So the list says what a
 change of an option, or of a stage, makes out of date.
@@ -6,17 +6,14 @@ change of an option, or of a stage, makes out of date.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from pixaff.errors import TrainingError
-from pixaff.io.atomic import write_text
 from pixaff.recipe import Recipe
 from pixaff.run_options import TrainingOptions
 from pixaff.settings import Settings
-from pixaff.stages.batch.naming import Photos, naming_of
 from pixaff.stages.batch.report import Report
 from pixaff.stages.training.folder import Trained
 
@@ -37,6 +34,7 @@ class Work:
         run: How each stage computes.
         photos: The photos that have not failed at any stage.
         result: Becomes what the run returns.
+        warm: Names of the trainings that continue from the weights of an earlier run.
     """
 
     out: Path
@@ -50,11 +48,17 @@ class Work:
     run: TrainingOptions
     photos: list[Path]
     result: Trained
+    warm: set[str] = field(default_factory=set)
 
     @property
     def listing(self) -> Path:
         """Image list of `photos`: with a list, no stage warns about labels of photos that were left out."""
         return self.out / "photos.txt"
+
+
+def photo_count(work: Work) -> int:
+    """The units of a stage that works on one photo after the other."""
+    return len(work.photos)
 
 
 @dataclass(frozen=True)
@@ -68,13 +72,22 @@ class Stage:
         options: Options on which its outputs depend, by their names in the run's record, besides those of the stages
             that it needs.
         needs: Stages whose outputs it reads.
+        recipe: Name of the recipe of a training, which makes one thing of all photos. A stage without one makes outputs
+            of each photo, which are kept when other photos change.
+        weights: The file in its folder with the weights of a training.
+        units: How many photos or steps it works on, for the estimate of the time left.
+        trial: Measures how many seconds one of them takes on this machine; without it, only the stage itself tells.
     """
 
     name: str
     words: str
     work: Callable[[Work], Report]
     options: tuple[str, ...] = ()
-    needs: tuple[str, ...] = field(default=())
+    needs: tuple[str, ...] = ()
+    recipe: str = ""
+    weights: str = ""
+    units: Callable[[Work], int] = photo_count
+    trial: Callable[[Work], float] | None = None
 
 
 def of_recipe(name: str) -> tuple[str, ...]:
@@ -90,25 +103,3 @@ def stale_stages(stages: Iterable[Stage], changed: Collection[str]) -> list[Stag
         if needed.intersection(stage.needs) or not set(changed).isdisjoint(stage.options):
             stale.append(stage)
     return stale
-
-
-def run_stages(stages: Sequence[Stage], work: Work) -> Report:
-    """Run the stages, each on the photos that have not failed before.
-
-    Returns:
-        The report of the last stage.
-
-    Raises:
-        TrainingError: No photo is left.
-    """
-    outcome, names = Report(), naming_of(work.photos)
-    for stage in stages:
-        write_text(work.listing, "".join(f"{names.key(photo)}\n" for photo in work.photos))
-        outcome = stage.work(work)
-        failed = {name for name, _ in outcome.failed}
-        work.result.failed.extend(outcome.failed)
-        work.result.seconds += outcome.seconds
-        work.photos = Photos((photo for photo in work.photos if names.name(photo) not in failed), names)
-        if not work.photos:
-            raise TrainingError("no photo is left", "the messages above say what is wrong with each")
-    return outcome

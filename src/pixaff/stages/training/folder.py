@@ -36,9 +36,11 @@ class Trained(Report):
 
     Attributes:
         path: The weights file, or the folder of the run.
+        doubtful: Of a run that makes masks: its photos, the most doubtful mask first.
     """
 
     path: Path = field(default_factory=Path)
+    doubtful: list[str] = field(default_factory=list)
 
 
 def one_at_a_time(what: str) -> Callable[[Callable[P, T]], Callable[P, T]]:

@@ -10,10 +10,9 @@ import torch
 
 from pixaff.errors import CheckpointError
 from pixaff.events import Callback, Event
-from pixaff.io.checkpoints import read_state_dict
 from pixaff.models.base import Network
 from pixaff.models.bundle import shipped_weights
-from pixaff.models.loading import adapted, head_error, misfits, other_classes, wrong_shapes
+from pixaff.models.loading import adapted, head_error, misfits, other_classes, read_weights, wrong_shapes
 
 RANDOM = "random"
 
@@ -36,7 +35,7 @@ def load_fitting(model: Network, path: Path, reset_head: bool) -> tuple[list[str
         CheckpointError: The file cannot be read, nothing in it fits, a tensor has another shape, or its classifier is
             for another number of classes and ``reset_head`` is not set.
     """
-    state, own = adapted(model, model.own_names(read_state_dict(path)), path), model.state_dict()
+    state, own = adapted(model, model.own_names(read_weights(path)), path), model.state_dict()
     rows = other_classes(model, state)
     if rows and not reset_head:
         raise head_error(model, state, path)

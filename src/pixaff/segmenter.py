@@ -1,0 +1,281 @@
+"""A segmentation network on an image, or on a batch of images: images in memory in, masks in memory out.
+
+`load_segmenter` returns a `Segmenter`, which makes a `Segmentation` of each image: one forward pass, no labels.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, overload
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from pixaff.device import autocast, check_memory, choose_precision, device_words, pick_device, steady_threads
+from pixaff.errors import LabelsError, UsageError
+from pixaff.events import Callback, Event, silent
+from pixaff.io.labels import class_indices
+from pixaff.model_options import ModelOptions
+from pixaff.models.base import SegNetwork
+from pixaff.models.folding import folded
+from pixaff.models.inference import onnx_network
+from pixaff.models.onnx import ExportError
+from pixaff.models.segmentation import load_segmentation
+from pixaff.ops.crf import refine_labels
+from pixaff.ops.resize import best_value, resize_scores
+from pixaff.options import divide
+from pixaff.predictor import TRIAL_SIZE, ImageLike, LabelsLike, Sample, Segmentation, _within
+from pixaff.settings import SegSettings
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from pixaff.keywords import SegLoadKeywords
+
+
+def load_segmenter(
+    model: str | Path | None = None,
+    *,
+    device: str = "auto",
+    report: Callback = silent,
+    **options: Unpack[SegLoadKeywords],
+) -> Segmenter:
+    """Load the segmentation network of a model.
+
+    Args:
+        model: "lite", the embedded model, or the folder of a `pixaff.train_seg` or ``pixaff.fit(..., seg=True)`` run.
+            None means "lite".
+        device: "auto", "cpu", "cuda" or "cuda:n".
+        report: Receives an `Event` for each note.
+        **options: ``precision`` and ``engine``, see `pixaff.model_options.ModelOptions`; and any field of
+            `pixaff.settings.SegSettings`, such as ``size=512``, to replace the model's own.
+
+    Raises:
+        UsageError: An option is unknown or out of range.
+        CheckpointError: The model has no segmentation network, or it cannot be loaded.
+        DeviceError: The device does not exist.
+
+    Example:
+        >>> import pixaff
+        >>> segmenter = pixaff.load_segmenter("run")  # doctest: +SKIP
+        >>> segmenter("photo.jpg").save("photo.png")  # doctest: +SKIP
+    """
+    named, given = divide(options, "segment", ModelOptions, SegSettings)
+    return segmenter_of(ModelOptions(model=model, **named), given, device=device, command="load", report=report)
+
+
+def segmenter_of(
+    options: ModelOptions, settings: Mapping[str, Any], *, device: str, command: str, report: Callback
+) -> Segmenter:
+    """`load_segmenter` for a command, whose name appears in the events."""
+    where = pick_device(device)
+    bundle = load_segmentation(options.model, where)
+    segmenter = Segmenter(
+        bundle.network,
+        bundle.classes,
+        bundle.settings.replace(**settings),
+        engine=options.engine,
+        sources={"model": bundle.source, "network": bundle.name},
+        files={"seg": bundle.file},
+    )
+    segmenter.precision, why = choose_precision(options.precision, where, segmenter.seconds)
+    if options.precision == "auto":
+        report(Event("note", command, f"computing in {segmenter.precision}: {why}"))
+    if refused := segmenter.settle_inference(options.inference):
+        report(Event("note", command, f"computing the network in PyTorch: {refused}"))
+    return segmenter
+
+
+class Segmenter:
+    """Makes masks of images with a segmentation network. It may be called from several threads.
+
+    The network is taken as it is at the first call, batch norm folded into the convolutions.
+
+    Attributes:
+        inference: What computes the network, "torch" or "onnx"; see `settle_inference`.
+
+    Args:
+        network: The network.
+        classes: Names of the mask values 1, 2, ...
+        settings: Scales, mirror image, working size, CRF refinement.
+        precision: "fp32", or "bf16" for autocast to bfloat16.
+        engine: Implementation of the dense CRF; see `pixaff.ops.crf.dense_crf`.
+        sources: What the model was loaded from, for the record of a run.
+        files: The weights that were loaded, by part.
+    """
+
+    def __init__(
+        self,
+        network: SegNetwork,
+        classes: Sequence[str],
+        settings: SegSettings | None = None,
+        *,
+        precision: str = "fp32",
+        engine: str = "auto",
+        sources: Mapping[str, str] | None = None,
+        files: Mapping[str, Path] | None = None,
+    ) -> None:
+        self.network, self.classes, self.settings = network, tuple(classes), settings or SegSettings()
+        self.precision, self.engine = precision, engine
+        self.sources, self.files = dict(sources or {}), dict(files or {})
+        self.inference = "torch"
+        self._made: SegNetwork | None = None
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the network."""
+        return next(self.network.parameters()).device
+
+    @property
+    def device_words(self) -> str:
+        """The device in words."""
+        return device_words(self.device)
+
+    def replace(self, **settings: Any) -> Segmenter:
+        """The same network with other settings, such as ``size=512``.
+
+        Raises:
+            UsageError: A name is no setting, or a value is out of range.
+        """
+        other = Segmenter(
+            self.network,
+            self.classes,
+            self.settings.replace(**settings),
+            precision=self.precision,
+            engine=self.engine,
+            sources=self.sources,
+            files=self.files,
+        )
+        other.inference, other._made = self.inference, self._made
+        return other
+
+    @overload
+    def __call__(self, images: ImageLike, labels: LabelsLike | None = None) -> Segmentation: ...
+
+    @overload
+    def __call__(
+        self, images: list[ImageLike] | tuple[ImageLike, ...], labels: Sequence[LabelsLike | None] | None = None
+    ) -> list[Segmentation]: ...
+
+    def __call__(self, images: Any, labels: Any = None) -> Segmentation | list[Segmentation]:
+        """Make the mask of an image, or of each image in a list.
+
+        Args:
+            images: Each a path, a PIL image, a uint8 array (H,W,3) or (H,W), or a tensor (3,H,W) of uint8 or of floats
+                in 0..1.
+            labels: Classes to which the mask is restricted, by name or 0-based index; for a list of images a list of
+                these. None allows all classes; an empty list says that the image shows none.
+
+        Raises:
+            ImageError: An image cannot be read, is not one of these kinds, or is too large for the network.
+            LabelsError: A label is not a class of the model.
+            UsageError: The lists have different lengths.
+        """
+        if not isinstance(images, (list, tuple)):
+            return self.predict([self.sample(images, labels)])[0]
+        each = [None] * len(images) if labels is None else list(labels)
+        if len(each) != len(images):
+            raise UsageError(f"found {len(images)} images and labels of {len(each)}", "give one entry per image")
+        return self.predict([self.sample(*one) for one in zip(images, each, strict=True)])
+
+    def sample(self, image: ImageLike, labels: LabelsLike | None = None) -> Sample:
+        """Decode an image at the working size and check its labels; the first half of a call."""
+        if isinstance(labels, (str, int)):
+            raise LabelsError(f"labels: found {labels!r}, expected a list such as [{labels!r}]")
+        pixels, size = _within(image, self.settings.size, self.settings.enlarge_below)
+        return Sample(pixels, size, None if labels is None else class_indices(labels, self.classes))
+
+    @torch.inference_mode()
+    def predict(self, samples: Sequence[Sample], *, spread: Callable[..., Iterable[Any]] = map) -> list[Segmentation]:
+        """Make masks of samples; the second half of a call.
+
+        Args:
+            samples: Results of `sample`.
+            spread: Maps a function over samples, like the built-in ``map``; that of a pool computes several at a time.
+        """
+        with steady_threads(self.device, self.network):
+            return list(spread(self._segmentation, samples))
+
+    def _segmentation(self, sample: Sample) -> Segmentation:
+        size = (sample.image.shape[0], sample.image.shape[1])
+        if sample.labels == ():
+            return Segmentation(sample.image, sample.size, (), self.classes, np.ones((1, *size), np.float32))
+        allowed = list(range(1, len(self.classes) + 1)) if sample.labels is None else [i + 1 for i in sample.labels]
+        logits = self._logits(sample.image, size)[[0, *allowed]]
+        # Only the classes that some pixel shows, or that were given: few rows instead of all.
+        rows, indices = [0, *range(1, len(logits))], [value - 1 for value in allowed]
+        if sample.labels is None:
+            shown = set(best_value(logits, range(len(logits))).unique().tolist())
+            rows = [0, *(row for row in range(1, len(logits)) if row in shown)]
+            indices = [allowed[row - 1] - 1 for row in rows[1:]]
+        scores = logits[rows].softmax(0)
+        if self.settings.crf and indices:
+            scores = refine_labels(sample.image, scores, self.engine)
+        return Segmentation(sample.image, sample.size, tuple(indices), self.classes, scores.cpu().numpy())
+
+    def _logits(self, image: NDArray[np.uint8], size: tuple[int, int]) -> Tensor:
+        """float32 (K + 1,h,w): the network's, or the logarithm of the mean probabilities of several passes."""
+        settings, total, count = self.settings, torch.zeros(()), 0
+        if self._made is None:  # once, or by each of the threads that come first
+            self._made = folded(self.network)
+        network = self._made
+        picture = Image.fromarray(image)
+        if self.device.type == "cpu":
+            largest = max(settings.scales)
+            pixels = (round(size[0] * largest), round(size[1] * largest))
+            check_memory(type(self.network).__name__, self.network.memory_per_pixel(), pixels, 1 + settings.flip)
+        for scale in settings.scales:
+            seen = (max(1, round(size[1] * scale)), max(1, round(size[0] * scale)))
+            resized = image if scale == 1 else np.asarray(picture.resize(seen, Image.Resampling.BICUBIC))
+            x = self.network.preprocess(resized)[None].to(self.device)
+            if settings.flip:
+                x = torch.cat([x, x.flip(3)])
+            with autocast(self.precision, self.device):
+                logits = network(x.contiguous(memory_format=torch.channels_last)).float()
+            if len(settings.scales) == 1 and not settings.flip:
+                return resize_scores(logits[0], size)
+            probabilities = logits.softmax(1)
+            mean = (probabilities[0] + probabilities[1].flip(2)) / 2 if settings.flip else probabilities[0]
+            total, count = total.to(mean.device) + resize_scores(mean, size), count + 1
+        return (total / count).clamp(min=1e-7).log()
+
+    def settle_inference(self, requested: str) -> str:
+        """Choose what computes the network: see `pixaff.predictor.settle_inference`.
+
+        Raises:
+            UsageError: "onnx" cannot be followed.
+        """
+        self.inference, self._made = "torch", None
+        suits = self.device.type == "cpu" and self.precision == "fp32"
+        if requested == "onnx" and not suits:
+            raise UsageError(
+                f"found {self.precision} on {self.device}, but ONNX Runtime computes in fp32 on the CPU",
+                "use --inference torch",
+            )
+        if requested == "torch" or not suits:
+            return ""
+        try:
+            self._made = onnx_network(self.network)
+        except ExportError as error:
+            if requested == "onnx":
+                raise UsageError(error.message, error.hint or "use --inference torch") from None
+            return error.message + (f" ({error.hint})" if error.hint else "")
+        self.inference = "onnx"
+        return ""
+
+    @torch.inference_mode()
+    def seconds(self, precision: str) -> float:
+        """Time of a forward pass of a small image in a precision."""
+        trial = self.replace(scales=(1.0,), flip=False)
+        trial.precision = precision
+        tries = []
+        for _ in range(3):  # the first one warms up
+            began = time.perf_counter()
+            trial._logits(np.full((*TRIAL_SIZE, 3), 128, np.uint8), TRIAL_SIZE)
+            tries.append(time.perf_counter() - began)
+        return min(tries[1:])

@@ -1,0 +1,146 @@
+"""Photos in, masks out, by one forward pass of a segmentation network."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pixaff.errors import shortened
+from pixaff.io.images import write_picture
+from pixaff.model_options import ModelOptions
+from pixaff.options import divide
+from pixaff.run_options import BatchOptions, RunOptions
+from pixaff.settings import SegSettings
+from pixaff.stages.batch.image_labels import PREDICT, given_entries, labels_of, names_of, read_given_labels
+from pixaff.stages.batch.inputs import default_out, find_images, given_path, single_file
+from pixaff.stages.batch.plan import Plan, weights_of
+from pixaff.stages.batch.report import Report
+from pixaff.stages.batch.run import Outcome, run_plan, skip_all
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from pixaff.keywords import SegmentKeywords
+    from pixaff.predictor import Sample, Segmentation
+
+COMMAND = "segment"
+OVERLAYS = "overlays"
+
+
+def segment(
+    inputs: str | Path | Sequence[str | Path],
+    out: str | Path | None = None,
+    *,
+    labels: str | Path = "predict",
+    listing: str | Path | None = None,
+    overlay: bool = False,
+    run: RunOptions | None = None,
+    **options: Unpack[SegmentKeywords],
+) -> Report:
+    """Write ``out/NAME.png`` for each photo: a palette mask of the photo's own size and orientation.
+
+    Args:
+        inputs: Photos: a folder, a file, "-" for paths on standard input, or several of these.
+        out: Folder for the masks, default ``photos-masks`` for ``photos``; for one photo it may be a file NAME.png.
+        labels: "predict" allows all classes; a file or folder of labels restricts each mask to those of its photo.
+        listing: Image list; only its images are used.
+        overlay: Also write ``out/overlays/NAME.jpg``.
+        run: How the run computes and to whom it reports, as one object; single ``options`` override it.
+        **options: Fields of `pixaff.settings.SegSettings` (``scales``, ``flip``, ``size``, ``crf``), of
+            `pixaff.model_options.ModelOptions` (``model``, ``precision``, ``engine``) and of
+            `pixaff.run_options.BatchOptions` (``device``, ``batch_size``, ``workers``, ``overwrite``, ``report``,
+            ``progress``).
+
+    Returns:
+        The photos that were done or skipped, and those that failed, with the reason.
+
+    Raises:
+        UsageError: An option is unknown or out of range, there is no photo, or it is not clear where the outputs go.
+        LabelsError: The labels or the image list cannot be read.
+        CheckpointError: The model has no segmentation network, or it cannot be loaded.
+        OutputError: The output folder cannot be written.
+    """
+    model, settings, how = divide(options, COMMAND, ModelOptions, SegSettings, BatchOptions)
+    run, chosen = BatchOptions.of(run, how), ModelOptions(**model)
+    entries = [inputs] if isinstance(inputs, (str, Path)) else list(inputs)
+    out = Path(out) if out is not None else default_out(entries, "masks")
+    photos = find_images(entries, given_path(listing), labels=labels, command=COMMAND, report=run.report)
+    single = single_file(out, photos)
+
+    def outputs(path: Path) -> tuple[Path, ...]:
+        if single:
+            return (out,)
+        return (out / f"{path.stem}.png", *[out / OVERLAYS / f"{path.stem}.jpg"] * overlay)
+
+    tagged = given_entries(labels, photos)
+    plan = Plan(
+        out,
+        COMMAND,
+        photos,
+        outputs,
+        run,
+        recorded=not single,
+        labels=names_of(tagged),
+        request={**model, **settings, "overlay": overlay},
+        weights=weights_of(model),
+        reads=[Path(path) for path in (labels, listing) if path is not None and str(path) != PREDICT],
+    )
+    if plan.nothing_to_do:
+        return skip_all(plan)
+
+    from pixaff.segmenter import segmenter_of
+    from pixaff.stages.batch.executors import BATCH, READERS, default_workers, in_batches, lanes
+
+    segmenter = segmenter_of(chosen, settings, device=run.device, command=COMMAND, report=run.report)
+    given = read_given_labels(
+        labels,
+        segmenter.classes,
+        photos,
+        command=COMMAND,
+        listed=listing is not None,
+        report=run.report,
+        entries=tagged,
+    )
+
+    def load(path: Path) -> Sample:
+        return segmenter.sample(path, labels_of(path, given, labels))
+
+    def save(path: Path, result: Segmentation) -> Mapping[str, Any]:
+        mask, *pictures = outputs(path)
+        result.save(mask)
+        for picture in pictures:
+            write_picture(picture, result.overlay(), quality=90)
+        facts: dict[str, Any] = {"classes": list(result.classes)}
+        if given is not None and result.classes and not result.mask.any():
+            words = f"the mask shows none of its labels ({', '.join(result.classes)})"
+            facts["warning"] = f"{shortened(path)}: {words}"
+        return facts
+
+    def work(todo: Sequence[Path]) -> Generator[tuple[Path, Outcome], None, None]:
+        with lanes(segmenter.device, segmenter.network) as (spread, at_a_time):
+            yield from in_batches(
+                todo,
+                load=load,
+                compute=lambda batch: segmenter.predict(batch, spread=spread),
+                save=save,
+                batch_size=run.batch_size or max(BATCH, at_a_time),
+                workers=run.workers or min(READERS, default_workers()),
+            )
+
+    return run_plan(
+        plan,
+        work,
+        settings={
+            **segmenter.sources,
+            "labels": str(labels),
+            **segmenter.settings.to_dict(),
+            "engine": segmenter.engine,
+            "precision": segmenter.precision,
+            "inference": segmenter.inference,
+        },
+        device=segmenter.device_words,
+        weights=segmenter.files,
+        classes=segmenter.classes,
+        listing=listing,
+    )

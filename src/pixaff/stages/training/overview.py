@@ -1,0 +1,114 @@
+"""What to look at after a run: its masks, the most doubtful ones first, as a table and as a contact sheet."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pixaff.errors import FormatError, ImageError
+from pixaff.io.atomic import write_text
+from pixaff.io.images import load_image, write_picture
+from pixaff.io.masks import read_mask
+from pixaff.io.scores import read_scores
+from pixaff.predictor import margin_at
+from pixaff.stages.batch.executors import READERS, default_workers
+from pixaff.stages.batch.naming import naming_of
+from pixaff.stages.batch.sweeps import FOLDER as SCORES
+from pixaff.viz.sheet import contact_sheet
+
+DOUBTFUL = "doubtful.csv"
+SHEET = "sheet.jpg"
+ON_SHEET = 24
+"""Photos on the contact sheet."""
+CELL = 320
+"""Side of a picture on it, in pixels."""
+
+
+@dataclass(frozen=True)
+class Doubt:
+    """How sure the walk was of a mask.
+
+    Attributes:
+        photo: The photo.
+        margin: How far the best score is ahead of the second best, 0..1, see `mask_margin`.
+        shown: Share of the pixels that are not background.
+    """
+
+    photo: Path
+    margin: float
+    shown: float
+
+
+def mask_margin(margin: NDArray[np.float32], mask: NDArray[np.uint8], classes: Sequence[int]) -> float:
+    """How sure the walk was of a whole mask: the mean margin in the region of each class, averaged over the classes.
+
+    Background counts as one of them, and a class that the mask does not show counts as 0. Large sure backgrounds, which
+    most photos have, would otherwise hide small doubtful objects (docs/training.md has figures).
+
+    Args:
+        margin: float32 (H, W), see `pixaff.predictor.margin_at`.
+        mask: uint8 (H, W).
+        classes: Mask values of the photo's classes.
+    """
+    if not classes:
+        return 1.0
+    regions = [mask == value for value in (0, *classes)]
+    return float(np.mean([margin[region].mean() if region.any() else 0.0 for region in regions]))
+
+
+def _doubt(photo: Path, key: str, masks: Path) -> Doubt | None:
+    """None without a mask or without scores that can be read."""
+    try:
+        file = read_scores(masks / SCORES / f"{key}.npz")
+        mask = read_mask(masks / f"{key}.png")
+    except FormatError:
+        return None
+    margin = margin_at(file)
+    if mask.shape != margin.shape:
+        return None
+    return Doubt(photo, mask_margin(margin, mask, file.classes.tolist()), float((mask > 0).mean()))
+
+
+def write_overview(out: Path, masks: Path, overlays: Path, photos: Sequence[Path]) -> list[str]:
+    """Write ``doubtful.csv``, all photos from the most doubtful mask on, and ``sheet.jpg`` with the first of them.
+
+    Args:
+        out: Folder for both.
+        masks: Folder of masks, with the scores that `pixaff.propagate` saved. A photo without these is left out.
+        overlays: Folder of their overlays.
+        photos: The photos.
+
+    Returns:
+        What the photos are called, in this order.
+    """
+    called = naming_of(photos)
+    with ThreadPoolExecutor(min(READERS, default_workers())) as pool:
+        found = [
+            doubt
+            for doubt in pool.map(lambda photo: _doubt(photo, called.key(photo), masks), photos)
+            if doubt is not None
+        ]
+    doubts = sorted(found, key=lambda doubt: doubt.margin)
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(("photo", "margin", "shown"))
+    table.writerows((called.name(doubt.photo), f"{doubt.margin:.4f}", f"{doubt.shown:.4f}") for doubt in doubts)
+    write_text(out / DOUBTFUL, text.getvalue())
+    rows, names = [], []
+    for doubt in doubts[:ON_SHEET]:
+        try:
+            pair = [load_image(path, CELL)[0] for path in (doubt.photo, overlays / f"{called.key(doubt.photo)}.jpg")]
+        except ImageError:
+            continue
+        rows.append(pair)
+        names.append(f"{called.key(doubt.photo)}  {doubt.margin:.2f}")
+    if rows:
+        write_picture(out / SHEET, contact_sheet(rows, ["photo", "mask"], names, CELL), quality=88)
+    return [called.name(doubt.photo) for doubt in doubts]
