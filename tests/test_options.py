@@ -283,14 +283,14 @@ def test_options_arrive_as_the_fields_want_them() -> None:
 
 def test_help_says_what_the_fields_say() -> None:
     words = " ".join(run_toy("--help").output.split())
-    assert "--much M How much of it. Default: 3." in words
+    assert "--much M How much of it. Above 0. Default: 3." in words
     assert "--flip / --no-flip Mirror it. Default: yes." in words
     assert "-a, --again Do it again. " in words
     assert "--no-again" not in words
     assert "--kind round|square Its form. Default: round." in words
     assert "--place DIR Where it goes. " in words
-    assert "--scales S,S,... Sizes. Default: 1,0.5." in words
-    assert "--span MIN:MAX From and to. Default: 2:5." in words
+    assert "--scales S,S,... Sizes. Above 0. Default: 1,0.5." in words
+    assert "--span MIN:MAX From and to. At least 1. Default: 2:5." in words
     assert "Default: None" not in words
     assert "A toy." in words
 

@@ -400,6 +400,9 @@ def test_a_notebook_shows_the_image_under_its_mask(model: Predictor, tmp_path: P
     png = result._repr_png_()
     assert png.startswith(b"\x89PNG")
     np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(png))), np.asarray(overlay))
+    assert result.overlay(tmp_path / "large.png").size == (300, 150)
+    with pytest.raises(ImageError, match="expected 300 x 150"):
+        result.overlay(np.zeros((20, 20, 3), np.uint8))
 
 
 def test_replaced_settings_make_another_predictor_of_the_same_networks(model: Predictor, photo: Path) -> None:

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from pixaff.stages.export import export as export
     from pixaff.stages.export_onnx import export_onnx as export_onnx
     from pixaff.stages.fit import fit as fit
+    from pixaff.stages.import_masks import import_masks as import_masks
     from pixaff.stages.info import info as info
     from pixaff.stages.propagate import propagate as propagate
     from pixaff.stages.segment import segment as segment
@@ -69,6 +70,7 @@ _HOMES = {
     "export_onnx": "pixaff.stages.export_onnx",
     "fetch_weights": "pixaff.published",
     "fit": "pixaff.stages.fit",
+    "import_masks": "pixaff.stages.import_masks",
     "info": "pixaff.stages.info",
     "load": "pixaff.predictor",
     "load_checkpoint": "pixaff.models",

@@ -31,25 +31,33 @@ class ModelOptions:
     )
     preset: str | None = option(
         None,
-        "Use the networks and settings of this preset; together with --model, only its hyper-parameters.",
+        "Use the networks and settings of this preset; with --model, its hyper-parameters alone. Default: none.",
         "NAME",
         commands=NETWORKS,
     )
-    cam_weights: str | Path | None = option(None, "Weights of the preset's CAM network.", "FILE", commands=NETWORKS)
+    cam_weights: str | Path | None = option(
+        None, "Weights of the preset's CAM network; default: the published ones.", "FILE", commands=NETWORKS
+    )
     affinity_weights: str | Path | None = option(
-        None, "Weights of the preset's AffinityNet.", "FILE", commands=("propagate",)
+        None, "Weights of the preset's AffinityNet; default: the published ones.", "FILE", commands=("propagate",)
     )
     irn_weights: str | Path | None = option(
-        None, "Weights of the preset's network of class boundaries.", "FILE", commands=("propagate",)
+        None,
+        "Weights of the preset's network of class boundaries; default: the published ones.",
+        "FILE",
+        commands=("propagate",),
     )
     weights_dir: str | Path | None = option(
         None,
-        "Folder with the preset's weights, which are recognised by their content.",
+        "Folder with the preset's weights, which are recognised by their content. Default: none.",
         "DIR",
         commands=NETWORKS,
     )
     classes: str | Path | None = option(
-        None, "Class names, one per line, in the order of the mask values.", "FILE", commands=NETWORKS
+        None,
+        "Class names, one per line, in the order of the mask values; default: the model's own.",
+        "FILE",
+        commands=NETWORKS,
     )
     precision: Literal["fp32", "bf16", "auto"] = option(
         "fp32", "Precision of the networks; auto picks the faster one on this machine.", commands=ALL

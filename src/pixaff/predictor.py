@@ -68,6 +68,8 @@ FINE = 4
 """The same of the walk by class boundaries alone."""
 TRIAL_SIZE = (128, 128)
 """Size of the image on which both precisions are timed."""
+OVERLAY_SIDE = 2000
+"""Pixels of the long side up to which an overlay is as large as its photo."""
 
 ImageLike = str | Path | Image.Image | NDArray[Any] | Tensor
 """A path, a PIL image, uint8 (H,W,3) or (H,W), or a tensor (3,H,W) of uint8 or of floats in 0..1."""
@@ -749,10 +751,24 @@ class Segmentation:
         """uint8 (H, W), at the image's own size: 0 background, 1..K classes."""
         return self._mask(self.size)
 
-    def overlay(self) -> Image.Image:
-        """The image at the working size, tinted with its mask."""
-        size = (self.image.shape[0], self.image.shape[1])
-        return Image.fromarray(draw_overlay(self.image, self._mask(size)))
+    def overlay(self, photo: ImageLike | None = None) -> Image.Image:
+        """The image, tinted with its mask, with outlines, class names and a legend.
+
+        Args:
+            photo: The same image, to be drawn on at its own size, or at most at 2,000 pixels; None draws on the image
+                at the working size.
+
+        Raises:
+            ImageError: The photo cannot be read, or is not of this image's size.
+        """
+        image, size = (self.image, self.size) if photo is None else _within(photo, OVERLAY_SIDE)
+        if size != self.size:
+            raise ImageError(
+                f"found an image of {size[1]} x {size[0]} pixels, expected {self.size[1]} x {self.size[0]}",
+                "give the image that the mask is of",
+            )
+        names = dict(zip((index + 1 for index in self.indices), self.classes, strict=True))
+        return Image.fromarray(draw_overlay(image, self._mask((image.shape[0], image.shape[1])), names=names))
 
     def save(self, path: str | Path) -> None:
         """Write the mask as a palette PNG, atomically.

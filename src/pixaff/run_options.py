@@ -71,7 +71,7 @@ class BatchOptions(RunOptions):
 
     batch_size: int | None = option(
         None,
-        "Number of images computed together.",
+        "Number of images computed together; default: depends on the device.",
         "N",
         at_least=1,
         flags=("--batch-size", "-b"),

@@ -73,10 +73,18 @@ class Settings:
         16.0, "Like --crf-high, for the training of the segmentation head.", "A", above=0, commands=("fit",)
     )
     crf_low: float = option(
-        0.5, "Alpha of the CRF with much background: its score is (1 - max CAM)^A.", "A", above=0, commands=("crf",)
+        0.5,
+        "Alpha of the CRF with much background. Its score is (1 - max CAM)^A; larger: more foreground.",
+        "A",
+        above=0,
+        commands=("crf",),
     )
     crf_high: float = option(
-        3.0, "Alpha of the CRF with little background: its score is (1 - max CAM)^A.", "A", above=0, commands=("crf",)
+        3.0,
+        "Alpha of the CRF with little background. Its score is (1 - max CAM)^A; larger: more foreground.",
+        "A",
+        above=0,
+        commands=("crf",),
     )
     conf_fg: float = option(
         0.6,
@@ -101,7 +109,8 @@ class Settings:
     )
     alpha: float = option(
         1.5,
-        "Exponent of the background score of the walk, (1 - max CAM)^A. Larger: less background.",
+        "Larger: more foreground, smaller: more background. Exponent of the walk's background score, (1 - max CAM)^A; "
+        "0.25 to 32 is usual.",
         "A",
         above=0,
         commands=WALK,

@@ -20,6 +20,7 @@ from pixaff.io.exports import FORMATS
 from pixaff.io.exports.coco import packed, run_lengths
 from pixaff.io.exports.labelstudio import brush_rle
 from pixaff.io.exports.polygons import area, edges, outline
+from pixaff.io.exports.splits import parse_split
 from pixaff.io.masks import voc_palette, write_mask
 from pixaff.io.scores import ScoreFile, write_scores
 from pixaff.ops.instances import connected_regions
@@ -225,14 +226,139 @@ def test_cvat_zip_has_the_colours_that_it_lists(folder):
             np.testing.assert_array_equal(pictures[1].any(-1), known(number) > 0)
 
 
-def test_hugging_face_rows_join_photos_and_masks(folder):
-    out = export(folder, "hf")
+def test_rows_of_an_image_folder_join_photos_and_masks(folder):
+    out = export(folder, "imagefolder")
     assert json.loads((out / "id2label.json").read_text()) == {"0": "background", "1": CLASSES[0], "2": CLASSES[1]}
     rows = [json.loads(line) for line in (out / "metadata.jsonl").read_text().splitlines()]
     assert len(rows) == 3
     for number, row in enumerate(rows):
         assert Image.open(out / row["file_name"]).size == mask_of(number).shape[::-1]
         np.testing.assert_array_equal(np.array(Image.open(out / row["label_file_name"])), mask_of(number))
+
+
+def test_hugging_face_parquet_holds_photos_and_masks(folder):
+    parquet = pytest.importorskip("pyarrow.parquet", reason="pyarrow is not installed")
+    out = export(folder, "hf")
+    assert json.loads((out / "id2label.json").read_text()) == {"0": "background", "1": CLASSES[0], "2": CLASSES[1]}
+    table = parquet.read_table(out / "data" / "train-00000-of-00001.parquet")
+    features = json.loads(table.schema.metadata[b"huggingface"])["info"]["features"]
+    assert features == {"image": {"_type": "Image"}, "label": {"_type": "Image"}}
+    rows = table.to_pylist()
+    assert [row["image"]["path"] for row in rows] == ["a.jpg", "b.jpg", "c.jpg"]
+    for number, row in enumerate(rows):
+        assert row["image"]["bytes"] == (folder / "photos" / row["image"]["path"]).read_bytes()
+        picture = Image.open(io.BytesIO(row["label"]["bytes"]))
+        assert picture.mode == "L"
+        np.testing.assert_array_equal(np.array(picture), mask_of(number))
+
+
+def test_hugging_face_parquet_is_read_by_datasets(folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    datasets = pytest.importorskip("datasets", reason="datasets is not installed")
+    out = export(folder, "hf", split=SPLIT)
+    found = datasets.load_dataset(str(out), cache_dir=str(tmp_path / "cache"))
+    assert {name: len(part) for name, part in found.items()} == {"train": 2, "val": 1}
+    names = iter(PARTS["train"])
+    for row in found["train"]:
+        np.testing.assert_array_equal(np.array(row["label"]), mask_of("abc".index(next(names))))
+        assert row["image"].size == row["label"].size
+
+
+def test_hugging_face_parquet_without_pyarrow(folder, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(UsageError, match=r"pixaff\[parquet\]"):
+        export(folder, "hf")
+
+
+SPLIT = "train=0.6,val=0.4"
+PARTS = {part: [name for name in "abc" if parse_split(SPLIT).part_of(name) == part] for part in ("train", "val")}
+
+
+def test_parts_are_decided_by_the_name_alone():
+    split = parse_split("train=0.8,val=0.1,test=0.1")
+    names = [f"photo{number}" for number in range(2000)]
+    parts = [split.part_of(name) for name in names]
+    assert [round(parts.count(name) / 2000, 1) for name in split.names] == [0.8, 0.1, 0.1]
+    assert (
+        parts[:5]
+        == [split.part_of(name) for name in names[:5]]
+        == [parse_split("train=0.8,val=0.1,test=0.1").part_of(name) for name in names[:5]]
+    )
+    assert {part: len(names) for part, names in PARTS.items()} == {"train": 2, "val": 1}
+
+
+@pytest.mark.parametrize(
+    "text", ["train=0.9", "train=0.5,train=0.5", "val=1", "0.9,0.1", "train=0.9,../x=0.1", "train=1.1,val=-0.1"]
+)
+def test_wrong_splits(text):
+    with pytest.raises(UsageError, match="--split"):
+        parse_split(text)
+
+
+def test_parts_of_each_trainer(folder):
+    for to in ("yolo", "voc", "mmseg", "coco"):
+        out = export(folder, to, split=SPLIT)
+        for part, names in PARTS.items():
+            if to == "yolo":
+                assert sorted(path.stem for path in (out / "labels" / part).iterdir()) == names
+                assert sorted(path.stem for path in (out / "images" / part).iterdir()) == names
+                assert f"{part}: images/{part}\n" in (out / "data.yaml").read_text()
+            elif to == "voc":
+                assert (out / "ImageSets" / "Segmentation" / f"{part}.txt").read_text().split() == names
+            elif to == "mmseg":
+                config = {}
+                exec((out / "dataset.py").read_text(), config)
+                data = config[f"{part}_dataloader"]["dataset"]["data_prefix"]
+                for place in data.values():
+                    assert sorted(path.stem for path in (out / place).iterdir()) == names
+                assert config["val_evaluator"]["type"] == "IoUMetric"
+            else:
+                found = json.loads((out / f"annotations_{part}.json").read_text())
+                assert [image["file_name"] for image in found["images"]] == [f"{name}.jpg" for name in names]
+                assert {each["image_id"] for each in found["annotations"]} == {image["id"] for image in found["images"]}
+    with pytest.raises(UsageError, match="--to cvat has no parts"):
+        export(folder, "cvat", split=SPLIT)
+
+
+def test_parts_of_yolo_are_read_by_supervision(folder):
+    supervision = pytest.importorskip("supervision", reason="supervision is not installed")
+    out = export(folder, "yolo", split=SPLIT)
+    found = supervision.DetectionDataset.from_yolo(
+        str(out / "images" / "train"), str(out / "labels" / "train"), str(out / "data.yaml"), force_masks=True
+    )
+    assert found.classes == list(CLASSES)
+    assert len(found) == 2
+    for path, _, detections in found:
+        mask = known("abc".index(path[-5]))
+        for value in (1, 2):
+            pixels = detections.mask[detections.class_id == value - 1].any(0)
+            assert (pixels & (mask == value)).sum() / (
+                pixels | (mask == value)
+            ).sum() > 0.8  # OpenCV fills the rim, too
+
+
+def test_small_regions_become_void(folder):
+    out = export(folder, "index", min_area=60)
+    for number, name in enumerate("abc"):
+        found, mask = np.array(Image.open(out / f"{name}.png")), mask_of(number)
+        small = np.zeros_like(mask, bool)
+        small[25:33, 3 + number : 9] = True  # 48, 40 and 32 pixels
+        assert (found[small] == 255).all()
+        np.testing.assert_array_equal(found[~small], mask[~small])
+    coco = json.loads((export(folder, "coco", min_area=60) / "annotations.json").read_text())
+    assert len(coco["annotations"]) == 6
+    assert min(each["area"] for each in coco["annotations"]) >= 60
+
+
+def test_scores_of_coco_are_mean_margins(folder):
+    scores_for(folder, "a", mask_of(0))
+    found = json.loads((export(folder, "coco") / "annotations.json").read_text())
+    mine = [each for each in found["annotations"] if each["image_id"] == 1]
+    left = next(each for each in mine if each["bbox"][0] == 3)  # 0.11 against 0.1
+    right = next(each for each in mine if each["category_id"] == 2)  # 0.9 against 0.1
+    assert left["score"] == pytest.approx(0.05, abs=0.01)
+    assert 0.6 < right["score"] <= 0.8
+    assert all("score" not in each for each in found["annotations"] if each["image_id"] > 1)
 
 
 def test_label_studio_brushes_come_back(folder):
@@ -364,7 +490,7 @@ def test_a_failed_set_leaves_no_whole_file(folder):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"to": "tiff"}, "expected coco, yolo, voc, mmseg, index, cvat, hf, labelstudio"),
+        ({"to": "tiff"}, "expected coco, yolo, voc, mmseg, index, cvat, hf, imagefolder, labelstudio"),
         ({"to": "voc", "polygons": True}, "--polygons"),
         ({"to": "voc", "uncertain": 1.5}, "found 1.5"),
         ({"to": "hf"}, "--photos"),

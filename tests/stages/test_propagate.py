@@ -178,11 +178,14 @@ def test_the_record_tells_what_made_the_masks(photos):
     assert {"pixaff", "torch", "python"} <= record["versions"].keys()
 
 
-def test_overlays_are_small_pictures_of_the_same_photos(photos):
-    propagate(photos / "both.jpg", photos.parent / "out", overlay=True)
-    with Image.open(photos.parent / "out" / "overlays" / "both.jpg") as picture:
-        assert picture.size == (96, 64)
-        red, grey = picture.getpixel((20, 20)), picture.getpixel((90, 4))
+@pytest.mark.parametrize(("width", "shown"), [(96, 96), (900, 900), (2400, 2000)])
+def test_overlays_are_as_large_as_their_photos_up_to_2000_pixels(photos, width, shown):
+    with Image.open(photos / "both.jpg") as picture:
+        picture.resize((width, width * 2 // 3)).save(photos / "wide.jpg")
+    propagate(photos / "wide.jpg", photos.parent / "out", overlay=True)
+    with Image.open(photos.parent / "out" / "overlays" / "wide.jpg") as picture:
+        assert (picture.format, picture.width) == ("JPEG", shown)
+        red, grey = (picture.getpixel((shown * x // 96, shown * y // 96)) for x, y in ((14, 12), (90, 4)))
     assert red[0] > red[2] + 50
     assert max(grey) - min(grey) < 20
 

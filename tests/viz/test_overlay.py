@@ -58,6 +58,56 @@ def test_outlines_widen_with_the_photo() -> None:
     assert overlay(photo, mask)[5, :, 2].nonzero()[0].tolist() == [698, 699, 700, 701, 702]
 
 
+@pytest.mark.parametrize("grey", [0, 30, 128, 225, 255])
+def test_outlines_stand_out_from_any_ground(grey: int) -> None:
+    """White beside black: one of them differs from snow, the other from asphalt."""
+    mask = np.zeros((60, 80), np.uint8)
+    mask[20:40, 30:60] = 15
+    result = overlay(np.full((60, 80, 3), grey, np.uint8), mask).astype(int)
+    row = result[30, :, 1]
+    assert row[28:33].tolist() == [grey, 0, 255, 0, row[32]]
+    assert abs(row[27:33] - grey).max() >= 127
+
+
+def test_names_and_a_legend_are_written() -> None:
+    photo, mask = np.full((300, 400, 3), 90, np.uint8), np.zeros((300, 400), np.uint8)
+    mask[50:250, 20:200] = 8
+    mask[100:300, 220:400] = 15
+    names = {8: "кошка", 15: "person", 3: "bird"}
+    plain, named = overlay(photo, mask), overlay(photo, mask, names=names)
+    assert named.shape == photo.shape
+    changed = (plain != named).any(-1)
+    assert changed[130:170, 80:140].any()  # in the middle of each region
+    assert changed[180:220, 270:350].any()
+    assert not changed[60:100, 30:80].any()
+    corners = [changed[:40, :60], changed[:40, -60:], changed[-40:, :60], changed[-40:, -60:]]
+    assert [corner.mean() > 0.9 for corner in corners] == [False, False, True, False]  # the least covered corner
+    legend = named[-80:, :120].reshape(-1, 3).tolist()
+    for value in names:
+        assert voc_palette()[value].tolist() in legend
+
+
+def test_a_name_leaves_a_small_region_visible() -> None:
+    photo, mask = np.full((300, 400, 3), 90, np.uint8), np.zeros((300, 400), np.uint8)
+    mask[200:206, 100:110] = 1
+    plain, named = overlay(photo, mask), overlay(photo, mask, names={1: "cat"})
+    assert (plain[198:208, 98:112] == named[198:208, 98:112]).all()
+    assert (plain[170:198, 80:130] != named[170:198, 80:130]).any()
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 9), (9, 1), (3, 2000), (40, 60)])
+def test_names_find_no_room_in_the_smallest_photos(shape: tuple[int, int]) -> None:
+    photo, mask = np.zeros((*shape, 3), np.uint8), np.ones(shape, np.uint8)
+    named = overlay(photo, mask, names={1: "a name with many letters", 2: "b"})
+    assert (named == overlay(photo, mask)).all()
+
+
+def test_more_names_than_there_is_room_for() -> None:
+    photo, mask = np.zeros((200, 300, 3), np.uint8), np.ones((200, 300), np.uint8)
+    few, many = (dict.fromkeys(range(1, count + 1), "x" * 200) for count in (3, 200))
+    assert overlay(photo, mask, names=few).shape == overlay(photo, mask, names=many).shape == photo.shape
+
+
 @pytest.mark.parametrize("shape", [(1, 1), (1, 9), (9, 1)])
 def test_overlay_of_the_smallest_photos(shape: tuple[int, int]) -> None:
     assert overlay(np.zeros((*shape, 3), np.uint8), np.ones(shape, np.uint8), 1.0)[0, 0].tolist() == [128, 0, 0]

@@ -18,6 +18,7 @@ from pixaff.cli import (
     export,
     export_onnx,
     fit,
+    import_masks,
     info,
     propagate,
     segment,
@@ -26,6 +27,7 @@ from pixaff.cli import (
     train_irn,
     train_seg,
 )
+from pixaff.cli.config import with_config
 from pixaff.cli.process import settle_process, settle_streams
 from pixaff.errors import PixaffError, shortened
 
@@ -50,11 +52,18 @@ class Commands(TyperGroup):
             raise typer.Exit(error.exit_code) from None
 
 
-app = typer.Typer(
+class App(typer.Typer):
+    """Gives every command the option ``--config``."""
+
+    def command(self, *names: Any, **options: Any) -> Any:
+        add = super().command(*names, **options)
+        return lambda function: add(with_config(function))
+
+
+app = App(
     name="pixaff",
     cls=Commands,
     no_args_is_help=True,
-    add_completion=False,
     # Plain help and errors: quick to import, easy to search, and the same in a file as on a terminal.
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
@@ -89,6 +98,7 @@ app.command("train-seg")(train_seg.train_seg)
 app.command("segment")(segment.segment)
 app.command("evaluate")(evaluate.evaluate)
 app.command("export")(export.export)
+app.command("import")(import_masks.import_masks)
 app.command("export-onnx")(export_onnx.export_onnx)
 app.command("download-weights")(download_weights.download_weights)
 app.command("info")(info.info)

@@ -38,7 +38,7 @@ class ConsoleOptions:
     as_json: bool = option(False, "Write one JSON object per line to standard output.", flags=("--json",))
     quiet: bool = option(False, "Only print warnings and errors.", flags=("--quiet", "-q"))
     verbose: bool = option(False, "Also print a line for every photo.", flags=("--verbose", "-v"))
-    log_file: str | None = option(None, "Append all messages to this file, with the time.", "FILE")
+    log_file: str | None = option(None, "Append all messages to this file, with the time. Default: none.", "FILE")
 
 
 class Console:

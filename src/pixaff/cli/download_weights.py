@@ -26,15 +26,20 @@ def download_weights(
     mirror: Annotated[
         str | None,
         typer.Option(
-            "--mirror", metavar="URL", help="Download from there; an address ending in / is a folder with the files."
+            "--mirror",
+            metavar="URL",
+            help="Download from there; an address ending in / is a folder with the files. Default: its own sources.",
         ),
     ] = None,
     from_file: Annotated[
-        Path | None, typer.Option("--from-file", metavar="PATH", help="Copy this file into the cache instead.")
+        Path | None,
+        typer.Option("--from-file", metavar="PATH", help="Copy this file into the cache; default: download."),
     ] = None,
     from_dir: Annotated[
         Path | None,
-        typer.Option("--from-dir", metavar="DIR", help="Copy the files in this folder into the cache instead."),
+        typer.Option(
+            "--from-dir", metavar="DIR", help="Copy the files in this folder into the cache; default: download."
+        ),
     ] = None,
     cache_dir: Annotated[
         Path | None,

@@ -28,17 +28,31 @@ def evaluate(
     ],
     cams: Annotated[
         Path | None,
-        typer.Option("--cams", metavar="DIR", help="Evaluate these CAMs or CRF posteriors instead of masks."),
+        typer.Option("--cams", metavar="DIR", help="Evaluate these CAMs or CRF posteriors. Default: masks."),
     ] = None,
     threshold: Annotated[
-        str | None, typer.Option("--threshold", metavar="T|FROM:TO:STEP", help="Background score of CAMs.")
+        str | None,
+        typer.Option(
+            "--threshold",
+            metavar="T|FROM:TO:STEP",
+            help="Background score of CAMs; posteriors need none. Default: none.",
+        ),
     ] = None,
     alpha: Annotated[
-        str | None, typer.Option("--alpha", metavar="A|FROM:TO:STEP", help="Alpha of the background score of CAMs.")
+        str | None,
+        typer.Option(
+            "--alpha",
+            metavar="A|FROM:TO:STEP",
+            help="Alpha of the background score of CAMs, instead of --threshold. Default: none.",
+        ),
     ] = None,
     walk_sweep: Annotated[
         str | None,
-        typer.Option("--sweep", metavar="alpha=FROM:TO:STEP", help="Alphas of the walk to try on saved scores."),
+        typer.Option(
+            "--sweep",
+            metavar="alpha=FROM:TO:STEP",
+            help="Alphas of the walk to try on saved scores; default: that of the run.",
+        ),
     ] = None,
     listing: options.List = None,
     recursive: options.Recursive = False,
@@ -54,7 +68,11 @@ def evaluate(
     ] = False,
     objects: Annotated[
         Path | None,
-        typer.Option("--objects", metavar="DIR", help="With --instances: objects of GT, as VOC's SegmentationObject."),
+        typer.Option(
+            "--objects",
+            metavar="DIR",
+            help="With --instances: objects of GT, as VOC's SegmentationObject. Default: none.",
+        ),
     ] = None,
 ) -> None:
     """Compute the intersection over union of masks with ground truth, per class and on average.

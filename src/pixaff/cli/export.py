@@ -17,13 +17,15 @@ def export(
     masks: Annotated[Path, typer.Argument(metavar="MASKS", help="Folder of masks.")],
     say: dict[str, Any],
     to: Annotated[
-        Literal["coco", "yolo", "voc", "mmseg", "index", "cvat", "hf", "labelstudio"],
+        Literal["coco", "yolo", "voc", "mmseg", "index", "cvat", "hf", "imagefolder", "labelstudio"],
         typer.Option("--to", help="Format: of a trainer, of a labelling tool, or plain grey PNGs (index)."),
     ],
     out: options.Out,
     photos: Annotated[
         list[str] | None,
-        typer.Option("--photos", metavar="DIR", help="Folder of the photos, to be stored beside the masks."),
+        typer.Option(
+            "--photos", metavar="DIR", help="Folder of the photos, to be stored beside the masks. Default: masks alone."
+        ),
     ] = None,
     listing: options.List = None,
     recursive: options.Recursive = False,
@@ -35,6 +37,18 @@ def export(
         ),
     ] = 0.0,
     polygons: Annotated[bool, typer.Option("--polygons", help="COCO: polygons in place of run lengths.")] = False,
+    min_area: Annotated[
+        int,
+        typer.Option("--min-area", metavar="PIXELS", min=0, help="Void (255) in regions of fewer pixels."),
+    ] = 0,
+    split: Annotated[
+        str | None,
+        typer.Option(
+            "--split",
+            metavar="PART=SHARE,...",
+            help="Parts such as train=0.9,val=0.1, by a hash of the name; default: all train.",
+        ),
+    ] = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace the files of an earlier export in DIR.")
     ] = False,
@@ -52,6 +66,8 @@ def export(
             classes=classes,
             uncertain=uncertain,
             polygons=polygons,
+            min_area=min_area,
+            split=split,
             overwrite=overwrite,
             workers=workers,
             report=console,

@@ -61,15 +61,28 @@ def fit(
     preset: Annotated[
         str | None, typer.Option("--preset", metavar="NAME", help="Preset of networks and settings; default: lite.")
     ] = None,
-    network: Annotated[str | None, typer.Option("--network", metavar="NAME", help="CAM network to train.")] = None,
+    network: Annotated[
+        str | None, typer.Option("--network", metavar="NAME", help="CAM network to train; default: the preset's.")
+    ] = None,
     affinity_network: Annotated[
-        str | None, typer.Option("--affinity-network", metavar="NAME", help="AffinityNet to train.")
+        str | None,
+        typer.Option("--affinity-network", metavar="NAME", help="AffinityNet to train; default: the preset's."),
     ] = None,
     cam_init: Annotated[
-        str | None, typer.Option("--cam-init", metavar="FILE|random", help="Initial weights of the CAM network.")
+        str | None,
+        typer.Option(
+            "--cam-init",
+            metavar="FILE|random",
+            help="Initial weights of the CAM network; default: those in the package, if there are any.",
+        ),
     ] = None,
     affinity_init: Annotated[
-        str | None, typer.Option("--affinity-init", metavar="FILE|random", help="Initial weights of the AffinityNet.")
+        str | None,
+        typer.Option(
+            "--affinity-init",
+            metavar="FILE|random",
+            help="Initial weights of the AffinityNet; default: those in the package, if there are any.",
+        ),
     ] = None,
     reset_head: options.ResetHead = False,
     seg: Annotated[

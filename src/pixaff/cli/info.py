@@ -20,7 +20,9 @@ def info(
     path: Annotated[
         Path | None, typer.Argument(metavar="PATH", help="A file or folder; without one: the installation.")
     ] = None,
-    photos: Annotated[Path | None, typer.Option(metavar="DIR", help="Photos to compare labels with.")] = None,
+    photos: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Photos to compare labels with. Default: none.")
+    ] = None,
     recursive: options.Recursive = False,
 ) -> None:
     """Describe the installation, or a file or folder: photo, mask, CAMs, weights, labels, model, outputs."""

@@ -10,6 +10,7 @@ from typing import Annotated, Any, TypeVar, get_args, get_origin
 
 import typer
 
+from pixaff.cli.lite_recipes import LITE_RECIPES
 from pixaff.cli.numbers import optional_numbers, whole_range
 from pixaff.options import Option, choices_of, options_of, types_of
 from pixaff.settings import value_words
@@ -23,7 +24,9 @@ Photos = Annotated[
 Out = Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Output folder.")]
 List = Annotated[
     Path | None,
-    typer.Option("--list", metavar="FILE", help="Image list: only use the images that it names, one per line."),
+    typer.Option(
+        "--list", metavar="FILE", help="Image list: only use the images that it names, one per line. Default: all."
+    ),
 ]
 Labels = Annotated[
     str,
@@ -46,7 +49,11 @@ GivenLabels = Annotated[
 Recursive = Annotated[bool, typer.Option("--recursive", help="Also use the files in subfolders, each with its path.")]
 Classes = Annotated[
     Path | None,
-    typer.Option("--classes", metavar="FILE", help="Class names, one per line, in the order of the mask values."),
+    typer.Option(
+        "--classes",
+        metavar="FILE",
+        help="Class names, one per line, in the order of the mask values; default: the run's, else Pascal VOC's.",
+    ),
 ]
 Format = Annotated[
     str,
@@ -54,7 +61,9 @@ Format = Annotated[
         "--format", metavar="NAME", help="Format of the files: npz, or that of another program, such as psa or irn."
     ),
 ]
-Preset = Annotated[str | None, typer.Option("--preset", metavar="NAME", help="Use the settings of this preset.")]
+Preset = Annotated[
+    str | None, typer.Option("--preset", metavar="NAME", help="Use the settings of this preset. Default: lite.")
+]
 Init = Annotated[
     str | None,
     typer.Option(
@@ -105,12 +114,14 @@ def options_from(
         into: Parameter that receives the values.
         prefix: Put before the names: "cam" makes ``--cam-epochs`` of the field ``epochs``.
         of: Words for the help of options with a prefix: what they belong to.
-        defaults: Whether the help tells the defaults of the fields. Those of a `Recipe` are no network's own.
+        defaults: Whether the help tells the defaults of the fields. Those of a `Recipe` are no network's own: it tells
+            those of lite instead.
     """
     known = options_of(kind, None if names is not None else command)
     chosen = list(known) if names is None else list(names)
     spelled = {name: f"{prefix}_{name}" if prefix else name for name in chosen}
-    added = [_parameter(spelled[name], name, known[name], kind, prefix, of, defaults) for name in chosen]
+    training = (command or "").removeprefix("train-")
+    added = [_parameter(spelled[name], name, known[name], kind, prefix, of, defaults, training) for name in chosen]
 
     def decorate(function: Command) -> Command:
         signature = inspect.signature(function, eval_str=True)
@@ -130,7 +141,7 @@ def options_from(
 
 
 def _parameter(
-    spelled: str, name: str, one: Option, kind: type, prefix: str, of: str, defaults: bool
+    spelled: str, name: str, one: Option, kind: type, prefix: str, of: str, defaults: bool, training: str
 ) -> inspect.Parameter:
     """An option of the command line for a field; its default is None, which means not given."""
     expected, default = types_of(kind)[name], next(each.default for each in fields(kind) if each.name == name)
@@ -139,10 +150,15 @@ def _parameter(
     if number is bool and not one.flags:
         flags = [f"{flags[0]}/--no-{flags[0][2:]}"]
     help = f"{of}: {one.help[0].lower()}{one.help[1:]}" if of else one.help
-    if defaults and default not in (None, False, MISSING):
+    if one.range:
+        help += f" {one.range[0].upper()}{one.range[1:]}."
+    if defaults and not (default is None or default is False or default is MISSING):  # 0 is one
         help += f" Default: {_as_typed(default)}."
+    elif not defaults:
+        own = LITE_RECIPES.get(prefix or training, {}).get(name)
+        help += " Default: the network's own." if own is None else f" Default: the network's own; of lite {own}."
     metavar = None if number is bool else one.metavar or "|".join(choices) or name.upper()
-    made = typer.Option(*flags, metavar=metavar, help=help)
+    made = typer.Option(*flags, metavar=metavar, help=help, autocompletion=(lambda: list(choices)) if choices else None)
     typed = number if number in (bool, int, float) else str
     return inspect.Parameter(
         spelled, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[typed | None, made]

@@ -30,7 +30,7 @@ def propagate(
     labels: options.Labels = "predict",
     cams: Annotated[
         Path | None,
-        typer.Option("--cams", metavar="DIR", help="Refine the CAMs in this folder instead of the model's own."),
+        typer.Option("--cams", metavar="DIR", help="Refine the CAMs in this folder; default: the model's own."),
     ] = None,
     listing: options.List = None,
     overlay: Annotated[bool, typer.Option("--overlay", help="Also write DIR/overlays/NAME.jpg.")] = False,

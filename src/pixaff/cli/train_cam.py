@@ -39,12 +39,12 @@ def train_cam(
         typer.Option(
             "--crf-low-dir",
             metavar="DIR",
-            help="Train the segmentation head on these posteriors with much background ...",
+            help="Train the segmentation head on these posteriors with much background (default: the classifier) ...",
         ),
     ] = None,
     crf_high_dir: Annotated[
         str | None,
-        typer.Option("--crf-high-dir", metavar="DIR", help="... and on these, with little background."),
+        typer.Option("--crf-high-dir", metavar="DIR", help="... and on these, with little background. Default: none."),
     ] = None,
     null: options.Null = False,
 ) -> None:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from pixaff.errors import FormatError, LabelsError, OutputError, UsageError, counted, shortened
 from pixaff.events import Callback, Event, silent
-from pixaff.io.exports import Item, Writer, check_photo, writer_of
+from pixaff.io.exports import Item, Writer, check_photo, parse_split, writer_of
 from pixaff.io.instances import FOLDER as INSTANCES
 from pixaff.io.instances import read_instances
 from pixaff.io.labels import VOC_CLASSES, nfc, read_list
@@ -38,12 +38,14 @@ def export(
     masks: str | Path,
     out: str | Path,
     *,
-    to: Literal["coco", "yolo", "voc", "mmseg", "index", "cvat", "hf", "labelstudio"],
+    to: Literal["coco", "yolo", "voc", "mmseg", "index", "cvat", "hf", "imagefolder", "labelstudio"],
     photos: str | Path | Sequence[str | Path] | None = None,
     listing: str | Path | None = None,
     classes: str | Path | None = None,
     uncertain: float = 0.0,
     polygons: bool = False,
+    min_area: int = 0,
+    split: str | None = None,
     overwrite: bool = False,
     recursive: bool = False,
     workers: int | None = None,
@@ -65,6 +67,9 @@ def export(
         uncertain: Where the best propagated score leads the second best by less, 0..1, the mask becomes void (255). It
             needs the scores that ``propagate(..., save_scores=True)`` wrote into the folder of the masks.
         polygons: COCO: polygons in place of run lengths.
+        min_area: Connected regions of fewer pixels become void (255), before anything else is made of them.
+        split: Parts of the set and their shares, such as "train=0.9,val=0.1", for formats of trainers. A hash of the
+            name decides the part of an image.
         overwrite: Replace the files of an earlier export.
         recursive: Also export the masks in subfolders, with the photos of the same paths; the set mirrors the folders.
         workers: Number of threads; default all processors.
@@ -82,6 +87,9 @@ def export(
         raise UsageError(f"--uncertain: found {uncertain:g}, expected 0 or more, and less than 1")
     if polygons and to != "coco":
         raise UsageError(f"--polygons chooses between two forms of COCO, found --to {to}", "leave it out")
+    if min_area < 0:
+        raise UsageError(f"--min-area: found {min_area}, expected a number of pixels, 0 or more")
+    parts = None if split is None else parse_split(split)
     found = files_by_stem(masks, (".png",), recursive=recursive)
     called = Names((masks,) if recursive else ()).key
     if not found:
@@ -94,7 +102,7 @@ def export(
         report(Event("note", COMMAND, text))
     scores = _scores(masks, uncertain)
     by_stem = None if photos is None else _photos(photos, recursive)
-    writer = kind(out, known, photos=by_stem is not None, polygons=polygons)
+    writer = kind(out, known, photos=by_stem is not None, polygons=polygons, split=parts)
     there = [found.get(nfc(name), masks / f"{name}.png") for name in names]
     reads = [path for path in (*(by_stem or {}).values(), listing, classes, masks / RECORD) if path is not None]
     check_outputs(there, lambda path: writer.files(called(path)), [Path(path) for path in reads])
@@ -103,11 +111,11 @@ def export(
         raise UsageError(f"{out}: found files in it, expected a new folder", "--overwrite replaces those of its names")
 
     def convert(path: Path) -> Mapping[str, Any]:
-        return {
-            "made": writer.convert(_item(path, called(path), kind, (len(known), colours), by_stem, scores, uncertain))
-        }
+        values = len(known), colours
+        return {"made": writer.convert(_item(path, called(path), kind, values, by_stem, scores, uncertain, min_area))}
 
     settings = {"to": to, "masks": str(masks), "uncertain": uncertain, "polygons": polygons}
+    settings |= {"min_area": min_area, "split": split}
     report(Event("settings", COMMAND, data=settings))
     report(Event("begin", COMMAND, total=len(there)))
     result = Report()
@@ -171,6 +179,7 @@ def _item(
     photos: Mapping[str, Path] | None,
     scores: Path,
     uncertain: float,
+    min_area: int,
 ) -> Item:
     """Read a mask and what belongs to it."""
     mask = read_mask(path, *values)
@@ -180,16 +189,27 @@ def _item(
         if photo is None:
             raise FormatError(f"{path}: found no photo {shortened(name)} for it", "give its folder to --photos")
         check_photo(photo, (mask.shape[0], mask.shape[1]))
-    if uncertain:
-        mask[_margin(scores / f"{name}.npz", mask) < uncertain] = VOID
+    margin, saved = None, scores / f"{name}.npz"
+    if uncertain or (kind.scores and saved.is_file()):
+        margin = _margin(saved, mask)
+    if uncertain and margin is not None:
+        mask[margin < uncertain] = VOID
+    if min_area > 1:
+        regions = _regions(mask)
+        small = np.bincount(regions.ravel()) < min_area
+        small[0] = False
+        mask[small[regions]] = VOID
+    lead = margin if kind.scores else None
     instances = path.parents[len(Path(name).parts) - 1] / INSTANCES
     if kind.regions and (instances / f"{name}.json").is_file():
         found = read_instances(instances, name)
         if found.map.shape != mask.shape:
             raise FormatError(f"{path}: found instances of {found.map.shape}, expected the mask's {mask.shape}")
         regions = np.where(mask == VOID, 0, found.map) if uncertain else found.map
-        return Item(name, mask, regions, photo, found.values, found.scores)
-    return Item(name, mask, _regions(mask) if kind.regions else None, photo)
+        if min_area > 1:
+            regions = np.where(np.bincount(regions.ravel())[regions] < min_area, 0, regions)
+        return Item(name, mask, regions, photo, found.values, found.scores, lead)
+    return Item(name, mask, _regions(mask) if kind.regions else None, photo, margin=lead)
 
 
 def _margin(path: Path, mask: NDArray[np.uint8]) -> NDArray[np.float32]:

@@ -59,7 +59,7 @@ def propagate(
         cams: Folder of CAMs to refine instead of the model's own, in any of the formats that
             `pixaff.io.cams.read_cams` reads.
         listing: Image list; only its images are used.
-        overlay: Also write ``out/overlays/NAME.jpg``.
+        overlay: Also write ``out/overlays/NAME.jpg``, as large as the photo, up to 2,000 pixels.
         save_scores: Also write ``out/scores/NAME.npz``: the propagated scores before CRF refinement, from which
             `pixaff.evaluate` makes the masks of any alpha.
         instances: Also write the instances of each photo, ``out/instances/NAME.png`` (16 bits) and ``NAME.json``, and
@@ -175,7 +175,7 @@ def propagate(
         result.save(mask)
         for file in further:
             if file.suffix == ".jpg":
-                write_picture(file, result.overlay(), quality=90)
+                write_picture(file, result.overlay(path), quality=90)
             elif file.suffix == ".npz":
                 write_scores(file, result.scores_file())
         if result.instances is not None:

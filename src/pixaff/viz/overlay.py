@@ -2,26 +2,37 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from pixaff.io.masks import VOID, voc_palette
+from pixaff.viz.legend import draw_names
 
 # Dark blue, blue, cyan, yellow, red, dark red at these values: the colours of CAM papers.
 _STOPS = np.array([0.0, 0.125, 0.375, 0.625, 0.875, 1.0])
 _COLOURS = np.array([[0, 0, 128], [0, 0, 255], [0, 255, 255], [255, 255, 0], [255, 0, 0], [128, 0, 0]], dtype=float)
 
 
-def overlay(image: NDArray[np.uint8], mask: NDArray[np.uint8], opacity: float = 0.55) -> NDArray[np.uint8]:
-    """Tint a photo with its mask in VOC colours, and outline every region in white.
+def overlay(
+    image: NDArray[np.uint8],
+    mask: NDArray[np.uint8],
+    opacity: float = 0.55,
+    names: Mapping[int, str] | None = None,
+) -> NDArray[np.uint8]:
+    """Tint a photo with its mask in VOC colours, outline every region, and write its class on it.
 
-    Background keeps the colours of the photo; void (255), a band along the outlines of VOC's ground truth, is tinted
-    cream without an outline.
+    The outlines are white within black, so that they show on snow as well as on asphalt. Background keeps the colours
+    of the photo; void (255), a band along the outlines of VOC's ground truth, is tinted cream without an outline.
 
     Args:
         image: uint8 (H, W, 3), RGB.
         mask: uint8 (H, W), class numbers.
         opacity: Share of the class colour, 0..1.
+        names: Names by mask value: each is written on the largest region of its class, and a legend in a corner lists
+            all of them with their share of the photo. Left out where the photo is too small for them.
 
     Returns:
         uint8 (H, W, 3).
@@ -37,7 +48,15 @@ def overlay(image: NDArray[np.uint8], mask: NDArray[np.uint8], opacity: float = 
     tinted = mask != 0
     result = image.copy()
     result[tinted] = _blend(image[tinted], voc_palette()[mask[tinted]], opacity)
-    result[_outline(mask)] = 255
+    edge = _edge(mask)
+    width = max(mask.shape) // 700
+    inner = _widened(edge, width)
+    result[_widened(inner, 1 + width // 2)] = 0
+    result[inner] = 255
+    if names:
+        picture = Image.fromarray(result)
+        draw_names(picture, mask, names)
+        result = np.asarray(picture)
     return result
 
 
@@ -70,15 +89,20 @@ def _blend(below: NDArray[np.uint8], above: NDArray[np.uint8], opacity: float) -
     return rounded
 
 
-def _outline(mask: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    """True where the class changes, except at void; wider on large photos, to remain visible when they are shrunk."""
+def _edge(mask: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """True where the class changes, except at void."""
     edge = np.zeros(mask.shape, dtype=bool)
     edge[:, 1:] |= mask[:, 1:] != mask[:, :-1]
     edge[1:] |= mask[1:] != mask[:-1]
     void = mask == VOID
     edge[:, 1:] &= ~(void[:, 1:] | void[:, :-1])
     edge[1:] &= ~(void[1:] | void[:-1])
-    for _ in range(max(mask.shape) // 700):
+    return edge
+
+
+def _widened(edge: NDArray[np.bool_], pixels: int) -> NDArray[np.bool_]:
+    """The same lines, wider by some pixels at each side."""
+    for _ in range(pixels):
         wider = edge.copy()
         wider[:, 1:] |= edge[:, :-1]
         wider[:, :-1] |= edge[:, 1:]

@@ -16,21 +16,25 @@ from pixaff.io.exports.polygons import outline
 
 
 class Coco(Writer):
-    """``annotations.json``, and ``images/NAME.jpg`` where there are photos."""
+    """``annotations.json`` (``annotations_PART.json`` of parts), and ``images/NAME.jpg`` where there are photos."""
 
     name = "coco"
     regions = True
+    scores = True
+    splits = True
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        self.images: list[dict[str, Any]] = []
-        self.annotations: list[dict[str, Any]] = []
+        self.images: dict[str, list[dict[str, Any]]] = {part: [] for part in self.parts}
+        self.annotations: dict[str, list[dict[str, Any]]] = {part: [] for part in self.parts}
 
     def files(self, name: str) -> tuple[Path, ...]:
         return (self.out / "images" / f"{name}.jpg",) if self.photos else ()
 
     def shared(self) -> tuple[Path, ...]:
-        return (self.out / "annotations.json",)
+        if self.split is None:
+            return (self.out / "annotations.json",)
+        return tuple(self.out / f"annotations_{part}.json" for part in self.parts)
 
     def convert(self, item: Item) -> Any:
         height, width = item.mask.shape
@@ -54,6 +58,8 @@ class Coco(Writer):
                     "iscrowd": 0,
                 }
             )
+            if item.margin is not None and item.scores is None:
+                found[-1]["score"] = round(float(item.margin[rows, columns][pixels].mean()), 4)
         if item.scores is not None and item.regions is not None:
             numbers = [number for number in np.unique(item.regions).tolist() if number]
             for each, number in zip(found, numbers, strict=True):
@@ -64,20 +70,22 @@ class Coco(Writer):
 
     def add(self, name: str, made: Any) -> None:
         image, found = made
-        number = len(self.images) + 1
-        self.images.append({"id": number, **image})
+        images, annotations = (kind[self.part_of(name)] for kind in (self.images, self.annotations))
+        number = len(images) + 1
+        images.append({"id": number, **image})
         for each in found:
-            self.annotations.append({"id": len(self.annotations) + 1, "image_id": number, **each})
+            annotations.append({"id": len(annotations) + 1, "image_id": number, **each})
 
     def finish(self) -> None:
         categories = [{"id": value, "name": name, "supercategory": ""} for value, name in enumerate(self.classes, 1)]
-        whole = {
-            "info": {"description": "masks of pixaff"},
-            "images": self.images,
-            "annotations": self.annotations,
-            "categories": categories,
-        }
-        write_text(self.shared()[0], json.dumps(whole, ensure_ascii=False) + "\n")
+        for path, part in zip(self.shared(), self.parts, strict=True):
+            whole = {
+                "info": {"description": "masks of pixaff"},
+                "images": self.images[part],
+                "annotations": self.annotations[part],
+                "categories": categories,
+            }
+            write_text(path, json.dumps(whole, ensure_ascii=False) + "\n")
 
 
 def run_lengths(pixels: NDArray[np.bool_]) -> list[int]:

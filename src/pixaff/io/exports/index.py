@@ -6,6 +6,8 @@ import io
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from pixaff.io.atomic import write_bytes, write_text
@@ -24,9 +26,14 @@ class Index(Writer):
         return (self.out / "classes.txt",)
 
     def convert(self, item: Item) -> Any:
-        png = io.BytesIO()
-        Image.fromarray(item.mask).save(png, format="PNG")
-        write_bytes(self.files(item.name)[0], png.getvalue())
+        write_bytes(self.files(item.name)[0], grey_png(item.mask))
 
     def finish(self) -> None:
         write_text(self.shared()[0], "".join(f"{name}\n" for name in self.classes))
+
+
+def grey_png(mask: NDArray[np.uint8]) -> bytes:
+    """A mask (H, W) as a PNG without palette."""
+    png = io.BytesIO()
+    Image.fromarray(mask).save(png, format="PNG")
+    return png.getvalue()

@@ -43,16 +43,41 @@ train_dataloader = dict(
     ),
 )
 '''
+_OTHER_PART = """{part}_dataloader = dict(
+    batch_size=1,
+    num_workers=4,
+    persistent_workers=True,
+    sampler=dict(type="DefaultSampler", shuffle=False),
+    dataset=dict(
+        type=dataset_type,
+        data_root=data_root,
+        metainfo=metainfo,
+        data_prefix=dict(img_path="img_dir/{part}", seg_map_path="ann_dir/{part}"),
+        img_suffix=".jpg",
+        seg_map_suffix=".png",
+        reduce_zero_label=False,
+        pipeline=[
+            dict(type="LoadImageFromFile"),
+            dict(type="Resize", scale=(2048, 512), keep_ratio=True),
+            dict(type="LoadAnnotations"),
+            dict(type="PackSegInputs"),
+        ],
+    ),
+)
+{part}_evaluator = dict(type="IoUMetric", iou_metrics=["mIoU"])
+"""
 
 
 class Mmseg(Writer):
-    """``ann_dir/train/NAME.png``, ``dataset.py``, and ``img_dir/train/NAME.jpg`` where there are photos."""
+    """``ann_dir/PART/NAME.png``, ``dataset.py``, and ``img_dir/PART/NAME.jpg`` where there are photos."""
 
     name = "mmseg"
+    splits = True
 
     def files(self, name: str) -> tuple[Path, ...]:
-        photos = (self.out / "img_dir" / "train" / f"{name}.jpg",) if self.photos else ()
-        return (self.out / "ann_dir" / "train" / f"{name}.png", *photos)
+        part = self.part_of(name)
+        photos = (self.out / "img_dir" / part / f"{name}.jpg",) if self.photos else ()
+        return (self.out / "ann_dir" / part / f"{name}.png", *photos)
 
     def shared(self) -> tuple[Path, ...]:
         return (self.out / "dataset.py",)
@@ -66,4 +91,6 @@ class Mmseg(Writer):
     def finish(self) -> None:
         palette = voc_palette()[: len(self.classes) + 1].tolist()
         text = _CONFIG.format(root=str(self.out.absolute()), classes=("background", *self.classes), palette=palette)
+        for part in self.parts[1:]:
+            text += _OTHER_PART.format(part=part)
         write_text(self.shared()[0], text)

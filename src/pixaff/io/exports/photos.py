@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 from PIL import Image
 
 from pixaff.errors import FormatError
 from pixaff.io.atomic import write_bytes
-from pixaff.io.images import image_size, read_image, write_picture
+from pixaff.io.images import image_size, read_image
 from pixaff.io.picture_files import opened
 
 QUALITY = 95
@@ -31,16 +32,26 @@ def check_photo(photo: Path, size: tuple[int, int]) -> None:
 
 
 def write_photo(path: Path, photo: Path) -> None:
-    """Copy a photo to a JPEG: byte for byte if it is an upright JPEG in grey or RGB, else encoded anew.
+    """Write what `photo_bytes` gives.
 
     Raises:
         ImageError: The photo cannot be read.
         OutputError: The copy cannot be written.
     """
+    write_bytes(path, photo_bytes(photo))
+
+
+def photo_bytes(photo: Path) -> bytes:
+    """A photo as JPEG: byte for byte if it is an upright JPEG in grey or RGB, else encoded anew.
+
+    Raises:
+        ImageError: The photo cannot be read.
+    """
     with opened(photo) as picture:
         plain = picture.format == "JPEG" and picture.mode in ("L", "RGB")
         upright = picture.getexif().get(_ORIENTATION, 1) in (0, 1)
     if plain and upright:
-        write_bytes(path, photo.read_bytes())
-    else:
-        write_picture(path, Image.fromarray(read_image(photo)), quality=QUALITY, subsampling=0)
+        return photo.read_bytes()
+    jpeg = io.BytesIO()
+    Image.fromarray(read_image(photo)).save(jpeg, format="JPEG", quality=QUALITY, subsampling=0)
+    return jpeg.getvalue()

@@ -15,14 +15,19 @@ from pixaff.io.exports.polygons import outline
 
 
 class Yolo(Writer):
-    """``labels/NAME.txt``, ``data.yaml``, and ``images/NAME.jpg`` where there are photos."""
+    """``labels/NAME.txt``, ``data.yaml``, and ``images/NAME.jpg`` where there are photos.
+
+    With parts, the files of each are in a folder of its name: ``labels/val/NAME.txt``.
+    """
 
     name = "yolo"
     regions = True
+    splits = True
 
     def files(self, name: str) -> tuple[Path, ...]:
-        photos = (self.out / "images" / f"{name}.jpg",) if self.photos else ()
-        return (self.out / "labels" / f"{name}.txt", *photos)
+        part = "" if self.split is None else self.part_of(name)
+        photos = (self.out / "images" / part / f"{name}.jpg",) if self.photos else ()
+        return (self.out / "labels" / part / f"{name}.txt", *photos)
 
     def shared(self) -> tuple[Path, ...]:
         return (self.out / "data.yaml",)
@@ -44,4 +49,9 @@ class Yolo(Writer):
             f"  {index}: {json.dumps(name, ensure_ascii=False)}\n" for index, name in enumerate(self.classes)
         )
         head = "# Both are required: name a folder of other images as val to measure with.\n"
-        write_text(self.shared()[0], f"{head}train: images\nval: images\n\nnames:\n{names}")
+        places = {"train": "images", "val": "images"}
+        if self.split is not None:
+            head, places = "", {part: f"images/{part}" for part in self.parts}
+            places.setdefault("val", "images/train")
+        lines = "".join(f"{part}: {place}\n" for part, place in places.items())
+        write_text(self.shared()[0], f"{head}{lines}\nnames:\n{names}")
