@@ -23,9 +23,11 @@ from pixaff.io.instances import read_instances, write_instances
 from pixaff.io.masks import read_mask
 from pixaff.models import create_boundary_network, create_cam_network, load_checkpoint
 from pixaff.models.bundle import Bundle, load_model, write_bundle
+from pixaff.models.registry import PRESETS
 from pixaff.ops.boundary import boundary_affinity, boundary_walk, semantic_scores, strided_cams
 from pixaff.ops.instances import detect_instances, displacement_centroids, instance_map, instance_scores
 from pixaff.ops.walk import random_walk
+from pixaff.stages.fit import fit
 from pixaff.stages.propagate import propagate
 
 OTHER = (210, 20, 40)
@@ -277,3 +279,8 @@ def test_a_backbone_that_irn_shares_is_stored_once(tmp_path: Path) -> None:
         irn="lite_irn", irn_model=irn,
     )  # fmt: skip
     assert (tmp_path / "irn.safetensors").stat().st_size > 9_000_000
+
+
+def test_fit_says_that_it_does_not_train_irn(photos: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="preset irn has no AffinityNet, which fit trains"):
+        fit(photos, tmp_path / "labels.csv", tmp_path / "run", settings=PRESETS["irn"])

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pixaff.device import device_words, pick_device
-from pixaff.errors import LabelsError, TrainingError
+from pixaff.errors import LabelsError, TrainingError, UsageError
 from pixaff.events import Callback, Event
 from pixaff.io.atomic import write_text
 from pixaff.io.labels import Labels, names_in, read_classes
@@ -124,6 +124,10 @@ def fit(
     out, labels = Path(out), Path(labels)
     how = TrainingOptions.of(run, divide(options, COMMAND, TrainingOptions)[0])
     report, settings = how.report, settings or Settings()
+    if not settings.affinity:
+        raise UsageError(
+            f"preset {settings.preset} has no AffinityNet, which fit trains", "train step by step: see docs/irn.md"
+        )
     cam_recipe = whole_recipe(cam_recipe, registry.cam_recipe(settings.cam))
     head_recipe = whole_recipe(head_recipe, registry.head_recipe(settings.cam) or cam_recipe)
     affinity_recipe = whole_recipe(affinity_recipe, registry.affinity_recipe(settings.affinity))
