@@ -42,7 +42,7 @@ COMMAND = "report"
 SIDE = 320
 """Long side of a photo on the page, in pixels."""
 IN_ONE_FILE = 2000
-"""Photos up to which the page is one file; the parts of a larger one lie beside it, and are loaded when they are seen."""
+"""Photos up to which the page is one file; the parts of a larger one lie beside it, and are loaded when seen."""
 EACH, EACH_BESIDE = 50, 8
 """Photos in a part: in the page, or beside it."""
 ENDS = 6
@@ -69,8 +69,8 @@ def report(
     the report; what can be read of it is shown.
 
     Args:
-        masks: Folder of masks NAME.png. With the scores that ``propagate(..., save_scores=True)`` wrote beside them, the
-            page knows how sure the walk was, and shows the masks at any alpha.
+        masks: Folder of masks NAME.png. With the scores that ``propagate(..., save_scores=True)`` wrote beside them,
+            the page knows how sure the walk was, and shows the masks at any alpha.
         out: The page, a file that ends in .html; it is replaced if it exists. The parts of a page of more than 2,000
             photos are written to a folder beside it, named after it with "-parts".
         photos: The photos: a folder, a file, or several of these. Without them, for masks in "photos-masks" the folder
@@ -185,7 +185,9 @@ def report(
     data = {
         "title": f"Masks in {shortened(masks.resolve().name)}",
         "facts": _facts(items, record),
-        "id": hashlib.sha256("\0".join(item.name for item in items).encode("utf-8", "surrogateescape")).hexdigest()[:16],
+        "id": hashlib.sha256("\0".join(item.name for item in items).encode("utf-8", "surrogateescape")).hexdigest()[
+            :16
+        ],
         "classes": list(names),
         "photos": [item.facts() for item in items],
         "parts": {"each": each, "folder": quote(folder.name)},

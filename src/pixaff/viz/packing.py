@@ -41,16 +41,16 @@ def pack_scores(file: ScoreFile) -> dict[str, Any]:
         and 255 of each plane stand for; ``planes``, packed: those of the background, then one for each class.
     """
     height, width = file.scores.shape[1:]
-    background = file.background.reshape(len(file.powers), -1)
+    background = file.background.reshape(len(file.powers), height * width)
     basis, sizes, rows = np.linalg.svd(background, full_matrices=False)
     for count in range(1, len(sizes) + 1):
         mix, spanning = basis[:, :count], sizes[:count, None] * rows[:count]
         if np.abs(mix @ spanning - background).max() <= TOLERANCE:
             break
-    every = np.concatenate([spanning, file.scores.reshape(len(file.classes), -1)])
+    every = np.concatenate([spanning, file.scores.reshape(len(file.classes), height * width)])
     low, high = every.min(1), every.max(1)
     step = np.maximum(high - low, 1e-9)[:, None]
-    whole = np.rint((every - low[:, None]) / step * 255).astype(np.uint8).reshape(-1, height, width)
+    whole = np.rint((every - low[:, None]) / step * 255).astype(np.uint8).reshape(len(low), height, width)
     return {
         "classes": file.classes.tolist(),
         "grid": [height, width],

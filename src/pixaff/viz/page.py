@@ -1,7 +1,7 @@
 """The page of `pixaff report`: a template of HTML, style and script, filled with data that nobody need trust.
 
-Names of files and classes come from elsewhere. They reach the page as JSON in which no "<" can end the element around it,
-the script puts them there as text alone, and the content security policy lets nothing run but the script below.
+Names of files and classes come from elsewhere. They reach the page as JSON in which no "<" can end the element around
+it, the script puts them there as text alone, and the content security policy lets nothing run but that script.
 """
 
 from __future__ import annotations

@@ -43,7 +43,8 @@ def read_list(path: str | os.PathLike[str], *, folders: bool = False) -> list[st
         same = nfc(name)
         if same in first:
             raise LabelsError(
-                f"{path}, {where} {number}: found {quoted(name)} again, first in {where} {first[same]}", "remove one of them"
+                f"{path}, {where} {number}: found {quoted(name)} again, first in {where} {first[same]}",
+                "remove one of them",
             )
         first[same] = number
         names.append(name)
@@ -59,9 +60,18 @@ def _json_names(path: str | os.PathLike[str], text: str) -> list[str]:
     except (ValueError, RecursionError) as error:
         raise LabelsError(f"{path}: found no JSON: {shortened(error)}", 'expected {"images": ["a.jpg", ...]}') from None
     names = found.get("images") if isinstance(found, dict) else found
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+    if not isinstance(names, list) or not all(isinstance(name, str) and _encodable(name) for name in names):
         raise LabelsError(f"{path}: found no list of image names", 'expected {"images": ["a.jpg", ...]}')
     return names
+
+
+def _encodable(name: str) -> bool:
+    """Whether a file can have that name: JSON may hold halves of a character."""
+    try:
+        os.fsencode(name)
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def image_stem(name: str) -> str:

@@ -286,9 +286,13 @@ const cards = photos.map((photo) => {
   return made;
 });
 
-function select(photo, focus) {
+function unselect() {
   const before = view.order[view.current];
   if (before) for (const button of cards[before.index].querySelectorAll("button")) button.tabIndex = -1;
+}
+
+function select(photo, focus) {
+  unselect();
   view.current = Math.max(0, view.order.indexOf(photo));
   const now = view.order[view.current];
   if (!now) return;
@@ -317,7 +321,8 @@ function filter() {
   const from = $("area-from").value / 100, to = ($("area-to").value === "" ? 100 : $("area-to").value) / 100;
   const decision = $("decision").value;
   $("margin-value").textContent = most.toFixed(2);
-  const kept = view.order[view.current];
+  const kept = document.activeElement?.closest("#grid") ? view.order[view.current] : null;
+  unselect();
   view.order = photos.filter((photo) => photo.name.toLowerCase().includes(name)
     && (wanted === "" || photo.classes.includes(Number(wanted)))
     && (most === 1 || photo.margin === null || photo.margin <= most)
@@ -326,7 +331,7 @@ function filter() {
   view.order.sort((a, b) => ORDERS[$("sort").value](a, b) || a.index - b.index);
   $("grid").replaceChildren(...view.order.map((photo) => cards[photo.index]));
   $("count").textContent = `${view.order.length} of ${photos.length} photos`;
-  select(kept, false);
+  select(kept ?? view.order[0], false);
 }
 
 // ---- Review
@@ -395,7 +400,8 @@ function enlarge(photo) {
   if (picture.photo !== photo) clear(picture);
   picture.photo = photo;
   $("viewer-name").textContent = photo.name;
-  $("viewer-facts").replaceChildren(...chips(photo), ` ${figures(photo)} ${decisions.get(photo.name) ?? ""}`);
+  $("viewer-facts").replaceChildren(...chips(photo), figures(photo), decisions.get(photo.name) ?? "");
+  $("viewer-key").classList.toggle("shown", view.mode === "difference");
   if (!viewer.open) viewer.showModal();
   draw(picture, photo);
 }
@@ -438,6 +444,7 @@ function setOpacity(value) {
 
 function setMode(mode) {
   view.mode = $("mode").value = mode;
+  $("viewer-key").classList.toggle("shown", mode === "difference");
   redraw();
 }
 
