@@ -310,7 +310,14 @@ FAMILY = Family(
     ),
     seg=LiteSeg,
     head_recipe=Recipe(
-        epochs=3, batch_size=16, lr=1e-4, optimizer="adamw", weight_decay=1e-2, backbone_lr_scale=0.0, precision="fp32"
+        epochs=3,
+        min_steps=120,
+        batch_size=16,
+        lr=1e-4,
+        optimizer="adamw",
+        weight_decay=1e-2,
+        backbone_lr_scale=0.0,
+        precision="fp32",
     ),
     presets={"lite": Settings()},
     shipped=True,
