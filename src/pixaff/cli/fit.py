@@ -89,7 +89,7 @@ def fit(
         bool, typer.Option("--seg", help="Also train a segmentation network on the masks, for pixaff segment.")
     ] = False,
     seg_network: Annotated[
-        str, typer.Option("--seg-network", metavar="NAME", help="Segmentation network to train; default: lite_seg.")
+        str, typer.Option("--seg-network", metavar="NAME", help="Segmentation network to train, with --seg.")
     ] = "lite_seg",
     null: options.Null = False,
 ) -> None:

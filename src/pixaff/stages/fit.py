@@ -58,6 +58,8 @@ if TYPE_CHECKING:
 COMMAND = "fit"
 PARTS = ("train-cam", "seed-cams", "seed-crf", "train-head", "cams", "crf", "train-affinity", "masks", "train-seg")
 """Subfolders of a run, in the order in which they are filled."""
+WALK = ("walk", "irn", "alpha", "background", "beta", "boundary_beta", "radius", "steps", "borders")
+"""Settings that decide the propagated scores."""
 WRITTEN = (
     RECORD, CAM, AFFINITY, SEG, CHECKPOINT, CALIBRATION, "run.json", "run.jsonl", "metrics.jsonl", "loss.png",
     DOUBTFUL, SHEET,
@@ -263,7 +265,7 @@ def psa_stages(settings: Settings) -> list[Stage]:
             "masks",
             "masks",
             _make_masks,
-            options=("alpha", "beta", "radius", "steps", "borders", "final_crf", "size", "engine"),
+            options=(*WALK, "final_crf", "size", "engine"),
             trial=lambda work: mask_seconds(work, create_affinity_network(work.settings.affinity)),
             needs=("cams", "train-affinity"),
         ),
