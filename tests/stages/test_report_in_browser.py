@@ -13,6 +13,7 @@ import reviewed
 import pixaff
 from pixaff.io.labels import read_list
 from pixaff.io.masks import voc_palette
+from pixaff.ops.powers import HIGHEST, LOWEST
 from pixaff.predictor import masks_at
 from pixaff.stages import report as stage
 
@@ -140,7 +141,7 @@ def test_masks_are_drawn_as_saved_and_at_the_alpha_of_the_slider(page):
         assert (pixels[plain & (labels == 1)] == (*voc_palette()[1], 255)).all()
     put(page, "alpha", 120)
     alpha = page.execute_script("return document.getElementById('alpha-value').textContent")
-    assert float(alpha) == pytest.approx(0.25 * 256 ** (120 / 160), rel=0.01)
+    assert float(alpha) == pytest.approx(LOWEST * (HIGHEST / LOWEST) ** (120 / 160), rel=0.01)
     assert f"--alpha {alpha} --out" in page.execute_script("return document.getElementById('command').textContent")
     walked = drawn(page, f"mask {alpha}")
     for number, name in enumerate(reviewed.NAMES):

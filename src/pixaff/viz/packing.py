@@ -1,7 +1,7 @@
 """Masks and propagated scores in a form that is small, and that a browser unpacks with what it has.
 
 Whole planes of bytes, each byte less what its neighbours foretell, deflated, in base64. The background at all powers
-has almost no more content than at some eight of them, so its 17 planes are stored as the few that span them.
+has almost no more content than at some eight of them, so its planes are stored as the few that span them.
 """
 
 from __future__ import annotations

@@ -275,10 +275,15 @@ function card(photo) {
   const words = element("div", { class: "words" },
     element("div", { class: "name", title: photo.name, text: photo.name }),
     element("div", { class: "chips" }, ...chips(photo)), element("div", { class: "small", text: figures(photo) }));
-  if (photo.trouble) words.append(element("div", { class: "small trouble", text: photo.trouble }));
+  if (photo.trouble) words.append(element("div", { class: "small trouble", title: photo.trouble, text: photo.trouble }));
   return element("li", { class: "card" }, open, words,
     element("div", { class: "decide" }, decide("accepted", "accept", "Accept"), decide("rejected", "reject", "Reject")));
 }
+
+// All cards are of one height, so that those out of view need no layout.
+const measure = new ResizeObserver(([entry]) => {
+  document.documentElement.style.setProperty("--card", `${entry.borderBoxSize[0].blockSize}px`);
+});
 
 const cards = photos.map((photo) => {
   const made = card(photo);
@@ -330,6 +335,8 @@ function filter() {
     && (decision === "" || (decisions.get(photo.name) ?? "open") === decision));
   view.order.sort((a, b) => ORDERS[$("sort").value](a, b) || a.index - b.index);
   $("grid").replaceChildren(...view.order.map((photo) => cards[photo.index]));
+  measure.disconnect();
+  if (view.order.length) measure.observe(cards[view.order[0].index]);
   $("count").textContent = `${view.order.length} of ${photos.length} photos`;
   select(kept ?? view.order[0], false);
 }
@@ -400,7 +407,7 @@ function enlarge(photo) {
   if (picture.photo !== photo) clear(picture);
   picture.photo = photo;
   $("viewer-name").textContent = photo.name;
-  $("viewer-facts").replaceChildren(...chips(photo), figures(photo), decisions.get(photo.name) ?? "");
+  $("viewer-facts").replaceChildren(...chips(photo), figures(photo), decisions.get(photo.name) ?? "", photo.trouble);
   $("viewer-key").classList.toggle("shown", view.mode === "difference");
   if (!viewer.open) viewer.showModal();
   draw(picture, photo);
