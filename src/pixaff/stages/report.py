@@ -149,6 +149,7 @@ def report(
         import pixaff.predictor  # noqa: F401  once, before threads would
     result, items, parts = Report(), list[_Item](), dict[str, str]()
     waiting: list[Mapping[str, Any]] = []
+    total, compared = ConfusionMatrix(len(names) + 1), 0
 
     def close_part() -> None:
         number, text = len(items) // each - (len(items) % each == 0), json_text(waiting)
@@ -168,6 +169,9 @@ def report(
                 else:
                     items.append(outcome["item"])
                     troubles = items[-1].troubles
+                    if items[-1].matrix is not None:
+                        total.merge(items[-1].matrix)
+                        compared, items[-1].matrix = compared + 1, None
                     waiting.append(outcome["stored"])
                     if len(waiting) == each:
                         close_part()
@@ -191,7 +195,7 @@ def report(
         "classes": list(names),
         "photos": [item.facts() for item in items],
         "parts": {"each": each, "folder": quote(folder.name)},
-        "scores": _scores(items, len(names) + 1),
+        "scores": _scores(items, total, compared) if compared else None,
         "alpha": _alpha(items, record, masks, place),
     }
     write_text(out, html_page(data, parts, beside=beside))
@@ -220,6 +224,7 @@ class _Item:
         self.shown = float(((self.mask > 0) & (self.mask != VOID)).mean())
         self.margin: float | None = None
         self.matrix: ConfusionMatrix | None = None
+        self.iou = float("nan")
         self.picture: str | None = None
         self.truth: str | None = None
         self.packed: dict[str, Any] | None = None
@@ -279,18 +284,17 @@ class _Item:
             matrix.update(self.mask, truth)
         except ValueError as error:
             raise FormatError(f"{self.name}: {error}") from None
-        self.matrix = matrix
+        self.matrix, self.iou = matrix, matrix.miou()
         self.truth = pack_planes([_shrunk(truth, self.size)])
 
     def facts(self) -> dict[str, Any]:
         """What the page knows at once."""
-        iou = None if self.matrix is None else self.matrix.miou()
         return {
             "name": self.name,
             "classes": self.classes,
             "shown": round(self.shown, 4),
             "margin": None if self.margin is None else round(self.margin, 4),
-            "iou": None if iou is None or np.isnan(iou) else round(iou, 4),
+            "iou": None if np.isnan(self.iou) else round(self.iou, 4),
             "size": [self.size[1], self.size[0]],
             "trouble": "; ".join(self.troubles),
         }
@@ -327,22 +331,15 @@ def _facts(items: Sequence[_Item], record: Mapping[str, Any]) -> str:
     return ", ".join(words)
 
 
-def _scores(items: Sequence[_Item], num_values: int) -> dict[str, Any] | None:
+def _scores(items: Sequence[_Item], total: ConfusionMatrix, compared: int) -> dict[str, Any]:
     """Figures of the comparison with ground truth."""
-    compared = [(item.matrix, index) for index, item in enumerate(items) if item.matrix is not None]
-    if not compared:
-        return None
-    total = ConfusionMatrix(num_values)
-    for matrix, _ in compared:
-        total.merge(matrix)
-    each = sorted((matrix.miou(), index) for matrix, index in compared if not np.isnan(matrix.miou()))
-    plain = [None if np.isnan(value) else round(float(value), 6) for value in total.iou()]
+    each = sorted((item.iou, index) for index, item in enumerate(items) if not np.isnan(item.iou))
     miou = total.miou()
     return {
         "miou": None if np.isnan(miou) else round(miou, 6),
-        "iou": plain,
+        "iou": [None if np.isnan(value) else round(float(value), 6) for value in total.iou()],
         "matrix": total.matrix.tolist(),
-        "images": len(compared),
+        "images": compared,
         "worst": [index for _, index in each[:ENDS]],
         "best": [index for _, index in reversed(each[-ENDS:])],
     }

@@ -63,3 +63,31 @@ def test_case_list_with_a_name_too_long(tmp_path: Path) -> None:
 )
 def test_image_stem(name: str, stem: str) -> None:
     assert image_stem(name) == stem
+
+
+@pytest.mark.parametrize(
+    "text", ['{"images": ["b.jpg", "a b a.png", "c/d.jpg"], "rejected": ["x"]}', '["b", "a b a", "d"]']
+)
+def test_names_in_json(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "accepted.JSON"
+    path.write_text(text)
+    assert read_list(path) == ["b", "a b a", "d"]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("b.jpg\n", "found no JSON"),
+        ("[" * 100_000, "found no JSON"),
+        ('{"photos": []}', "found no list of image names"),
+        ('{"images": [1]}', "found no list of image names"),
+        ('{"images": ["\\ud800"]}', "found no list of image names"),
+        ('{"images": []}', "found no image name"),
+        ('["a.jpg", "a.png"]', 'entry 2: found "a" again, first in entry 1'),
+    ],
+)
+def test_wrong_json(tmp_path: Path, text: str, words: str) -> None:
+    path = tmp_path / "list.json"
+    path.write_text(text)
+    with pytest.raises(LabelsError, match=words):
+        read_list(path)

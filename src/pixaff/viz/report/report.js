@@ -256,7 +256,7 @@ function chips(photo) {
   return photo.classes.map((value) => {
     const swatch = element("span", { class: "swatch" });
     swatch.style.background = `rgb(${colour(value).join(" ")})`;
-    return element("span", { class: "chip" }, swatch, className(value));
+    return element("span", { class: "chip", title: className(value) }, swatch, className(value));
   });
 }
 
