@@ -407,7 +407,8 @@ function enlarge(photo) {
   if (picture.photo !== photo) clear(picture);
   picture.photo = photo;
   $("viewer-name").textContent = photo.name;
-  $("viewer-facts").replaceChildren(...chips(photo), figures(photo), decisions.get(photo.name) ?? "", photo.trouble);
+  $("viewer-facts").replaceChildren(...chips(photo), `${view.alpha === null ? "" : "saved "}${figures(photo)}`, decisions.get(photo.name) ?? "",
+    photo.trouble);
   $("viewer-key").classList.toggle("shown", view.mode === "difference");
   if (!viewer.open) viewer.showModal();
   draw(picture, photo);
@@ -468,6 +469,7 @@ const positionOf = (alpha) => Math.round((160 * Math.log(alpha / data.alpha.from
 
 function setAlpha(alpha) {
   view.alpha = alpha;
+  if ($("viewer").open) enlarge(view.order[view.current]);
   $("alpha").value = positionOf(alpha ?? data.alpha.saved);
   $("alpha-value").textContent = alpha === null ? "as saved" : String(alpha);
   $("alpha").setAttribute("aria-valuetext", $("alpha-value").textContent);
