@@ -50,7 +50,7 @@ class RunOptions:
     )
     shard: str | None = option(
         None,
-        "Only do the I-th of N shares of the photos: N such runs, on any machines, divide them.",
+        "Only do the I-th of N shares of the photos: N such runs, on any machines, divide them. Default: all.",
         "I/N",
         commands=("cam", "crf", "propagate", "segment"),
     )

@@ -23,7 +23,7 @@ def add_up(out: Path) -> dict[str, Any] | None:
     records = shard_records(out)
     if not records:
         return None
-    last = max(records, key=lambda shard: str(records[shard].get("written")))
+    last = max(records, key=lambda shard: (out / f"{shard.stem}.json").stat().st_mtime_ns)
     ledger = read_ledger(out)
     shards: dict[str, str] = {}
     for index in range(1, last.count + 1):
