@@ -20,7 +20,7 @@ TESTS = Path(__file__).parent
 
 LAYERS = (
     {"_version", "errors"},
-    {"options", "events", "device"},
+    {"options", "events", "device", "shard"},
     {"settings", "recipe", "model_options", "progress", "keywords"},
     {"run_options", "ops", "io"},
     {"viz", "weights"},

@@ -71,6 +71,7 @@ class RunOverImages(Run, total=False):
     """`Run` that skips what is there."""
 
     keep: bool
+    shard: str | None
 
 
 class Batches(RunOverImages, total=False):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from pixaff.events import Callback, Event, silent
 from pixaff.options import check_options, keyword, option
 from pixaff.progress import ProgressBar
+from pixaff.shard import Shard
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -47,6 +48,12 @@ class RunOptions:
         flags=("--keep",),
         commands=("cam", "crf", "propagate", "segment"),
     )
+    shard: str | None = option(
+        None,
+        "Only do the I-th of N shares of the photos: N such runs, on any machines, divide them. Default: all.",
+        "I/N",
+        commands=("cam", "crf", "propagate", "segment"),
+    )
     report: Callback = keyword(silent)
     progress: bool = keyword(False)
     renew: bool = keyword(False)
@@ -60,6 +67,8 @@ class RunOptions:
 
     def __post_init__(self) -> None:
         check_options(self)
+        if self.shard is not None:
+            Shard.of(self.shard)
         if self.progress:
             object.__setattr__(self, "report", _both(self.report, ProgressBar()))
             object.__setattr__(self, "progress", False)

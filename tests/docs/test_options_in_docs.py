@@ -33,6 +33,7 @@ ELSEWHERE = {
     "--scale",
     "--busy", "--cold", "--large", "--masks", "--count", "--every",  # of benchmarks and of the Python examples
     # of a function in a script
+    "--array", "--cpus-per-task", "--gpus-per-task", "--job-name", "--mem", "--requeue", "--time",  # of sbatch
     "--rounds",  # of the fault harness
     "--max-labels",  # the option that architecture.md adds
 }  # fmt: skip

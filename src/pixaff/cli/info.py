@@ -21,7 +21,7 @@ def info(
         Path | None, typer.Argument(metavar="PATH", help="A file or folder; without one: the installation.")
     ] = None,
     photos: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Photos to compare labels with. Default: none.")
+        Path | None, typer.Option(metavar="DIR", help="Photos to compare labels or outputs with. Default: none.")
     ] = None,
     recursive: options.Recursive = False,
 ) -> None:

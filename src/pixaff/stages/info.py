@@ -23,7 +23,8 @@ from pixaff.settings import HYPER_PARAMETERS
 from pixaff.stages.batch.executors import default_workers
 from pixaff.stages.batch.inputs import find_images
 from pixaff.stages.batch.naming import Photos
-from pixaff.stages.batch.record import NAME, read_record, versions
+from pixaff.stages.batch.record import NAME, holds_outputs, read_own_record, read_record, versions
+from pixaff.stages.batch.shards import add_up, without_output
 
 _LABEL_SUFFIXES = frozenset((".csv", ".tsv", ".json", ".jsonl", ".xml", ".parquet", ".yaml", ".yml"))
 PRESET_FACTS = ("cam", "affinity", "scales", "size", *HYPER_PARAMETERS)
@@ -38,7 +39,8 @@ def info(
     Args:
         path: A photo, mask, CAM file, weights or image-level labels, or a folder. None describes the installation:
             versions, devices, CRF engines, networks, presets.
-        photos: The photos that labels belong to: what has only one of the two is counted.
+        photos: The photos that labels belong to: what has only one of the two is counted. Or those that outputs are
+            of: the photos without output are named.
         recursive: Equal names in different folders are different images; count the photos in subfolders, too.
 
     Raises:
@@ -51,6 +53,9 @@ def info(
         return _installation()
     path = Path(path)
     if photos is not None:
+        if path.is_dir() and holds_outputs(path):
+            found = find_images(photos, recursive=recursive)
+            return {"path": str(path), **_folder(path, recursive), **without_output(path, found)}
         found = find_images(photos, labels=path, recursive=recursive)
         return {"path": str(path), **_labels(path, found, recursive)}
     if path.is_dir():
@@ -175,7 +180,12 @@ def _folder(path: Path, recursive: bool) -> dict[str, Any]:
     if record is None and not (path / "model.json").is_file() and _holds_labels(path, counts):
         facts |= _labels(path, recursive=recursive)
     if record is not None:
-        facts |= {"kind": f"outputs of pixaff {record.get('command')}", NAME: record}
+        facts["kind"] = f"outputs of pixaff {record.get('command')}"
+        if read_own_record(path, None) is not None:
+            facts[NAME] = record
+        if (together := add_up(path)) is not None:
+            common = {name: record.get(name) for name in ("settings", "versions", "device", "classes")}
+            facts |= {**({} if NAME in facts else common), "all_shards": together}
     model = path / "model.json"
     if model.is_file():
         from pixaff.models.bundle import check_record

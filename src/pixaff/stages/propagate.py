@@ -20,7 +20,7 @@ from pixaff.settings import Settings
 from pixaff.stages.batch.image_labels import PREDICT, given_entries, labels_of, names_of, read_given_labels
 from pixaff.stages.batch.inputs import default_out, existing_folder, find_images, given_path, single_file
 from pixaff.stages.batch.plan import Plan, weights_of
-from pixaff.stages.batch.record import read_record
+from pixaff.stages.batch.record import read_record, shard_records
 from pixaff.stages.batch.report import Report
 from pixaff.stages.batch.run import run_plan, skip_all
 from pixaff.stages.batch.sweeps import FOLDER as SCORES
@@ -63,7 +63,8 @@ def propagate(
         save_scores: Also write ``out/scores/NAME.npz``: the propagated scores before CRF refinement, from which
             `pixaff.evaluate` makes the masks of any alpha.
         instances: Also write the instances of each photo, ``out/instances/NAME.png`` (16 bits) and ``NAME.json``, and
-            all of them together as a COCO data set, ``out/instances.json``; see `pixaff.io.instances`.
+            all of them together as a COCO data set, ``out/instances.json``; see `pixaff.io.instances`. A shard does not
+            write the latter: the same call without ``shard`` does.
         run: How the run computes and to whom it reports, as one object; single ``options`` override it.
         **options: Fields of `pixaff.Settings` that decide masks, such as ``alpha``; of
             `pixaff.model_options.ModelOptions` (``model``, ``preset``, ``cam_weights``, ``affinity_weights``,
@@ -122,7 +123,7 @@ def propagate(
         reads=[Path(path) for path in (labels, listing, chosen.classes) if path is not None and str(path) != PREDICT],
     )
     if plan.nothing_to_do:
-        if instances and not (out / WHOLE).is_file():
+        if instances and plan.shard is None and (not (out / WHOLE).is_file() or shard_records(out)):
             write_whole(
                 out, [photos.names.key(photo) for photo in photos], (read_record(out) or {}).get("classes") or ()
             )
@@ -214,6 +215,6 @@ def propagate(
         classes=predictor.classes or None,
         listing=listing,
     )
-    if instances:
+    if instances and plan.shard is None:  # a shard knows too little; the run that finishes the rest writes it
         write_whole(out, [photos.names.key(photo) for photo in photos], predictor.classes)
     return report

@@ -15,7 +15,7 @@ from pixaff.io.images import IMAGE_SUFFIXES
 from pixaff.io.labels import class_folders, format_of, nfc, read_list
 from pixaff.stages.batch.mask_folders import listed_images
 from pixaff.stages.batch.naming import Names, Photos, naming_of
-from pixaff.stages.batch.record import NAME as RECORD
+from pixaff.stages.batch.record import holds_outputs
 
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _PICTURES = (b"\xff\xd8\xff", b"\x89PNG", b"II*\0", b"MM\0*", b"GIF8", b"RIFF")
@@ -176,7 +176,7 @@ def _tree(folder: Path, passed: list[str]) -> Iterable[Path]:
     while waiting:
         place = waiting.pop()
         there = place.stat()
-        if (there.st_dev, there.st_ino) in seen or (place != folder and (place / RECORD).is_file()):
+        if (there.st_dev, there.st_ino) in seen or (place != folder and holds_outputs(place)):
             continue
         seen.add((there.st_dev, there.st_ino))
         yield from _folder(place, passed)

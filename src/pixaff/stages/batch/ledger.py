@@ -1,11 +1,14 @@
 """`run.jsonl`: what each output was made of, one line per image, so that a later run knows which outputs still fit.
 
-The file is beside the outputs and only ever appended to, one whole line at a time: processes and shards may share it,
-and the last line about an image counts. There are three kinds of lines:
+The file is beside the outputs and only ever appended to, one whole line at a time: processes may share it. A shard has
+a file of its own, ``run-I-of-N.jsonl``, because appending from several machines loses lines on network file systems.
+The last line about an image counts, whichever file it is in. There are three kinds of lines:
 
 - ``{"made": ID, "request": ID, "settings": {...}, ...}``: the model's weights and the settings of a run;
 - ``{"image": NAME, "status": "done", "failed" or "removed", "made": ID, "photo": ..., "cams": ..., "labels": ...}``;
 - ``{"begun": [NAME, ...]}``: images that a run is about to do: their outputs may be newer than their last line.
+
+Each has the time at which it was written, "at", in seconds since 1970.
 
 NAME is what `pixaff.stages.batch.naming` calls an image: its file's name or, with ``--recursive``, its path.
 
@@ -15,16 +18,20 @@ Files are compared by size, time and content: one that was only copied or touche
 from __future__ import annotations
 
 import hashlib
+import heapq
 import json
 import os
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from pixaff.io.atomic import output_errors
+from pixaff.shard import Shard
 
 NAME = "run.jsonl"
+SHARDS = "run-*-of-*.jsonl"
 
 Stamp = tuple[int, int, str]
 """Size in bytes, time of the last change in nanoseconds, and digest of the content."""
@@ -32,10 +39,10 @@ Stamp = tuple[int, int, str]
 
 @dataclass
 class Ledger:
-    """The lines of `run.jsonl`.
+    """The lines of `run.jsonl`, and of the shards beside it.
 
     Attributes:
-        path: The file; None keeps the lines in memory only.
+        path: The file that new lines go to; None keeps them in memory only.
         images: The last line about each image, by name.
         runs: The lines about runs, by the digest of what decides their outputs.
         requests: These digests, by what was asked of the run.
@@ -57,7 +64,8 @@ class Ledger:
         self._take(dict(line))
         if self.path is None:
             return
-        data = json.dumps(dict(line), default=str, ensure_ascii=True).encode() + b"\n"
+        timed = {**line, "at": round(time.time(), 3)}
+        data = json.dumps(timed, default=str, ensure_ascii=True).encode() + b"\n"
         with output_errors(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
@@ -85,24 +93,47 @@ class Ledger:
             self.requests[str(line.get("request"))] = line["made"]
 
 
-def read_ledger(out: Path) -> Ledger:
-    """The ledger of an output folder; lines that are not records, such as half a line, are ignored."""
-    path = out / NAME
-    ledger = Ledger(path)
-    if not path.is_file():
-        return ledger
-    try:
-        data = path.read_bytes()
-    except OSError:
-        return ledger
-    for raw in data.splitlines():
-        try:
-            line = json.loads(raw)
-        except (ValueError, RecursionError):
-            continue
-        if isinstance(line, dict):
-            ledger._take(line)
+def read_ledger(out: Path, shard: Shard | None = None) -> Ledger:
+    """The ledger of an output folder; lines that are not records, such as half a line, are ignored.
+
+    Args:
+        out: The folder.
+        shard: Only remember its images, and append to its own file.
+    """
+    ledger = Ledger(out / (NAME if shard is None else f"{shard.stem}.jsonl"))
+    files = [out / NAME, *sorted(out.glob(SHARDS))]
+    for line in heapq.merge(*(_lines(path, shard) for path in files), key=_time):
+        ledger._take(line)
     return ledger
+
+
+def _lines(path: Path, shard: Shard | None) -> Iterator[dict[str, Any]]:
+    if not path.is_file():
+        return
+    try:
+        with open(path, "rb") as file:
+            for raw in file:
+                try:
+                    line = json.loads(raw)
+                except (ValueError, RecursionError):
+                    continue
+                if isinstance(line, dict) and (shard is None or _concerns(line, shard)):
+                    yield line
+    except OSError:
+        return
+
+
+def _concerns(line: dict[str, Any], shard: Shard) -> bool:
+    """Whether a line is about a run or about images of a shard; the names of other images are taken out."""
+    if isinstance(line.get("begun"), list):
+        line["begun"] = [name for name in line["begun"] if isinstance(name, str) and shard.has(name)]
+    image = line.get("image")
+    return not isinstance(image, str) or shard.has(image)
+
+
+def _time(line: Mapping[str, Any]) -> float:
+    at = line.get("at")
+    return float(at) if isinstance(at, (int, float)) and 0 <= at < 1e12 else 0.0
 
 
 def digest(values: Any) -> str:

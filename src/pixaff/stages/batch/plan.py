@@ -18,8 +18,9 @@ from pixaff.io.labels import nfc
 from pixaff.io.whole import looks_whole
 from pixaff.run_options import RunOptions
 from pixaff.settings import value_words
+from pixaff.shard import Shard
 from pixaff.stages.batch.ledger import Ledger, digest, quick_stamps, read_ledger, same_file, stamp
-from pixaff.stages.batch.naming import naming_of
+from pixaff.stages.batch.naming import Photos, naming_of
 
 EMBEDDED = Path(__file__).parents[2] / "models" / "embedded"
 """Folder of the model inside the package; `pixaff.models.bundle` has it too, but imports torch."""
@@ -36,7 +37,8 @@ class Plan:
     Args:
         out: Folder of the outputs.
         command: Name of the command.
-        photos: All images of the run; those of `find_images` know what they are called.
+        photos: All images of the run; those of `find_images` know what they are called. Of these, a run with
+            ``--shard`` keeps its share.
         outputs: The files that an image leads to.
         run: How the run computes; ``overwrite``, ``keep`` and ``renew`` decide here.
         labels: Given labels, by what images are called; None if they are predicted.
@@ -50,6 +52,8 @@ class Plan:
         todo: Images to do.
         skipped: Images whose outputs exist.
         names: What the images are called.
+        shard: Which share of the images this is; None for all.
+        total: Number of images of all shards.
 
     Raises:
         UsageError: An output would replace an input, or the output of another image.
@@ -68,9 +72,14 @@ class Plan:
     recorded: bool = True
 
     def __post_init__(self) -> None:
-        check_outputs(self.photos, self.outputs, [*self.reads, *self._cam_files()])
-        self.names = naming_of(self.photos)
-        self.ledger = read_ledger(self.out) if self.recorded else Ledger(None)
+        every, self.total = self.photos, len(self.photos)
+        self.names = naming_of(every)
+        self.shard = None if self.run.shard is None else Shard.of(self.run.shard)
+        if (shard := self.shard) is not None:
+            self.photos = Photos((photo for photo in every if shard.has(self.names.name(photo))), self.names)
+        # Two photos with one output may be in different shards.
+        check_outputs(every, self.outputs, [*self.reads, *self._cam_files()])
+        self.ledger = read_ledger(self.out, shard) if self.recorded else Ledger(None)
         asked = [self.command, __version__, dict(self.request), quick_stamps(self.weights), self.labels is None]
         self.request_id = digest(asked)
         self.todo: list[Path] = []
@@ -94,6 +103,10 @@ class Plan:
         made = self.ledger.requests.get(self.request_id)
         known = [self.ledger.images.get(self.names.name(photo)) for photo in self.skipped]
         return not self.todo and all(line is None or line.get("made") == made for line in known)
+
+    def share(self, state: str) -> dict[str, Any]:
+        """What the record of a shard says of it."""
+        return {"shard": str(self.shard), "images": len(self.photos), "of": self.total, "state": state}
 
     def settle(self, settings: Mapping[str, Any], weights: Mapping[str, str], facts: Mapping[str, Any]) -> str:
         """Record what the outputs are made with, and find existing ones that were made with something else.

@@ -13,11 +13,11 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from pixaff.errors import OutputError, PixaffError
+from pixaff.errors import OutputError, PixaffError, counted
 from pixaff.events import Event
 from pixaff.stages.batch.ledger import content_digest
 from pixaff.stages.batch.plan import Plan
-from pixaff.stages.batch.record import read_record, write_run_record
+from pixaff.stages.batch.record import read_own_record, write_run_record
 from pixaff.stages.batch.report import Report
 
 Outcome = Mapping[str, Any] | BaseException
@@ -57,6 +57,13 @@ def run_plan(
     result = Report()
     _begin(plan, result)
     plan.begin()
+
+    def record(state: str) -> None:
+        write_run_record(plan, made, settings, result, device=device, classes=classes, listing=listing, state=state)
+
+    state = "stopped"
+    if plan.shard is not None and plan.recorded:
+        record("begun")
     try:
         if plan.todo:
             # Closed at once, not at the next garbage collection, the workers stop when the user presses Ctrl-C.
@@ -64,6 +71,7 @@ def run_plan(
                 for photo, outcome in outcomes:
                     _take(plan, photo, outcome, made, result)
             _check_still_there(plan, result)
+        state = "ended"
     except KeyboardInterrupt:
         total = len(result.skipped) + len(plan.todo)
         finished = total - len(plan.todo) + len(result.done) + len(result.failed)
@@ -74,7 +82,7 @@ def run_plan(
     finally:
         result.seconds = time.monotonic() - started
         if plan.photos and plan.recorded:
-            write_run_record(plan, made, settings, result, device=device, classes=classes, listing=listing)
+            record(state)
     report(Event("end", plan.command, data=result.counts()))
     return result
 
@@ -90,28 +98,35 @@ def skip_all(plan: Plan) -> Report:
     _begin(plan, result)
     plan.run.report(Event("end", plan.command, data=result.counts()))
     made = plan.ledger.requests.get(plan.request_id)
-    if plan.recorded and made is not None and not _is_current(read_record(plan.out), plan):
-        line = plan.ledger.runs[made]
+    if plan.recorded and (made is not None or plan.shard is not None) and not _is_current(plan):
+        line = plan.ledger.runs.get(made or "", {})
         write_run_record(
             plan,
-            made,
+            made or "",
             line.get("settings") or {},
             result,
-            device=str(line.get("device")),
+            device=str(line.get("device", "")),
             classes=line.get("classes"),
             listing=None,
+            state="ended",
         )
     return result
 
 
-def _is_current(record: Mapping[str, Any] | None, plan: Plan) -> bool:
-    """Whether a run record tells of the images that the ledger does."""
+def _is_current(plan: Plan) -> bool:
+    """Whether the run record tells of the images that the ledger does."""
     lines = plan.ledger.images.values()
     done = sum(line.get("status") == "done" for line in lines)
+    record = read_own_record(plan.out, plan.shard)
+    if record is not None and plan.shard is not None and record.get("shard") != plan.share("ended"):
+        return False
     return record is not None and (record.get("images"), record.get("done")) == (len(lines), done)
 
 
 def _begin(plan: Plan, result: Report) -> None:
+    if plan.shard is not None:
+        share = f"shard {plan.shard}: {len(plan.photos):,} of {counted(plan.total, 'photo')}"
+        plan.run.report(Event("note", plan.command, share))
     plan.run.report(Event("begin", plan.command, total=len(plan.photos)))
     for photo in plan.skipped:
         result.skipped.append(plan.names.name(photo))
