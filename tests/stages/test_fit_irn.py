@@ -98,6 +98,9 @@ def test_photos_and_labels_become_a_model_with_instances(tmp_path: Path) -> None
     truth = {stem: np.array([0, 2, 1], np.uint8)[mask] for stem, mask in masks.items()}
     agreement = [(read_mask(out / "masks" / f"{stem}.png") == mask).mean() for stem, mask in truth.items()]
     assert np.mean(agreement) > 0.9  # background is 0.82 of it
+    shown = next(event.data for event in events if event.kind == "settings" and event.command == "fit")
+    assert shown["irn epochs"] == 6
+    assert not [name for name in shown if name.startswith("affinity")]
     stages = {event.data["name"]: event.data for event in events if event.kind == "stage"}
     assert tuple(stages) == STAGES
     # Every stage was tried, so that the time left is known from the first one on.
@@ -183,8 +186,9 @@ def test_trainings_continue_with_one_more_photo(own: Path) -> None:
 
 
 def test_the_other_method_keeps_classifier_and_cams(own: Path) -> None:
-    worked, _ = again(own, method="psa")
+    worked, notes = again(own, method="psa")
     assert worked == ["crf", "train-affinity", "masks"]
+    assert "walk irn -> psa: masks" in notes
     assert (own / "run" / AFFINITY).is_file()
     for gone in (IRN, "confident-labels", "train-irn"):
         assert not (own / "run" / gone).exists()

@@ -147,10 +147,10 @@ def fit(
     settings = _settings_for(method, settings or Settings())
     cam_recipe = whole_recipe(cam_recipe, registry.cam_recipe(settings.cam))
     head_recipe = whole_recipe(head_recipe, registry.head_recipe(settings.cam) or cam_recipe)
-    walk_network = settings.affinity or settings.irn
-    affinity_recipe = whole_recipe(affinity_recipe, registry.affinity_recipe(walk_network))
-    irn_recipe = whole_recipe(irn_recipe, registry.irn_recipe(walk_network))
-    if settings.irn:
+    by_boundaries = settings.walk == "irn"
+    affinity_recipe = whole_recipe(affinity_recipe, registry.affinity_recipe(settings.affinity or settings.irn))
+    irn_recipe = whole_recipe(irn_recipe, registry.irn_recipe(settings.irn or settings.affinity))
+    if by_boundaries:
         check_confidences(settings)
         check_crop(irn_recipe)
         create_boundary_network(settings.irn)  # which is what shows that the name is of one
@@ -177,7 +177,7 @@ def fit(
         "classes": list(names),
         "data": digest(f"{found.names.key(photo)} {present}" for photo, present in labelled.items()),
     }
-    stages = irn_stages(settings) if settings.irn else psa_stages(settings)
+    stages = irn_stages(settings) if by_boundaries else psa_stages(settings)
     recipes = {"cam": cam_recipe, "head": head_recipe, "affinity": affinity_recipe, "irn": irn_recipe}
     if seg:
         recipes["seg"] = whole_recipe(seg_recipe, registry.seg_recipe(seg_network))
@@ -189,7 +189,7 @@ def fit(
     present = {found.names.name(photo): list(classes) for photo, classes in labelled.items()}
     changes = changes_since(out, COMMAND, stages, decides, present, recipes)
     # No record says what the parts of the other method were made of.
-    for part in OF_METHOD["psa" if settings.irn else "irn"]:
+    for part in OF_METHOD["psa" if by_boundaries else "irn"]:
         clear_folder(out / part, (*WRITTEN, EARLIER))
     facts = {"device": device_words(where), "list": listing, "images": len(labelled), "photos": present}
 
@@ -206,7 +206,9 @@ def fit(
     record()
     clear_stale(out, stages, changes, WRITTEN)
     record()
-    report(Event("settings", COMMAND, data={**decides, "device": device_words(where)}))
+    unused = "affinity" if by_boundaries else "irn"
+    shown = {name: value for name, value in decides.items() if name.split()[0] != unused}
+    report(Event("settings", COMMAND, data={**shown, "device": device_words(where)}))
     if changes.words:
         report(Event("note", COMMAND, changes.words))
     write_text(out / "classes.txt", "".join(f"{name}\n" for name in names))
@@ -239,7 +241,7 @@ def fit(
 
 
 def _settings_for(method: Literal["psa", "irn"] | None, settings: Settings) -> Settings:
-    """The settings with the walk of the method, and the only network for it that is trained.
+    """The settings with the walk of the method.
 
     Raises:
         UsageError: The walk needs both networks, or the preset has not the one of the method.
@@ -252,10 +254,10 @@ def _settings_for(method: Literal["psa", "irn"] | None, settings: Settings) -> S
         raise UsageError(f"method is {method}, expected {' or '.join(OF_METHOD)}")
     if method == "irn":
         # A boundary network goes with any CAM network.
-        return settings.replace(walk="irn", affinity="", irn=settings.irn or "lite_irn")
+        return settings.replace(walk="irn", irn=settings.irn or "lite_irn")
     if not settings.affinity:
         raise UsageError(f"preset {settings.preset} has no AffinityNet", "choose --method irn, or --affinity-network")
-    return settings.replace(walk="psa", irn="")
+    return settings.replace(walk="psa")
 
 
 def cam_stages(settings: Settings) -> list[Stage]:
@@ -582,7 +584,8 @@ def _train_irn(work: Work) -> Report:
 
 def _make_irn_masks(work: Work) -> Report:
     """Complete the model, and make the masks with it."""
-    settings, network, irn = work.settings, _new_cam_network(work), create_boundary_network(work.settings.irn)
+    settings = work.settings.replace(affinity="")
+    network, irn = _new_cam_network(work), create_boundary_network(settings.irn)
     load_checkpoint(network, _trained_cam(work))
     load_checkpoint(irn, work.out / "train-irn" / IRN)
     write_bundle(work.out, settings.cam, None, network, None, work.names, settings, irn=settings.irn, irn_model=irn)
