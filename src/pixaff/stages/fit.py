@@ -123,7 +123,8 @@ def fit(
         seg_network: Registry name of that network.
         seg_recipe: Values that replace those of its own recipe.
         calibrate: Settings to choose by the model's own CAMs, among "crf_low", "crf_high" and "alpha"; see
-            `pixaff.ops.mask_measures`. None chooses all of them, or none if ``settings`` are given.
+            `pixaff.ops.mask_measures`. None chooses all of them, or none if ``settings`` are given. The method irn
+            chooses none: it has no such CRF, and its walk no affinities by which the choice was tested.
         engine: Implementation of the dense CRF: "torch", "pydensecrf" or "auto".
         run: How the run computes and to whom it reports, as one object; single ``options`` override it.
         **options: Fields of `pixaff.run_options.TrainingOptions`: ``device``, ``workers``, ``save_every``,
@@ -148,6 +149,8 @@ def fit(
     cam_recipe = whole_recipe(cam_recipe, registry.cam_recipe(settings.cam))
     head_recipe = whole_recipe(head_recipe, registry.head_recipe(settings.cam) or cam_recipe)
     by_boundaries = settings.walk == "irn"
+    if by_boundaries:
+        calibrate = ()
     affinity_recipe = whole_recipe(affinity_recipe, registry.affinity_recipe(settings.affinity or settings.irn))
     irn_recipe = whole_recipe(irn_recipe, registry.irn_recipe(settings.irn or settings.affinity))
     if by_boundaries:
