@@ -860,12 +860,12 @@ def masks_at(file: ScoreFile, alphas: Sequence[float]) -> list[NDArray[np.uint8]
     values = [0, *file.classes.tolist()]
     if file.size != file.walked_size:
         return [
-            mask_at_size(probabilities(torch.cat([row[None], classes]), file.walked_size), values, file.size)
+            mask_at_size(probabilities(torch.cat([row[None], classes]), file.walked_size, file.cell), values, file.size)
             for row in backgrounds
         ]
 
     def large(rows: Tensor) -> Tensor:
-        return upsample_scores(rows, file.walked_size).clamp(min=0)
+        return upsample_scores(rows, file.walked_size, file.cell).clamp(min=0)
 
     if not len(file.classes):
         return [np.zeros(file.size, np.uint8) for _ in alphas]
@@ -885,7 +885,7 @@ def margin_at(file: ScoreFile) -> NDArray[np.float32]:
         return np.ones(file.size, np.float32)
     weights = torch.tensor(power_weights(file.powers.tolist(), file.alpha))
     background = torch.einsum("k,khw->hw", weights, torch.from_numpy(file.background))
-    scores = probabilities(torch.cat([background[None], torch.from_numpy(file.scores)]), file.walked_size)
+    scores = probabilities(torch.cat([background[None], torch.from_numpy(file.scores)]), file.walked_size, file.cell)
     best, second = scores.topk(2, dim=0).values
     margin: NDArray[np.float32] = resize_scores((best - second)[None], file.size)[0].numpy()
     return margin

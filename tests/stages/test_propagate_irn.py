@@ -21,13 +21,13 @@ from pixaff.errors import CheckpointError, FormatError, UsageError
 from pixaff.io.images import read_image
 from pixaff.io.instances import read_instances, write_instances
 from pixaff.io.masks import read_mask
+from pixaff.io.scores import read_scores
 from pixaff.models import create_boundary_network, create_cam_network, load_checkpoint
 from pixaff.models.bundle import Bundle, load_model, write_bundle
-from pixaff.models.registry import PRESETS
 from pixaff.ops.boundary import boundary_affinity, boundary_walk, semantic_scores, strided_cams
 from pixaff.ops.instances import detect_instances, displacement_centroids, instance_map, instance_scores
 from pixaff.ops.walk import random_walk
-from pixaff.stages.fit import fit
+from pixaff.predictor import margin_at, masks_at
 from pixaff.stages.propagate import propagate
 
 OTHER = (210, 20, 40)
@@ -205,10 +205,24 @@ def test_irn_networks_that_are_missing_are_named_before_the_run(
     assert propagate(photos, tmp_path / "out", walk="irn").ok
     with pytest.raises(CheckpointError, match="no AffinityNet"):
         propagate(photos, tmp_path / "both", walk="both")
-    with pytest.raises(UsageError, match="save_scores needs a walk over cells of 8 pixels"):
-        propagate(photos, tmp_path / "scores", walk="irn", save_scores=True)
+    with pytest.raises(UsageError, match="save_scores needs a walk that propagates the background"):
+        propagate(photos, tmp_path / "scores", walk="irn", background=0.25, save_scores=True)
     with pytest.raises(UsageError, match="instances are several files"):
         propagate(photos / "one.jpg", tmp_path / "one.png", instances=True)
+
+
+def test_saved_scores_of_the_irn_walk_make_its_masks(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use_toy(monkeypatch)
+    assert propagate(photos, tmp_path / "out", walk="irn", save_scores=True).ok
+    assert propagate(photos, tmp_path / "more", walk="irn", alpha=0.5).ok
+    for path in (tmp_path / "out").glob("*.png"):
+        file = read_scores(tmp_path / "out" / "scores" / f"{path.stem}.npz")
+        assert (file.cell, file.scores.shape[1:]) == (4, (16, 24))
+        for mask, folder in zip(masks_at(file, [file.alpha, 0.5]), ("out", "more"), strict=True):
+            assert np.mean(mask != read_mask(tmp_path / folder / path.name)) < 0.002  # float16
+        assert (margin_at(file) >= 0).all()
 
 
 def names(part: str) -> dict[str, dict[str, Any]]:
@@ -279,8 +293,3 @@ def test_a_backbone_that_irn_shares_is_stored_once(tmp_path: Path) -> None:
         irn="lite_irn", irn_model=irn,
     )  # fmt: skip
     assert (tmp_path / "irn.safetensors").stat().st_size > 9_000_000
-
-
-def test_fit_says_that_it_does_not_train_irn(photos: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="preset irn has no AffinityNet, which fit trains"):
-        fit(photos, tmp_path / "labels.csv", tmp_path / "run", settings=PRESETS["irn"])

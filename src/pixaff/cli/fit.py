@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -34,6 +34,7 @@ SHARED = ("min_steps", "hold_out", "batch_size", "optimizer", "momentum", "crop"
 @options.options_from(
     Recipe, ["epochs", "lr"], into="seg_recipe", prefix="seg", of="Segmentation network", defaults=False
 )
+@options.options_from(Recipe, ["epochs", "lr"], into="irn_recipe", prefix="irn", of="Boundary network", defaults=False)
 @options.options_from(
     Recipe, ["epochs", "lr"], into="affinity_recipe", prefix="affinity", of="AffinityNet", defaults=False
 )
@@ -46,6 +47,7 @@ def fit(
     cam_recipe: dict[str, Any],
     head_recipe: dict[str, Any],
     affinity_recipe: dict[str, Any],
+    irn_recipe: dict[str, Any],
     seg_recipe: dict[str, Any],
     shared: dict[str, Any],
     settings: dict[str, Any],
@@ -58,6 +60,14 @@ def fit(
         typer.Option("--classes", metavar="FILE", help="Class names; default: all names that the labels use."),
     ] = None,
     listing: options.List = None,
+    method: Annotated[
+        Literal["psa", "irn"] | None,
+        typer.Option(
+            "--method",
+            help="psa: train an AffinityNet; irn: train a network of class boundaries, for instances, too; "
+            "default: psa, but irn for the presets of IRN.",
+        ),
+    ] = None,
     preset: Annotated[
         str | None, typer.Option("--preset", metavar="NAME", help="Preset of networks and settings; default: lite.")
     ] = None,
@@ -67,6 +77,12 @@ def fit(
     affinity_network: Annotated[
         str | None,
         typer.Option("--affinity-network", metavar="NAME", help="AffinityNet to train; default: the preset's."),
+    ] = None,
+    irn_network: Annotated[
+        str | None,
+        typer.Option(
+            "--irn-network", metavar="NAME", help="Boundary network to train (--method irn); default: the preset's."
+        ),
     ] = None,
     cam_init: Annotated[
         str | None,
@@ -84,6 +100,14 @@ def fit(
             help="Initial weights of the AffinityNet; default: those in the package, if there are any.",
         ),
     ] = None,
+    irn_init: Annotated[
+        str | None,
+        typer.Option(
+            "--irn-init",
+            metavar="FILE|random",
+            help="Initial weights of the boundary network; default: those in the package, if there are any.",
+        ),
+    ] = None,
     reset_head: options.ResetHead = False,
     seg: Annotated[
         bool, typer.Option("--seg", help="Also train a segmentation network on the masks, for pixaff segment.")
@@ -95,17 +119,19 @@ def fit(
 ) -> None:
     """Train a model for your own classes on tagged photos: classifier, CAMs, CRF, AffinityNet and masks in one run.
 
+    --method irn trains a network of class boundaries in place of the AffinityNet; the model then separates instances.
+
     Run the same command again to continue a stopped run. With other options, such as --alpha, it makes again what
     depends on them; with a few more photos or other labels, the trainings continue from the earlier weights. DIR
     becomes a model: pixaff propagate --model DIR. Settings that are not given are the preset's, the defaults below
-    those of lite; but alpha and the alphas of the CRF are chosen to suit the model's own CAMs. Hyper-parameters of the
-    trainings are those of each network's own recipe.
+    those of lite; but with the method psa, alpha and the alphas of the CRF are chosen to suit the model's own CAMs.
+    Hyper-parameters of the trainings are those of each network's own recipe.
     """
     from pixaff.models.registry import preset_settings, settings_of_network
     from pixaff.stages.training.calibration import CALIBRATED
 
     base = preset_settings(preset) if preset else settings_of_network(network) if network else preset_settings("lite")
-    chosen = base.replace(preset="own", cam=network, affinity=affinity_network, **settings)
+    chosen = base.replace(preset="own", cam=network, affinity=affinity_network, irn=irn_network, **settings)
     with Console(**say, photos_of=("propagate",)) as console:
         trained = pixaff.fit(
             options.given_photos(photos, null),
@@ -113,12 +139,15 @@ def fit(
             out,
             classes=classes,
             listing=listing,
+            method=method,
             settings=chosen,
             cam_recipe={**shared, **cam_recipe},
             head_recipe={**shared, **head_recipe},
             affinity_recipe={**shared, **affinity_recipe},
+            irn_recipe={**shared, **irn_recipe},
             cam_init=cam_init,
             affinity_init=affinity_init,
+            irn_init=irn_init,
             reset_head=reset_head,
             seg=seg,
             seg_network=seg_network,
@@ -127,30 +156,34 @@ def fit(
             report=console,
             **run,
         )
-    again = _without_alpha(sys.argv[1:])
+    name = "background" if chosen.background else "alpha"
+    again = _without(f"--{name}", sys.argv[1:])
     if again[:1] != ["fit"]:
         again = ["fit", *photos, "--labels", labels, "--out", str(out)]
-    _tell_what_next(console, trained, photos, again, chosen.alpha)
+    # Twice the alpha or half the constant score: less background.
+    value, other = (chosen.background, chosen.background / 2) if chosen.background else (chosen.alpha, 2 * chosen.alpha)
+    words = f"less background ({name} {value:g} now), no training"
+    _tell_what_next(console, trained, photos, {words: [*again, f"--{name}", f"{other:g}"]})
     end(console, "fit", trained, trained.path)
 
 
-def _without_alpha(arguments: list[str]) -> list[str]:
-    """A command line to which another --alpha can be added; it must not start from scratch."""
+def _without(option: str, arguments: list[str]) -> list[str]:
+    """A command line to which another value of an option can be added; it must not start from scratch."""
     before = ["", *arguments[:-1]]
     return [
         argument
         for argument, last in zip(arguments, before, strict=True)
-        if argument not in ("--overwrite", "--alpha") and not argument.startswith("--alpha=") and last != "--alpha"
+        if argument not in ("--overwrite", option) and not argument.startswith(f"{option}=") and last != option
     ]
 
 
-def _tell_what_next(console: Console, trained: Trained, photos: list[str], again: list[str], alpha: float) -> None:
+def _tell_what_next(console: Console, trained: Trained, photos: list[str], again: dict[str, list[str]]) -> None:
     """Where the model is, what to look at, and the next commands, ready to be copied."""
     out = trained.path
     masks, sheet = out / "masks", out / SHEET
     commands = {
         "masks of new photos": ["propagate", "NEW-PHOTOS", "--model", str(out)],
-        f"less background (alpha {alpha:g} now), no training": [*again, "--alpha", f"{2 * alpha:g}"],
+        **again,
         "a training set": ["export", str(masks), "--to", "coco", "--photos", photos[0], "--out", f"{out}-dataset"],
     }
     lines = [shlex.join(["pixaff", *words]) for words in commands.values()]

@@ -14,7 +14,8 @@ from pixaff.errors import FormatError, UsageError
 from pixaff.io.atomic import atomic_path
 from pixaff.io.npz_arrays import read_arrays
 
-CELL = 8
+CELLS = (8, 4)
+"""Sides of a cell in pixels: of the walks psa and both, and of the walk irn."""
 _NAMES = ("classes", "scores", "powers", "background", "alpha", "walked_size", "size")
 _HINT = "expected the scores of pixaff propagate --save-scores; for CAMs give --cams"
 _TOLERANCE = 1e-3  # what an approximate walk may lead above 1 or below 0
@@ -22,7 +23,7 @@ _TOLERANCE = 1e-3  # what an approximate walk may lead above 1 or below 0
 
 @dataclass(frozen=True, eq=False)
 class ScoreFile:
-    """The propagated scores of one photo, on the grid of cells of 8 x 8 pixels.
+    """The propagated scores of one photo, on the grid of cells of the walk, 8 x 8 or 4 x 4 pixels.
 
     Attributes:
         classes: int64 (C,), mask values 1..254, none twice; C is 0 for a photo that shows no class.
@@ -31,7 +32,8 @@ class ScoreFile:
         background: float32 (K, h, w), in 0..1: the propagated background at each of them. That at any alpha between the
             first and the last follows from these; see `pixaff.ops.powers`.
         alpha: Alpha of the masks that the run wrote, within the range of ``powers``.
-        walked_size: (H, W) in pixels at which the photo was walked; h and w are an eighth of it, rounded up.
+        walked_size: (H, W) in pixels at which the photo was walked; h and w are an eighth or a fourth of it, rounded
+            up.
         size: (H, W) of the photo.
     """
 
@@ -42,6 +44,12 @@ class ScoreFile:
     alpha: float
     walked_size: tuple[int, int]
     size: tuple[int, int]
+
+    @property
+    def cell(self) -> int:
+        """Side of a cell in pixels."""
+        grid = self.scores.shape[1:]
+        return next((cell for cell in CELLS if grid == _grid(self.walked_size, cell)), CELLS[0])
 
 
 def check_saved(alphas: Iterable[float], lowest: float, highest: float) -> None:
@@ -122,13 +130,17 @@ def _check(file: ScoreFile) -> None:
         raise ValueError(f"alpha: found {file.alpha:g}, expected {powers[0]:g}..{powers[-1]:g}")
     if min(*file.size, *file.walked_size) < 1:
         raise ValueError(f"found the sizes {file.walked_size} and {file.size}, expected positive H, W")
-    grid = tuple(-(-side // CELL) for side in file.walked_size)
+    grid = _grid(file.walked_size, file.cell)
     for name, array in (("scores", file.scores), ("background", file.background)):
         if array.shape[1:] != grid:
             raise ValueError(f"{name}: found the grid {array.shape[1:]}, expected {grid} for {file.walked_size} pixels")
         low, high = (float(array.min()), float(array.max())) if array.size else (0.0, 0.0)  # NaN if any is
         if not (low >= -_TOLERANCE and high <= 1 + _TOLERANCE):
             raise ValueError(f"{name}: found values {low:.4g}..{high:.4g}, expected 0..1")
+
+
+def _grid(size: tuple[int, int], cell: int) -> tuple[int, ...]:
+    return tuple(-(-side // cell) for side in size)
 
 
 def _expect(holds: bool, name: str, array: NDArray[Any], expected: str) -> None:

@@ -95,8 +95,8 @@ def crf(
     from pixaff.models.registry import preset_settings
 
     settings = preset_settings(preset).replace(**given)
-    if hard and settings.conf_bg > settings.conf_fg:
-        raise UsageError(f"conf_bg is {settings.conf_bg:g}, expected at most conf_fg, {settings.conf_fg:g}")
+    if hard:
+        check_confidences(settings)
     where, count = pick_device(run.device), run.workers or default_workers()
     shared: dict[str, Any] = {
         "cams": folder,
@@ -128,6 +128,16 @@ def crf(
         device=device_words(where),
         listing=listing,
     )
+
+
+def check_confidences(settings: Settings) -> None:
+    """Refuse background scores of confident labels that are the wrong way round.
+
+    Raises:
+        UsageError: They are.
+    """
+    if settings.conf_bg > settings.conf_fg:
+        raise UsageError(f"conf_bg is {settings.conf_bg:g}, expected at most conf_fg, {settings.conf_fg:g}")
 
 
 def _mode(hard: bool) -> dict[str, bool]:

@@ -1,7 +1,8 @@
 """Tagged photos with any classes in, a model and its masks out: the whole chain in one resumable run.
 
-train-cam, cam, crf, train-affinity, propagate. If the network has a segmentation head (`LiteCam`), this is trained
-first on its own refined CAMs: cam, crf and train-cam once more. If asked for, train-seg follows, on the masks.
+train-cam, cam, crf, train-affinity, propagate; or with the method irn: train-cam, cam, crf --hard, train-irn,
+propagate. If the network has a segmentation head (`LiteCam`), this is trained first on its own refined CAMs: cam, crf
+and train-cam once more. If asked for, train-seg follows, on the masks.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ from pixaff.io.atomic import write_text
 from pixaff.io.labels import Labels, names_in, read_classes
 from pixaff.models import load_checkpoint, registry
 from pixaff.models.base import AffinityNetwork, CamNetwork
-from pixaff.models.bundle import AFFINITY, CAM, RECORD, SEG, write_bundle
-from pixaff.models.registry import create_affinity_network, create_cam_network
+from pixaff.models.bundle import AFFINITY, CAM, IRN, RECORD, SEG, write_bundle
+from pixaff.models.registry import create_affinity_network, create_boundary_network, create_cam_network
 from pixaff.models.segmentation import add_segmentation
 from pixaff.ops.powers import HIGHEST, LOWEST
 from pixaff.options import divide
@@ -34,15 +35,17 @@ from pixaff.stages.batch.plan import check_files
 from pixaff.stages.batch.record import read_record, write_record
 from pixaff.stages.batch.report import Report
 from pixaff.stages.cam import cam
-from pixaff.stages.crf import PHOTOS_PER_WORKER, crf
+from pixaff.stages.crf import PHOTOS_PER_WORKER, check_confidences, crf
 from pixaff.stages.propagate import OVERLAYS, propagate
 from pixaff.stages.train_affinity import pair_loss, train_affinity
 from pixaff.stages.train_cam import cam_loss, seed_loss, train_cam
+from pixaff.stages.train_irn import boundary_terms, check_crop, train_irn
 from pixaff.stages.train_seg import train_seg
 from pixaff.stages.training.calibration import CALIBRATED, calibrate_posteriors, calibrate_walk, checked_names
 from pixaff.stages.training.calibration import RECORD as CALIBRATION
 from pixaff.stages.training.chain import Stage, Work, of_recipe
 from pixaff.stages.training.checkpoint import CHECKPOINT
+from pixaff.stages.training.datasets import BOUNDARY_CELL
 from pixaff.stages.training.earlier import EARLIER, changes_since, clear_folder, clear_stale, shorter
 from pixaff.stages.training.folder import Trained, digest, leave_out, leave_out_unreadable, one_at_a_time
 from pixaff.stages.training.forecast import Pace
@@ -56,12 +59,17 @@ if TYPE_CHECKING:
     from pixaff.keywords import TrainingKeywords
 
 COMMAND = "fit"
-PARTS = ("train-cam", "seed-cams", "seed-crf", "train-head", "cams", "crf", "train-affinity", "masks", "train-seg")
+OF_METHOD = {"psa": ("crf", "train-affinity"), "irn": ("confident-labels", "train-irn")}
+"""Subfolders that only one of the methods fills."""
+PARTS = (
+    "train-cam", "seed-cams", "seed-crf", "train-head", "cams", *OF_METHOD["psa"], *OF_METHOD["irn"], "masks",
+    "train-seg",
+)  # fmt: skip
 """Subfolders of a run, in the order in which they are filled."""
 WALK = ("walk", "irn", "alpha", "background", "beta", "boundary_beta", "radius", "steps", "borders")
 """Settings that decide the propagated scores."""
 WRITTEN = (
-    RECORD, CAM, AFFINITY, SEG, CHECKPOINT, CALIBRATION, "run.json", "run.jsonl", "metrics.jsonl", "loss.png",
+    RECORD, CAM, AFFINITY, IRN, SEG, CHECKPOINT, CALIBRATION, "run.json", "run.jsonl", "metrics.jsonl", "loss.png",
     DOUBTFUL, SHEET,
 )  # fmt: skip
 """Files of the trainings and of the run itself."""
@@ -75,12 +83,15 @@ def fit(
     *,
     classes: str | Path | Sequence[str] | None = None,
     listing: str | Path | None = None,
+    method: Literal["psa", "irn"] | None = None,
     settings: Settings | None = None,
     cam_recipe: Recipe | Mapping[str, Any] | None = None,
     head_recipe: Recipe | Mapping[str, Any] | None = None,
     affinity_recipe: Recipe | Mapping[str, Any] | None = None,
+    irn_recipe: Recipe | Mapping[str, Any] | None = None,
     cam_init: str | Path | None = None,
     affinity_init: str | Path | None = None,
+    irn_init: str | Path | None = None,
     reset_head: bool = False,
     seg: bool = False,
     seg_network: str = "lite_seg",
@@ -90,7 +101,7 @@ def fit(
     run: RunOptions | None = None,
     **options: Unpack[TrainingKeywords],
 ) -> Trained:
-    """Train a model for your own classes and write masks: train-cam, cam, crf, train-affinity, propagate.
+    """Train a model for your own classes and write masks: train-cam, cam, crf, train-affinity or train-irn, propagate.
 
     To continue a stopped run, call this again with the same arguments. Afterwards ``out`` is a model for `pixaff.load`
     and `pixaff.propagate`; its masks are in ``out/masks``.
@@ -102,17 +113,20 @@ def fit(
         classes: A class list, or the names themselves, in the order of the mask values; None uses all names that the
             labels use, in alphabetical order.
         listing: Image list; only its images are used.
+        method: "psa" trains an AffinityNet, "irn" a network of class boundaries and displacements; the walk of the
+            model is of the same name. None is the method of the walk in ``settings``.
         settings: Networks and hyper-parameters of the model, which are stored in it.
-        cam_recipe, head_recipe, affinity_recipe: Hyper-parameters of the trainings of the classifier, of its
-            segmentation head if it has one, and of the AffinityNet: a whole `Recipe`, or values that replace those of
-            the network's own.
-        cam_init, affinity_init, reset_head: Initial weights; see `pixaff.train_cam`.
+        cam_recipe, head_recipe, affinity_recipe, irn_recipe: Hyper-parameters of the trainings of the classifier, of
+            its segmentation head if it has one, of the AffinityNet, and of the boundary network: a whole `Recipe`, or
+            values that replace those of the network's own.
+        cam_init, affinity_init, irn_init, reset_head: Initial weights; see `pixaff.train_cam`.
         seg: Also train a segmentation network on the masks, see `pixaff.train_seg`; the run is then a model for
             `pixaff.segment`, too. A finished run can be given one.
         seg_network: Registry name of that network.
         seg_recipe: Values that replace those of its own recipe.
         calibrate: Settings to choose by the model's own CAMs, among "crf_low", "crf_high" and "alpha"; see
-            `pixaff.ops.mask_measures`. None chooses all of them, or none if ``settings`` are given.
+            `pixaff.ops.mask_measures`. None chooses all of them, or none if ``settings`` are given. The method irn
+            chooses none: it has no such CRF, and its walk no affinities by which the choice was tested.
         engine: Implementation of the dense CRF: "torch", "pydensecrf" or "auto".
         run: How the run computes and to whom it reports, as one object; single ``options`` override it.
         **options: Fields of `pixaff.run_options.TrainingOptions`: ``device``, ``workers``, ``save_every``,
@@ -133,17 +147,21 @@ def fit(
     how = TrainingOptions.of(run, divide(options, COMMAND, TrainingOptions)[0])
     report = how.report
     calibrate = (CALIBRATED if settings is None else ()) if calibrate is None else checked_names(calibrate)
-    settings = settings or Settings()
-    if not settings.affinity:
-        raise UsageError(
-            f"preset {settings.preset} has no AffinityNet, which fit trains", "train step by step: see docs/irn.md"
-        )
+    settings = _settings_for(method, settings or Settings())
     cam_recipe = whole_recipe(cam_recipe, registry.cam_recipe(settings.cam))
     head_recipe = whole_recipe(head_recipe, registry.head_recipe(settings.cam) or cam_recipe)
-    affinity_recipe = whole_recipe(affinity_recipe, registry.affinity_recipe(settings.affinity))
+    by_boundaries = settings.walk == "irn"
+    if by_boundaries:
+        calibrate = ()
+    affinity_recipe = whole_recipe(affinity_recipe, registry.affinity_recipe(settings.affinity or settings.irn))
+    irn_recipe = whole_recipe(irn_recipe, registry.irn_recipe(settings.irn or settings.affinity))
+    if by_boundaries:
+        check_confidences(settings)
+        check_crop(irn_recipe)
+        create_boundary_network(settings.irn)  # which is what shows that the name is of one
     where = pick_device(how.device)
     result = Trained(path=out)
-    check_files([out / name for name in (*WRITTEN, "photos.txt")], [labels, listing, cam_init, affinity_init])
+    check_files([out / name for name in (*WRITTEN, "photos.txt")], [labels, listing, cam_init, affinity_init, irn_init])
     found = find_images(photos, None if listing is None else Path(listing), labels=labels, recursive=how.recursive)
     result.names = found.names
     names = _class_names(labels, classes, found)
@@ -156,13 +174,16 @@ def fit(
         **{f"cam {name}": value for name, value in cam_recipe.to_dict().items()},
         **{f"head {name}": value for name, value in head_recipe.to_dict().items()},
         **{f"affinity {name}": value for name, value in affinity_recipe.to_dict().items()},
+        **{f"irn {name}": value for name, value in irn_recipe.to_dict().items()},
         "cam init": None if cam_init is None else str(cam_init),
         "affinity init": None if affinity_init is None else str(affinity_init),
+        "irn init": None if irn_init is None else str(irn_init),
         "engine": engine,
         "classes": list(names),
         "data": digest(f"{found.names.key(photo)} {present}" for photo, present in labelled.items()),
     }
-    stages, recipes = psa_stages(settings), {"cam": cam_recipe, "head": head_recipe, "affinity": affinity_recipe}
+    stages = irn_stages(settings) if by_boundaries else psa_stages(settings)
+    recipes = {"cam": cam_recipe, "head": head_recipe, "affinity": affinity_recipe, "irn": irn_recipe}
     if seg:
         recipes["seg"] = whole_recipe(seg_recipe, registry.seg_recipe(seg_network))
         own = {f"seg {name}": value for name, value in recipes["seg"].to_dict().items()}
@@ -172,6 +193,9 @@ def fit(
         _clear(out)
     present = {found.names.name(photo): list(classes) for photo, classes in labelled.items()}
     changes = changes_since(out, COMMAND, stages, decides, present, recipes)
+    # No record says what the parts of the other method were made of.
+    for part in OF_METHOD["psa" if by_boundaries else "irn"]:
+        clear_folder(out / part, (*WRITTEN, EARLIER))
     facts = {"device": device_words(where), "list": listing, "images": len(labelled), "photos": present}
 
     def record() -> None:
@@ -187,7 +211,9 @@ def fit(
     record()
     clear_stale(out, stages, changes, WRITTEN)
     record()
-    report(Event("settings", COMMAND, data={**decides, "device": device_words(where)}))
+    unused = "affinity" if by_boundaries else "irn"
+    shown = {name: value for name, value in decides.items() if name.split()[0] != unused}
+    report(Event("settings", COMMAND, data={**shown, "device": device_words(where)}))
     if changes.words:
         report(Event("note", COMMAND, changes.words))
     write_text(out / "classes.txt", "".join(f"{name}\n" for name in names))
@@ -197,7 +223,7 @@ def fit(
         names=tuple(names),
         settings=settings,
         recipes=recipes,
-        init={"cam": cam_init, "affinity": affinity_init},
+        init={"cam": cam_init, "affinity": affinity_init, "irn": irn_init},
         reset_head=reset_head,
         calibrate=tuple(calibrate),
         engine=engine,
@@ -219,8 +245,28 @@ def fit(
     return result
 
 
-def psa_stages(settings: Settings) -> list[Stage]:
-    """The stages of PSA (Ahn & Kwak, CVPR 2018), in the order in which they run."""
+def _settings_for(method: Literal["psa", "irn"] | None, settings: Settings) -> Settings:
+    """The settings with the walk of the method.
+
+    Raises:
+        UsageError: The walk needs both networks, or the preset has not the one of the method.
+    """
+    if method is None:
+        if settings.walk == "both":
+            raise UsageError("found the walk both, of which fit trains one network", "choose --method psa or irn")
+        method = settings.walk
+    if method not in OF_METHOD:
+        raise UsageError(f"method is {method}, expected {' or '.join(OF_METHOD)}")
+    if method == "irn":
+        # A boundary network goes with any CAM network.
+        return settings.replace(walk="irn", irn=settings.irn or "lite_irn")
+    if not settings.affinity:
+        raise UsageError(f"preset {settings.preset} has no AffinityNet", "choose --method irn, or --affinity-network")
+    return settings.replace(walk="psa")
+
+
+def cam_stages(settings: Settings) -> list[Stage]:
+    """The stages up to the CAMs, which both methods share."""
     head = registry.has_segmentation_head(settings.cam)
     return [
         Stage(
@@ -242,6 +288,13 @@ def psa_stages(settings: Settings) -> list[Stage]:
             trial=lambda work: cam_seconds(work, _new_cam_network(work), work.settings.scales, work.settings.flip),
             needs=("train-head" if head else "train-cam",),
         ),
+    ]
+
+
+def psa_stages(settings: Settings) -> list[Stage]:
+    """The stages of PSA (Ahn & Kwak, CVPR 2018), in the order in which they run."""
+    return [
+        *cam_stages(settings),
         Stage(
             "crf",
             "CRF posteriors with much and with little background",
@@ -272,6 +325,41 @@ def psa_stages(settings: Settings) -> list[Stage]:
     ]
 
 
+def irn_stages(settings: Settings) -> list[Stage]:
+    """The stages of IRN (Ahn, Cho & Kwak, CVPR 2019), in the order in which they run."""
+    walk = ("walk", "alpha", "background", "boundary_beta", "radius", "steps", "borders", "final_crf")
+    return [
+        *cam_stages(settings),
+        Stage(
+            "confident-labels",
+            "confident labels",
+            _make_labels,
+            options=("conf_fg", "conf_bg", "size", "engine"),
+            trial=partial(crf_seconds, per_worker=PHOTOS_PER_WORKER),
+            needs=("cams",),
+        ),
+        Stage(
+            "train-irn",
+            "train the network of class boundaries",
+            _train_irn,
+            options=("irn", "irn init", *of_recipe("irn")),
+            recipe="irn",
+            weights=IRN,
+            units=partial(_steps, "irn"),
+            trial=_try_irn,
+            needs=("confident-labels",),
+        ),
+        Stage(
+            "masks",
+            "masks",
+            _make_irn_masks,
+            options=(*walk, "size", "engine"),
+            trial=lambda work: mask_seconds(work, None, create_boundary_network(work.settings.irn)),
+            needs=("cams", "train-irn"),
+        ),
+    ]
+
+
 def _steps(name: str, work: Work) -> int:
     recipe, photos = work.recipes[name], len(work.photos)
     return recipe.epochs_for(photos) * (photos // min(recipe.batch_size, photos))
@@ -294,6 +382,11 @@ def _try_head(work: Work) -> float:
 def _try_affinity(work: Work) -> float:
     network = create_affinity_network(work.settings.affinity)
     return step_seconds(work, network, pair_loss(work.settings.radius), work.recipes["affinity"])
+
+
+def _try_irn(work: Work) -> float:
+    network = create_boundary_network(work.settings.irn)
+    return step_seconds(work, network, boundary_terms(), work.recipes["irn"], BOUNDARY_CELL)
 
 
 def _train_classifier(work: Work) -> Report:
@@ -451,6 +544,51 @@ def _make_masks(work: Work) -> Report:
     )
     if work.settings != before:
         _write_model(work, affinity)
+    (work.out / IRN).unlink(missing_ok=True)  # of a run of the other method
+    return _write_masks(work)
+
+
+def _make_labels(work: Work) -> Report:
+    return crf(
+        work.photos,
+        work.out / "cams",
+        work.out / "confident-labels",
+        hard=True,
+        conf_fg=work.settings.conf_fg,
+        conf_bg=work.settings.conf_bg,
+        size=work.settings.size,
+        engine=work.engine,
+        listing=work.listing,
+        run=work.run,
+    )
+
+
+def _train_irn(work: Work) -> Report:
+    return train_irn(
+        work.photos,
+        work.out / "confident-labels",
+        work.out / "train-irn",
+        network=work.settings.irn,
+        init=work.init["irn"],
+        listing=work.listing,
+        recipe=work.recipes["irn"],
+        run=work.run,
+    )
+
+
+def _make_irn_masks(work: Work) -> Report:
+    """Complete the model, and make the masks with it."""
+    settings = work.settings.replace(affinity="")
+    network, irn = _new_cam_network(work), create_boundary_network(settings.irn)
+    load_checkpoint(network, _trained_cam(work))
+    load_checkpoint(irn, work.out / "train-irn" / IRN)
+    write_bundle(work.out, settings.cam, None, network, None, work.names, settings, irn=settings.irn, irn_model=irn)
+    (work.out / AFFINITY).unlink(missing_ok=True)  # of a run of the other method
+    return _write_masks(work)
+
+
+def _write_masks(work: Work) -> Report:
+    settings = work.settings
     return propagate(
         work.photos,
         work.out / "masks",
@@ -459,7 +597,7 @@ def _make_masks(work: Work) -> Report:
         cams=work.out / "cams",
         listing=work.listing,
         overlay=True,
-        save_scores=LOWEST <= work.settings.alpha <= HIGHEST,
+        save_scores=LOWEST <= settings.alpha <= HIGHEST and not settings.background,
         engine=work.engine,
         run=work.run,
     )

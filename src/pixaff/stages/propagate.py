@@ -147,11 +147,8 @@ def propagate(
         predictor.classes = tuple((read_record(folder) or {}).get("classes") or ())
     powers = background_powers() if save_scores else ()
     if save_scores:
-        if predictor.settings.background or predictor.settings.walk == "irn":
-            raise UsageError(
-                "save_scores needs a walk over cells of 8 pixels that propagates the background",
-                "choose --walk psa or both, and --background 0",
-            )
+        if predictor.settings.background:
+            raise UsageError("save_scores needs a walk that propagates the background", "choose --background 0")
         check_saved([predictor.settings.alpha], LOWEST, HIGHEST)
     given = read_given_labels(
         labels,

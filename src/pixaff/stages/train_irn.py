@@ -85,9 +85,7 @@ def train_irn(
     weights, report = Path(out) / IRN, how.report
     recipe = whole_recipe(recipe, irn_recipe(network))
     Settings(radius=radius)
-    if recipe.crop // BOUNDARY_CELL <= 2 * (radius - 1):
-        least = BOUNDARY_CELL * (2 * radius - 1)
-        raise UsageError(f"crop is {recipe.crop}, expected at least {least} for radius {radius}: it contains no pair")
+    check_crop(recipe, radius)
     result = Trained(path=weights)
     if is_trained(weights, how, COMMAND, [init, listing]):
         return result
@@ -109,6 +107,17 @@ def train_irn(
     store_mean_displacement(model, kept, sum(recipe.resize) // 2, recipe, how.workers or default_workers())
     finish(model, result, {"network": network})
     return result
+
+
+def check_crop(recipe: Recipe, radius: int = RADIUS) -> None:
+    """Refuse a crop that contains no pair of cells.
+
+    Raises:
+        UsageError: It contains none.
+    """
+    if recipe.crop // BOUNDARY_CELL <= 2 * (radius - 1):
+        least = BOUNDARY_CELL * (2 * radius - 1)
+        raise UsageError(f"crop is {recipe.crop}, expected at least {least} for radius {radius}: it contains no pair")
 
 
 def boundary_terms(radius: int = RADIUS) -> LossFn:

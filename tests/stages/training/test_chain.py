@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,13 +12,15 @@ from pixaff.recipe import Recipe
 from pixaff.run_options import TrainingOptions
 from pixaff.settings import Settings
 from pixaff.stages.batch.report import Report
-from pixaff.stages.fit import psa_stages
+from pixaff.stages.fit import irn_stages, psa_stages
 from pixaff.stages.training.chain import Stage, Work, stale_stages
 from pixaff.stages.training.folder import Trained
 from pixaff.stages.training.running import run_stages
 
-FREE = {"preset", "label_threshold", "conf_fg", "conf_bg"}
-"""Settings that are stored in the model, and that no output of such a run with given labels depends on."""
+FREE = {"preset", "label_threshold"}
+"""Settings that are stored in the model, and that no output of a run with given labels depends on."""
+
+CHAINS = (psa_stages, irn_stages)
 
 
 def names(stages: list[Stage]) -> list[str]:
@@ -72,16 +75,19 @@ def test_a_stage_that_needs_nothing_stale_stays() -> None:
 
 
 def test_every_setting_belongs_to_a_stage() -> None:
-    known = {option for stage in psa_stages(Settings()) for option in stage.options}
-    assert set(Settings().to_dict()) - known == FREE
-    for recipe in ("cam", "head", "affinity"):
-        assert {f"{recipe} {name}" for name in Recipe().to_dict()} <= known
+    psa, irn = ({option for stage in stages(Settings()) for option in stage.options} for stages in CHAINS)
+    assert set(Settings().to_dict()) - psa == FREE | {"irn", "conf_fg", "conf_bg", "boundary_beta"}
+    assert set(Settings().to_dict()) - irn == FREE | {"affinity", "crf_low", "crf_high", "beta"}
+    for known, recipes in ((psa, ("cam", "head", "affinity")), (irn, ("cam", "head", "irn"))):
+        for recipe in recipes:
+            assert {f"{recipe} {name}" for name in Recipe().to_dict()} <= known
 
 
-def test_needs_are_stages_before() -> None:
+@pytest.mark.parametrize("stages_of", CHAINS)
+def test_needs_are_stages_before(stages_of: Callable[[Settings], list[Stage]]) -> None:
     for settings in (Settings(), Settings(cam="vgg16_cam", affinity="vgg16_affinity")):
         seen: set[str] = set()
-        for stage in psa_stages(settings):
+        for stage in stages_of(settings):
             assert set(stage.needs) <= seen
             seen.add(stage.name)
 

@@ -27,7 +27,7 @@ class Work:
         labels: File or folder of labels.
         names: Names of the classes.
         settings: Networks and hyper-parameters of the model.
-        recipes: Hyper-parameters of the trainings, by name: "cam", "head", "affinity".
+        recipes: Hyper-parameters of the trainings, by name: "cam", "head", "affinity" or "irn".
         init: Initial weights, by the same names; None for those in the package.
         reset_head: Whether the classifier may be re-initialised.
         engine: Implementation of the dense CRF.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -37,12 +38,12 @@ class Doubt:
 
     Attributes:
         photo: The photo.
-        margin: How far the best score is ahead of the second best, 0..1, see `mask_margin`.
+        margin: How far the best score is ahead of the second best, 0..1, see `mask_margin`; None without scores.
         shown: Share of the pixels that are not background.
     """
 
     photo: Path
-    margin: float
+    margin: float | None
     shown: float
 
 
@@ -64,16 +65,18 @@ def mask_margin(margin: NDArray[np.float32], mask: NDArray[np.uint8], classes: S
 
 
 def _doubt(photo: Path, key: str, masks: Path) -> Doubt | None:
-    """None without a mask or without scores that can be read."""
+    """None without a mask that can be read."""
     try:
-        file = read_scores(masks / SCORES / f"{key}.npz")
         mask = read_mask(masks / f"{key}.png")
     except FormatError:
         return None
+    shown = float((mask > 0).mean())
+    try:
+        file = read_scores(masks / SCORES / f"{key}.npz")
+    except FormatError:
+        return Doubt(photo, None, shown)
     margin = margin_at(file)
-    if mask.shape != margin.shape:
-        return None
-    return Doubt(photo, mask_margin(margin, mask, file.classes.tolist()), float((mask > 0).mean()))
+    return Doubt(photo, mask_margin(margin, mask, file.classes.tolist()) if mask.shape == margin.shape else None, shown)
 
 
 def write_overview(out: Path, masks: Path, overlays: Path, photos: Sequence[Path]) -> list[str]:
@@ -81,12 +84,13 @@ def write_overview(out: Path, masks: Path, overlays: Path, photos: Sequence[Path
 
     Args:
         out: Folder for both.
-        masks: Folder of masks, with the scores that `pixaff.propagate` saved. A photo without these is left out.
+        masks: Folder of masks, with the scores that `pixaff.propagate` saved. Masks without these, such as all masks
+            with a constant background, have no margin and come last.
         overlays: Folder of their overlays.
         photos: The photos.
 
     Returns:
-        What the photos are called, in this order.
+        What the photos that have a margin are called, in this order.
     """
     called = naming_of(photos)
     with ThreadPoolExecutor(min(READERS, default_workers())) as pool:
@@ -95,11 +99,11 @@ def write_overview(out: Path, masks: Path, overlays: Path, photos: Sequence[Path
             for doubt in pool.map(lambda photo: _doubt(photo, called.key(photo), masks), photos)
             if doubt is not None
         ]
-    doubts = sorted(found, key=lambda doubt: doubt.margin)
+    doubts = sorted(found, key=lambda doubt: math.inf if doubt.margin is None else doubt.margin)
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
     table.writerow(("photo", "margin", "shown"))
-    table.writerows((called.name(doubt.photo), f"{doubt.margin:.4f}", f"{doubt.shown:.4f}") for doubt in doubts)
+    table.writerows((called.name(one.photo), _figure(one.margin, 4), f"{one.shown:.4f}") for one in doubts)
     write_text(out / DOUBTFUL, text.getvalue())
     rows, names = [], []
     for doubt in doubts[:ON_SHEET]:
@@ -108,7 +112,11 @@ def write_overview(out: Path, masks: Path, overlays: Path, photos: Sequence[Path
         except ImageError:
             continue
         rows.append(pair)
-        names.append(f"{called.key(doubt.photo)}  {doubt.margin:.2f}")
+        names.append(f"{called.key(doubt.photo)}  {_figure(doubt.margin, 2)}".rstrip())
     if rows:
         write_picture(out / SHEET, contact_sheet(rows, ["photo", "mask"], names, CELL), quality=88)
-    return [called.name(doubt.photo) for doubt in doubts]
+    return [called.name(doubt.photo) for doubt in doubts if doubt.margin is not None]
+
+
+def _figure(margin: float | None, digits: int) -> str:
+    return "" if margin is None else f"{margin:.{digits}f}"

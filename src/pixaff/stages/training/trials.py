@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from pixaff.device import pick_device
 from pixaff.io.cams import CamFile
 from pixaff.io.images import load_image
-from pixaff.models.base import AffinityNetwork, CamNetwork, Network
+from pixaff.models.base import AffinityNetwork, BoundaryNetwork, CamNetwork, Network
 from pixaff.ops.cam import with_background
 from pixaff.ops.crf import dense_crf
 from pixaff.predictor import Predictor, Sample
@@ -34,13 +34,13 @@ USUAL_SIZE = 512
 """Long side of a photo where the working size is that of each photo."""
 
 
-def step_seconds(work: Work, model: Network, loss: LossFn, recipe: Recipe) -> float:
-    """Seconds of a training step: forward and backward pass of an image, times the batch."""
+def step_seconds(work: Work, model: Network, loss: LossFn, recipe: Recipe, cell: int = CELL) -> float:
+    """Seconds of a training step: forward and backward pass of an image with a label per cell, times the batch."""
     where = pick_device(work.run.device)
     side = max(min(recipe.crop, 192), recipe.crop // 2 // CELL * CELL)
     model.to(where).to(memory_format=torch.channels_last).train()
     parameter_groups(model, recipe)  # freezes the backbone if the training does
-    cells = (torch.arange((side // CELL) ** 2, device=where) % 7 == 0).long().view(1, side // CELL, side // CELL)
+    cells = (torch.arange((side // cell) ** 2, device=where) % 7 == 0).long().view(1, side // cell, side // cell)
     batch: Mapping[str, torch.Tensor] = {
         "image": torch.zeros(1, 3, side, side, device=where).contiguous(memory_format=torch.channels_last),
         "target": torch.zeros(1, len(work.names), device=where),
@@ -61,9 +61,9 @@ def cam_seconds(work: Work, network: CamNetwork, scales: tuple[float, ...], flip
     return _predictor_seconds(work, Predictor(network, None, work.names, settings), Predictor.sample_cams)
 
 
-def mask_seconds(work: Work, network: AffinityNetwork) -> float:
+def mask_seconds(work: Work, affinity: AffinityNetwork | None, boundary: BoundaryNetwork | None = None) -> float:
     """Seconds for the mask of a photo whose CAMs exist."""
-    predictor = Predictor(None, network, work.names, work.settings, engine=work.engine)
+    predictor = Predictor(None, affinity, work.names, work.settings, engine=work.engine, boundary_network=boundary)
     # Half the size has a quarter of the cells, but takes as many steps.
     return _predictor_seconds(work, predictor, lambda each, sample: each.predict([sample]))
 
@@ -79,7 +79,7 @@ def crf_seconds(work: Work, per_worker: int) -> float:
 
 def _predictor_seconds(work: Work, predictor: Predictor, function: Callable[[Predictor, Sample], object]) -> float:
     where = pick_device(work.run.device)
-    for network in (predictor.cam_network, predictor.affinity_network):
+    for network in (predictor.cam_network, predictor.affinity_network, predictor.boundary_network):
         if network is not None:
             network.to(where).eval()
     image, size = _photo(work)
