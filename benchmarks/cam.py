@@ -73,7 +73,8 @@ def plain_maps(network: CamNetwork, image: NDArray[np.uint8], classes: list[int]
     total = torch.zeros(())
     for scale in SCALES:
         # Networks of cells get sizes that the cells cover.
-        size = tuple(round(side * scale / network.size_divisor) * network.size_divisor for side in (width, height))
+        columns, rows = (round(side * scale / network.size_divisor) for side in (width, height))
+        size = (columns * network.size_divisor, rows * network.size_divisor)
         resized = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC))
         for mirrored in (False, True):
             x = network.preprocess(resized[:, ::-1] if mirrored else resized)[None]

@@ -169,7 +169,7 @@ def walk(job: Job) -> None:
     cpu = random_input((96, 72)) if job.tiny else read_input()
     scores, affinity = (tensor.to(job.device) for tensor in cpu)
     # Each way has rounding errors of its own: on a CPU, float32 is off by 3e-5.
-    expected = random_walk(*(tensor.double() for tensor in cpu))
+    expected = random_walk(cpu[0].double(), cpu[1].double())
     with figures("walk, 500 x 375, published: 8 dense squarings") as row:
         compare(row, dense_walk(scores, affinity), expected, 2e-4)
         dense = job.seconds(lambda: dense_walk(scores, affinity))

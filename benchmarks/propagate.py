@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -43,6 +43,7 @@ from pixaff.stages.batch.inputs import find_images
 from pixaff.stages.propagate import propagate
 
 PHOTOS = Path(__file__).parents[1] / "examples" / "photos"
+InferenceName = Literal["auto", "torch"]
 LABELS = (7, 14)
 """Cat and person, 0-based: the work does not depend on whether the photo shows them."""
 
@@ -102,7 +103,7 @@ def compare(source: Path, images: int, baseline: int, repeats: int) -> tuple[Row
         predictor = plain_predictor(borders="published")
         some = find_images(photos)[:baseline]
 
-        def ours(crf: bool, inference: str) -> Callable[[], None]:
+        def ours(crf: bool, inference: InferenceName) -> Callable[[], None]:
             def work() -> None:
                 out, labels = folder / "out", folder / "labels.csv"
                 done = propagate(photos, out, labels=labels, final_crf=crf, inference=inference, overwrite=True)
