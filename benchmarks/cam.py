@@ -1,6 +1,9 @@
-"""Time multi-scale activation maps of a published network: a plain float32 loop over scale and mirror against pixaff.
+"""Time multi-scale activation maps: a plain float32 loop over scale and mirror against pixaff with each engine.
 
     python -m benchmarks.cam [--network NAME] [--size 500x375] [--precision auto] [--threads N] [--repeats N] [--json]
+
+The engines are the network as it is, with batch norm folded into the convolutions, and in ONNX Runtime; they take
+turns. Ratios are of processor seconds, which other programs on the machine change little.
 
 The weights are noise whose scale keeps the values of all layers in range. The plain loop sees one scale or mirror
 image at a time and enlarges all maps. The maps kept are those of the two classes that the network thinks likeliest, as
@@ -11,9 +14,8 @@ on two threads; --size 160x120 shows the same in a tenth of that.
 
 from __future__ import annotations
 
-import argparse
-import json
-import statistics
+import copy
+import sys
 import time
 from collections.abc import Callable
 from functools import partial
@@ -24,14 +26,13 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from PIL import Image
-from rich.console import Console
-from rich.table import Table
 from torch import Tensor
 
+from benchmarks.measuring import Row, arguments, show, take_turns_on
 from pixaff.io.images import IMAGE_SUFFIXES, load_image
 from pixaff.models import create_cam_network
 from pixaff.models.base import CamNetwork
-from pixaff.predictor import Predictor, settle_precision
+from pixaff.predictor import Predictor, settle_inference, settle_precision
 from pixaff.settings import Settings
 
 PHOTOS = Path(__file__).parents[1] / "examples" / "photos"
@@ -71,7 +72,9 @@ def plain_maps(network: CamNetwork, image: NDArray[np.uint8], classes: list[int]
     height, width = image.shape[:2]
     total = torch.zeros(())
     for scale in SCALES:
-        size = (round(width * scale), round(height * scale))
+        # Networks of cells get sizes that the cells cover.
+        columns, rows = (round(side * scale / network.size_divisor) for side in (width, height))
+        size = (columns * network.size_divisor, rows * network.size_divisor)
         resized = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC))
         for mirrored in (False, True):
             x = network.preprocess(resized[:, ::-1] if mirrored else resized)[None]
@@ -86,62 +89,63 @@ def pixaff_maps(predictor: Predictor, image: NDArray[np.uint8], classes: list[in
     return torch.from_numpy(predictor.cams(image, classes).cams)
 
 
-def measure(work: Callable[[], Tensor], repeats: int) -> tuple[float, Tensor]:
-    """Median seconds and the result."""
-    seconds = []
-    for _ in range(repeats):
-        started = time.perf_counter()
-        result = work()
-        seconds.append(time.perf_counter() - started)
-    return statistics.median(seconds), result
-
-
-def run(name: str, size: tuple[int, int], precision: str, repeats: int) -> list[dict[str, float | str]]:
-    """One row per way: name, seconds, speedup over the plain one, difference from it."""
-    image = read_photo(size)
-    network = make_network(name)
-    with torch.no_grad():  # warms up, too
-        classes = network(network.preprocess(image)[None])[0].topk(PRESENT).indices.tolist()
-    baseline, expected = measure(partial(plain_maps, network, image, classes), repeats)
+def engines(network: CamNetwork, precision: str) -> dict[str, Predictor]:
+    """A predictor for each engine that this machine has."""
     network = network.to(memory_format=torch.channels_last)
     names = [str(index) for index in range(20)]
-    predictor = Predictor(network, None, names, Settings(cam=name, scales=SCALES, size=0))
-    predictor.precision, _ = settle_precision(precision, predictor, torch.device("cpu"))
-    seconds, found = measure(partial(pixaff_maps, predictor, image, classes), repeats)
-    difference = float((found - expected).abs().max() / expected.max())
-    way = f"pixaff, {precision}" + (f": {predictor.precision}" if precision == "auto" else "")
+
+    def make() -> Predictor:
+        return Predictor(network, None, names, Settings(cam="lite", scales=SCALES, size=0))
+
+    plain, folding, runtime, low = (make() for _ in range(4))
+    plain._engines["cam"] = network
+    found = {"pixaff, network as it is": plain, "pixaff, folded": folding}
+    if (why := settle_inference("auto", runtime)) or runtime.inference != "onnx":
+        print(f"no ONNX Runtime: {why}", file=sys.stderr)
+    else:
+        found["pixaff, ONNX Runtime"] = runtime
+    low.precision, _ = settle_precision(precision, low, torch.device("cpu"))
+    if low.precision != "fp32":
+        found[f"pixaff, folded, {low.precision}"] = low
+    return found
+
+
+def run(name: str, size: tuple[int, int], precision: str, repeats: int) -> list[Row]:
+    """One row per way: name, seconds, ratios to the plain loop, difference from it."""
+    image = read_photo(size)
+    network = make_network(name)
+    with torch.no_grad():
+        classes = network(network.preprocess(image)[None])[0].topk(PRESENT).indices.tolist()
+    works: dict[str, Callable[[], Tensor]] = {"plain loop": partial(plain_maps, network, image, classes)}
+    for way, predictor in engines(copy.deepcopy(network), precision).items():
+        works[way] = partial(pixaff_maps, predictor, image, classes)
+    results = [work() for work in works.values()]  # warms up, too
+    times = take_turns_on([time.perf_counter, time.process_time], list(works.values()), repeats)
     return [
-        {"way": "plain loop, fp32", "seconds": baseline, "speedup": 1.0, "difference": 0.0},
-        {"way": way, "seconds": seconds, "speedup": baseline / seconds, "difference": difference},
+        {
+            "way": way,
+            "seconds": wall,
+            "cpu_seconds": cpu,
+            "times_faster": times[0][1] / cpu,
+            "largest_difference": float((found - results[0]).abs().max() / results[0].max()),
+        }
+        for way, (wall, cpu), found in zip(works, times, results, strict=True)
     ]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Time multi-scale activation maps against a plain loop.")
-    parser.add_argument("--network", choices=("resnet38", "vgg16"), default="resnet38", help="(default: %(default)s)")
+    parser = arguments(__doc__)
+    parser.add_argument("--network", choices=("lite", "vgg16", "resnet38", "resnet50"), default="resnet38")
     parser.add_argument("--size", default="500x375", help="WIDTHxHEIGHT of the photo (default: %(default)s)")
     parser.add_argument("--precision", choices=("fp32", "bf16", "auto"), default="auto")
     parser.add_argument("--threads", type=int, help="CPU threads (default: torch's own choice)")
-    parser.add_argument("--repeats", type=int, default=1, help="timed runs of each way (default: 1)")
-    parser.add_argument("--json", action="store_true", help="one JSON object per line instead of the table")
-    arguments = parser.parse_args()
-    if arguments.threads:
-        torch.set_num_threads(arguments.threads)
-    width, height = map(int, arguments.size.split("x"))
-    rows = run(arguments.network, (width, height), arguments.precision, max(1, arguments.repeats))
-    if arguments.json:
-        for row in rows:
-            print(json.dumps(row))
-        return
-    threads = torch.get_num_threads()
-    table = Table(title=f"Activation maps of {arguments.network}, {width} x {height}, {threads} CPU threads")
-    table.add_column("way")
-    for column in ("seconds", "times faster", "largest difference"):
-        table.add_column(column, justify="right")
-    for row in rows:
-        figures = f"{row['seconds']:.2f}", f"{row['speedup']:.2f}", f"{100 * float(row['difference']):.2f} %"
-        table.add_row(str(row["way"]), *figures)
-    Console().print(table)
+    options = parser.parse_args()
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    width, height = map(int, options.size.split("x"))
+    rows = run(options.network, (width, height), options.precision, options.repeats)
+    title = f"Activation maps of {options.network}, {width} x {height}"
+    show(title, rows, {"network": options.network, "repeats": options.repeats}, options.json)
 
 
 if __name__ == "__main__":

@@ -43,7 +43,6 @@ from pixaff.events import Event
 from pixaff.io.cams import write_cams
 from pixaff.io.images import load_image
 from pixaff.io.masks import read_mask
-from pixaff.ops import solvers
 from pixaff.ops.affinity import pair_affinity
 from pixaff.ops.cam import background_score
 from pixaff.ops.crf import dense_crf, refine_labels
@@ -129,16 +128,6 @@ def compare_labels(row: Row, same: float, least: float) -> None:
 
 
 @contextmanager
-def recorded(nodes: int) -> Iterator[None]:
-    """Walks of up to so many nodes as CUDA graphs."""
-    before, solvers.RECORDED_NODES = solvers.RECORDED_NODES, nodes
-    try:
-        yield
-    finally:
-        solvers.RECORDED_NODES = before
-
-
-@contextmanager
 def exact_convolutions() -> Iterator[None]:
     """Convolutions in float32, which cuDNN rounds to TF32 otherwise."""
     before, torch.backends.cudnn.allow_tf32 = torch.backends.cudnn.allow_tf32, False
@@ -179,7 +168,8 @@ def walk(job: Job) -> None:
     """Single walks against the published dense one, a ragged batch, a photo of 3840 x 2160."""
     cpu = random_input((96, 72)) if job.tiny else read_input()
     scores, affinity = (tensor.to(job.device) for tensor in cpu)
-    expected = random_walk(*cpu)
+    # Each way has rounding errors of its own: on a CPU, float32 is off by 3e-5.
+    expected = random_walk(cpu[0].double(), cpu[1].double())
     with figures("walk, 500 x 375, published: 8 dense squarings") as row:
         compare(row, dense_walk(scores, affinity), expected, 2e-4)
         dense = job.seconds(lambda: dense_walk(scores, affinity))
@@ -191,7 +181,7 @@ def walk(job: Job) -> None:
     }
     for name, way in ways.items():
         with figures(f"walk, 500 x 375, {name}") as row:
-            compare(row, way(), expected, 5e-5 if "float64" in name or "power" in name else 1e-5)
+            compare(row, way(), expected, 1e-5 if "float64" in name else 1e-4)
             seconds = job.seconds(way, 30)
             row.update(ms=1000 * seconds, times_faster_than_dense=dense / seconds, peak_MB=job.peak(way))
     with figures("walk, 500 x 375, all borders") as row:
@@ -201,33 +191,22 @@ def walk(job: Job) -> None:
     with figures("walk, 500 x 375, on the CPU") as row:
         row.update(ms=1000 * job.seconds(lambda: random_walk(*cpu)))
     if job.device.type == "cuda":
-        recorded_walk(job, scores, affinity, expected, dense)
+        kernels(job, scores, affinity)
     ragged(job)
     large(job)
 
 
-def recorded_walk(job: Job, scores: Tensor, affinity: Tensor, expected: Tensor, dense: float) -> None:
-    """The same as a CUDA graph, and what the GPU itself does of the time of either."""
-    with figures("walk, 500 x 375, chebyshev as a CUDA graph") as row, recorded(2**20):
-        began = time.perf_counter()
-        compare(row, random_walk(scores, affinity), expected, 1e-5)
-        row["recording_ms"] = 1000 * (time.perf_counter() - began)
-        seconds = job.seconds(lambda: random_walk(scores, affinity), 30)
-        row.update(ms=1000 * seconds, times_faster_than_dense=dense / seconds)
-        # Another photo of the same size, which the same graph must serve.
-        other = affinity.flip(1).contiguous()
-        again = random_walk(scores, other)
-        row["serves_others"] = bool((again.cpu() - random_walk(scores.cpu(), other.cpu())).abs().max() <= 1e-5)
-    for nodes in (0, 2**20):
-        with figures(f"walk, 500 x 375: kernels, {'as a graph' if nodes else 'one by one'}") as row, recorded(nodes):
-            kinds = [torch.profiler.ProfilerActivity.CUDA]
-            with torch.profiler.profile(activities=kinds) as profile:
-                random_walk(scores, affinity)
-                job.wait()
-            events = profile.key_averages()
-            row["kernels_ms"] = sum(event.self_device_time_total for event in events) / 1000
-            top = sorted(events, key=lambda event: -event.self_device_time_total)[:6]
-            row["largest"] = [[e.key[:60], e.count, round(e.self_device_time_total / 1000, 3)] for e in top]
+def kernels(job: Job, scores: Tensor, affinity: Tensor) -> None:
+    """What the GPU itself does of the time of a walk."""
+    with figures("walk, 500 x 375: kernels") as row:
+        kinds = [torch.profiler.ProfilerActivity.CUDA]
+        with torch.profiler.profile(activities=kinds) as profile:
+            random_walk(scores, affinity)
+            job.wait()
+        events = profile.key_averages()
+        row["kernels_ms"] = sum(event.self_device_time_total for event in events) / 1000
+        top = sorted(events, key=lambda event: -event.self_device_time_total)[:6]
+        row["largest"] = [[e.key[:60], e.count, round(e.self_device_time_total / 1000, 3)] for e in top]
 
 
 def joined(tensors: Sequence[Tensor]) -> Tensor:
@@ -249,11 +228,6 @@ def ragged(job: Job) -> None:
         row.update(cpu_ms=1000 * job.seconds(lambda: random_walk([s for s, _ in pairs], [a for _, a in pairs]), 2))
         dense = job.seconds(lambda: [dense_walk(*pair) for pair in zip(scores, affinities, strict=True)], 1)
         row.update(dense_ms=1000 * dense, times_faster_than_dense=dense / seconds)
-    if job.device.type == "cuda":
-        with figures(f"walk, {count} images of different sizes as a CUDA graph") as row, recorded(2**20):
-            found = random_walk(scores, affinities)
-            compare(row, joined(found), joined(expected), 1e-5)
-            row.update(ms=1000 * job.seconds(lambda: random_walk(scores, affinities)))
 
 
 def large(job: Job) -> None:
@@ -270,7 +244,7 @@ def large(job: Job) -> None:
 def crf(job: Job) -> None:
     """Both alphas of some photographs, and the CRF that `propagate` ends with."""
     shares = []
-    for photo in find_images(job.photos)[: 1 if job.tiny else 6]:
+    for photo in find_images(job.photos)[: 1 if job.tiny else 2]:
         image = load_image(photo, 96 if job.tiny else 500)[0].copy()
         scores = torch.from_numpy(make_scores((image.shape[0], image.shape[1]), None, [4, 32]))
         on_device = scores.to(job.device)
@@ -362,7 +336,7 @@ def training(job: Job) -> None:
 
 def whole_trainings(job: Job, folder: Path) -> None:
     """The loop of `pixaff.train_affinity`: loaded by workers, pinned, moved, autocast, checkpoint, resumed."""
-    count, crop = (2, 96) if job.tiny else (32, 320)
+    count, crop = (2, 96) if job.tiny else (16, 320)
     photos = link_photos(job.photos, folder, count)
     found = find_images(photos)
     for photo in found:
@@ -374,15 +348,17 @@ def whole_trainings(job: Job, folder: Path) -> None:
             write_cams(
                 folder / side / f"{photo.stem}.npz", [0, 8, 15], (posterior / posterior.sum(0)).numpy(), image.shape[:2]
             )
-    losses: dict[str, list[float]] = {}
+    losses: dict[str, dict[int, float]] = {}
 
     def train(name: str, where: str, precision: str, epochs: int, **options: Any) -> Row:
-        losses[name], speeds = [], []
+        losses[name], speeds = {}, []
 
         def watch(event: Event) -> None:
             if event.kind == "progress":
-                losses[name].append(float(event.data["loss"]))
                 speeds.append(float(event.data["images_per_second"]))
+                # The mean since the epoch began; on a GPU it is known every few steps and at the end of an epoch.
+                if "loss" in event.data:
+                    losses[name][int(event.data["step"])] = float(event.data["loss"])
 
         recipe = {"crop": crop, "epochs": epochs, "batch_size": min(8, count), "precision": precision, "seed": 1}
         out = folder / name.replace(" ", "-")
@@ -391,19 +367,23 @@ def whole_trainings(job: Job, folder: Path) -> None:
             photos, folder / "low", folder / "high", out, recipe=recipe, device=where, report=watch, **options
         )
         seconds = time.perf_counter() - began
-        return {"steps": len(losses[name]), "seconds": seconds, "images_per_second": speeds[-1], "loss": losses[name]}
+        return {"steps": len(speeds), "seconds": seconds, "images_per_second": speeds[-1], "loss": losses[name]}
+
+    def compare_losses(row: Row, name: str, most: float) -> None:
+        steps = sorted(losses["cpu"].keys() & losses[name].keys())
+        found, expected = (torch.tensor([losses[which][step] for step in steps]) for which in (name, "cpu"))
+        compare(row, found, expected, most)
 
     with figures("training on the CPU, fp32") as row:
         row.update(train("cpu", "cpu", "fp32", 1, workers=1 if job.tiny else 4))
-    where, many = str(job.device), 1 if job.tiny else 8
+    where, many = str(job.device), 1 if job.tiny else 4
     with figures("training, fp32 convolutions") as row, exact_convolutions():
         row.update(train("fp32", where, "fp32", 1, workers=1 if job.tiny else 4))
-        compare(row, torch.tensor(losses["fp32"]), torch.tensor(losses["cpu"]), 0.01)
+        compare_losses(row, "fp32", 0.01)
     with figures("training, bf16") as row:
-        row.update(train("bf16", where, "bf16", many, workers=1 if job.tiny else 12))
-        first = len(losses["cpu"])
-        compare(row, torch.tensor(losses["bf16"][:first]), torch.tensor(losses["cpu"]), 0.05)
-        row["loss_falls"] = losses["bf16"][-1] < losses["bf16"][0]
+        row.update(train("bf16", where, "bf16", many, workers=1 if job.tiny else 4))
+        compare_losses(row, "bf16", 0.05)
+        row["loss_falls"] = losses["bf16"][max(losses["bf16"])] < losses["bf16"][min(losses["bf16"])]
     if not job.tiny:
         with figures("training, what auto chooses") as row:
             row.update(train("auto", where, "auto", 1, workers=1))
@@ -417,7 +397,7 @@ def propagation(job: Job) -> None:
         folder = Path(name)
         photos = link_photos(job.photos, folder, count)
         given = folder / "labels.csv"
-        some = [photo.stem for photo in find_images(photos)[: 2 if job.tiny else min(count, 64)]]
+        some = [photo.stem for photo in find_images(photos)[: 2 if job.tiny else min(count, 12)]]
         listing = folder / "some.txt"
         listing.write_text("\n".join(some) + "\n")
 
@@ -510,9 +490,9 @@ PARTS: dict[str, Callable[[Job], None]] = {
     "walk": walk,
     "crf": crf,
     "networks": networks,
-    "training": training,
     "propagate": propagation,
     "tests": tests,
+    "training": training,
 }
 LIMITS = {"machine": 60.0, "training": 60.0, "propagate": 80.0, "tests": 60.0}
 """Seconds that a part may take, if not 40."""

@@ -22,6 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 Row = Mapping[str, float | int | str | bool | None]
+Times = list[list[float]]
 
 
 def arguments(description: str | None) -> argparse.ArgumentParser:
@@ -34,13 +35,22 @@ def arguments(description: str | None) -> argparse.ArgumentParser:
 
 def take_turns(works: Sequence[Callable[[], object]], repeats: int) -> list[float]:
     """Median seconds of each of several ways; they take turns, so that a slow moment of the machine meets all."""
-    seconds: list[list[float]] = [[] for _ in works]
+    return [seconds for (seconds,) in take_turns_on([time.perf_counter], works, repeats)]
+
+
+def take_turns_on(clocks: Sequence[Callable[[], float]], works: Sequence[Callable[[], object]], repeats: int) -> Times:
+    """Medians of each of several ways on each of several clocks, while they take turns as in `take_turns`.
+
+    On a machine that does other things, too, `time.process_time` differs less from run to run than the wall clock: it
+    counts the seconds of all threads of this process.
+    """
+    times: list[list[list[float]]] = [[] for _ in works]
     for _ in range(max(1, repeats)):
-        for work, times in zip(works, seconds, strict=True):
-            start = time.perf_counter()
+        for work, found in zip(works, times, strict=True):
+            start = [clock() for clock in clocks]
             work()
-            times.append(time.perf_counter() - start)
-    return [statistics.median(times) for times in seconds]
+            found.append([clock() - begin for clock, begin in zip(clocks, start, strict=True)])
+    return [[statistics.median(column) for column in zip(*found, strict=True)] for found in times]
 
 
 @contextmanager

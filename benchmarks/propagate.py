@@ -5,7 +5,9 @@
 The published way takes one image, one scale and one mirror image at a time, enlarges the maps of all 20 classes and
 squares a dense transition matrix; it reads before and writes after computing. The dense CRF that `lite` ends with is
 no part of that way and left out of the comparison; the row "pixaff, as shipped" has it. Labels are given. The photos
-are taken again and again under new names until there are enough.
+are taken again and again under new names until there are enough. Rows without an engine's name are those of the
+default, ONNX Runtime where it is installed. Ratios of processor seconds stand beside those of the wall clock, since
+other programs on the machine change them less.
 """
 
 from __future__ import annotations
@@ -17,7 +19,8 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from statistics import median
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -26,7 +29,7 @@ from PIL import Image
 from torch import Tensor
 
 import pixaff
-from benchmarks.measuring import arguments, peak_memory, resident_memory, show, take_turns
+from benchmarks.measuring import arguments, peak_memory, resident_memory, show, take_turns_on
 from benchmarks.walk import Rows, dense_transition
 from pixaff.events import Event
 from pixaff.io.images import load_image
@@ -40,6 +43,7 @@ from pixaff.stages.batch.inputs import find_images
 from pixaff.stages.propagate import propagate
 
 PHOTOS = Path(__file__).parents[1] / "examples" / "photos"
+InferenceName = Literal["auto", "torch"]
 LABELS = (7, 14)
 """Cat and person, 0-based: the work does not depend on whether the photo shows them."""
 
@@ -96,69 +100,105 @@ def compare(source: Path, images: int, baseline: int, repeats: int) -> tuple[Row
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         photos = link_photos(source, folder, images)
-        predictor = pixaff.load("lite", borders="published")
+        predictor = plain_predictor(borders="published")
         some = find_images(photos)[:baseline]
 
-        def ours(crf: bool) -> Callable[[], None]:
+        def ours(crf: bool, inference: InferenceName) -> Callable[[], None]:
             def work() -> None:
-                done = propagate(photos, folder / "out", labels=folder / "labels.csv", final_crf=crf, overwrite=True)
+                out, labels = folder / "out", folder / "labels.csv"
+                done = propagate(photos, out, labels=labels, final_crf=crf, inference=inference, overwrite=True)
                 assert done.ok
 
             return work
 
-        works = [lambda: published_way(predictor, some, folder / "published"), ours(False), ours(True)]
-        for work in works:
+        works = {
+            "published way": lambda: published_way(predictor, some, folder / "published"),
+            "pixaff, no CRF, PyTorch": ours(False, "torch"),
+            "pixaff, no CRF": ours(False, "auto"),
+            "pixaff, as shipped, PyTorch": ours(True, "torch"),
+            "pixaff, as shipped": ours(True, "auto"),
+        }
+        for work in works.values():
             work()
-        seconds = take_turns(works, repeats)
-    speeds = [baseline / seconds[0], images / seconds[1], images / seconds[2]]
-    names = ("published way", "pixaff, no CRF", "pixaff, as shipped")
+        times = take_turns_on([time.perf_counter, time.process_time], list(works.values()), repeats)
+    counts = [baseline, *[images] * (len(works) - 1)]
+    each = [[value / count for value in found] for found, count in zip(times, counts, strict=True)]
     rows: Rows = [
-        {"way": way, "images_per_second": speed, "times_faster": speed / speeds[0]}
-        for way, speed in zip(names, speeds, strict=True)
+        {
+            "way": way,
+            "images_per_second": 1 / wall,
+            "times_faster": each[0][0] / wall,
+            "cpu_seconds_per_image": cpu,
+            "cpu_times_faster": each[0][1] / cpu,
+        }
+        for way, (wall, cpu) in zip(works, each, strict=True)
     ]
     return rows, {"images": images, "images_of_the_published_way": baseline}
 
 
+def plain_predictor(**settings: Any) -> Predictor:
+    """`lite` with the networks as they are, neither folded nor in ONNX Runtime."""
+    predictor = pixaff.load("lite", inference="torch", **settings)
+    assert predictor.cam_network is not None
+    assert predictor.affinity_network is not None
+    predictor._engines.update(cam=predictor.cam_network, affinity=predictor.affinity_network)
+    return predictor
+
+
 @torch.inference_mode()
 def shares(source: Path, count: int) -> tuple[Rows, dict[str, Any]]:
-    """Seconds of each stage, one photo after the other on one thread."""
-    seconds: dict[str, float] = defaultdict(float)
+    """Processor milliseconds of each stage with each engine, one photo after the other on one thread."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    predictors = {
+        "plain": plain_predictor(),
+        "folded": pixaff.load("lite", inference="torch"),
+        "default": pixaff.load("lite"),
+    }
+    found = find_images(source)
+    spent: dict[str, dict[str, list[float]]] = {name: defaultdict(list) for name in predictors}
+    with tempfile.TemporaryDirectory() as folder:
+        for i in range(-2, count):  # two to warm up
+            for name, predictor in predictors.items():
+                if i == 0:
+                    spent[name].clear()
+                one_photo(predictor, found[i % len(found)], Path(folder), spent[name])
+    torch.set_num_threads(threads)
+    medians = {name: {stage: 1000 * median(times) for stage, times in stages.items()} for name, stages in spent.items()}
+    totals = {name: sum(stages.values()) for name, stages in medians.items()}
+    rows: Rows = [
+        {
+            "stage": stage,
+            **{f"{name}_ms": stages[stage] for name, stages in medians.items()},
+            "share": medians["default"][stage] / totals["default"],
+        }
+        for stage in medians["default"]
+    ]
+    return rows, {"one_thread": True, **{f"{name}_ms": total for name, total in totals.items()}}
+
+
+def one_photo(predictor: Predictor, path: Path, folder: Path, spent: dict[str, list[float]]) -> None:
+    """The mask of a photo, with the processor seconds of each stage."""
 
     @contextmanager
     def clock(stage: str) -> Iterator[None]:
-        start = time.perf_counter()
+        start = time.process_time()
         yield
-        seconds[stage] += time.perf_counter() - start
+        spent[stage].append(time.process_time() - start)
 
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    predictor = pixaff.load("lite")
-    found = find_images(source)
-    with tempfile.TemporaryDirectory() as name:
-        for i in range(-2, count):  # two to warm up
-            if i == 0:
-                seconds.clear()
-            path = found[i % len(found)]
-            with clock("read"):
-                sample = predictor.sample(path, LABELS)
-            with clock("CAM network"):
-                file = predictor.sample_cams(sample)
-            with clock("AffinityNet"):
-                affinity = predictor.affinity(sample.image)
-            with clock("walk"):
-                walked = predictor.walk(file.cams, affinity)
-                scores = probabilities(walked, sample.image.shape[:2])
-            with clock("CRF"):
-                scores = refine_labels(sample.image, scores)
-            with clock("mask and writing"):
-                write_mask(Path(name) / f"{i}.png", mask_at_size(scores, [0, *file.classes.tolist()], sample.size))
-    torch.set_num_threads(threads)
-    total = sum(seconds.values())
-    rows: Rows = [
-        {"stage": stage, "ms_per_image": 1000 * value / count, "share": value / total}
-        for stage, value in seconds.items()
-    ]
-    return rows, {"one_thread": True, "ms_per_image": 1000 * total / count}
+    with clock("read"):
+        sample = predictor.sample(path, LABELS)
+    with clock("CAM network"):
+        file = predictor.sample_cams(sample)
+    with clock("AffinityNet"):
+        affinity = predictor.affinity(sample.image)
+    with clock("walk"):
+        walked = predictor.walk(file.cams, affinity)
+        scores = probabilities(walked, sample.image.shape[:2])
+    with clock("CRF"):
+        scores = refine_labels(sample.image, scores)
+    with clock("mask and writing"):
+        write_mask(folder / "mask.png", mask_at_size(scores, [0, *file.classes.tolist()], sample.size))
 
 
 def long_run(folder: Path, marks: dict[int, str], result: Path) -> Callable[[], None]:

@@ -14,11 +14,13 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from pixaff.ops import crf
-from pixaff.ops.crf import dense_crf
+from pixaff.io.images import load_image
+from pixaff.ops import crf, permutohedral
+from pixaff.ops.crf import dense_crf, refine_labels
 from pixaff.ops.permutohedral import _number, _stable_argsort, build_lattice
 
 DATA = Path(__file__).parents[1] / "data"
+PHOTOS = Path(__file__).parents[2] / "examples" / "photos"
 Array = NDArray[np.float64]
 
 needs_pydensecrf = pytest.mark.skipif(
@@ -212,6 +214,58 @@ def test_several_sets_of_scores_equal_one_at_a_time(labels: int) -> None:
         torch.testing.assert_close(found, dense_crf(image, one, engine="torch"), atol=1e-5, rtol=0)
 
 
+def photo_and_soft_scores(name: str, labels: int) -> tuple[NDArray[np.uint8], torch.Tensor]:
+    """A photo, and scores of blobs that only roughly follow it."""
+    image, _ = load_image(PHOTOS / name, 240)
+    height, width, _ = image.shape
+    y, x = np.mgrid[:height, :width]
+    spots = [(0.45, 0.55, 0.3), (0.2, 0.2, 0.15), (0.8, 0.2, 0.2)][: labels - 1]
+    blobs = [np.exp(-np.hypot(y / height - a, x / width - b) / radius) for a, b, radius in spots]
+    scores = torch.from_numpy(np.stack([np.full(image.shape[:2], 0.4), *blobs])).float()
+    return image, scores / scores.sum(0)
+
+
+@pytest.mark.parametrize("labels", [2, 3, 4])
+@pytest.mark.parametrize("name", ["astronaut.jpg", "chelsea.jpg"])
+def test_relaxed_steps_of_refined_labels_lead_to_the_labels_of_ten_plain_ones(name: str, labels: int) -> None:
+    image, scores = photo_and_soft_scores(name, labels)
+    best = scores.argmax(0)
+    sure = torch.stack([torch.where(best == row, 0.9, 0.1 / (labels - 1)) for row in range(labels)])
+    expected = dense_crf(image, sure, 10, "torch", weight_bilateral=4).argmax(0)
+    found = refine_labels(image, scores).argmax(0)
+    assert (found == expected).float().mean() >= 0.999
+    if labels == 2:  # further labels leave the CRF little to move
+        assert (found == best).float().mean() < 0.99
+        plain = dense_crf(image, sure, 5, "torch", weight_bilateral=4).argmax(0)
+        assert (plain != expected).float().mean() > 0.005
+
+
+def test_one_column_equals_a_matrix_of_columns() -> None:
+    image, probs = scene(40, 61, 2)
+    both = dense_crf(image, np.stack([probs, probs]), 4, "torch", relaxation=1.5)
+    torch.testing.assert_close(dense_crf(image, probs, 4, "torch", relaxation=1.5), both[0], atol=1e-5, rtol=0)
+
+
+def test_points_are_placed_alike_in_parts_and_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    features = list(torch.randn(5, 300, generator=torch.Generator().manual_seed(0)) * 3)
+    whole = build_lattice(features)
+    monkeypatch.setattr(permutohedral, "_PART", 64)
+    parts = build_lattice(features)
+    for name in ("splat", "slice"):
+        one, other = getattr(whole, name), getattr(parts, name)
+        assert torch.equal(one.values(), other.values())
+        assert torch.equal(one.col_indices(), other.col_indices())
+        assert torch.equal(one.crow_indices(), other.crow_indices())
+    assert torch.equal(whole.neighbours, parts.neighbours)
+
+
+@needs_pydensecrf
+def test_refined_labels_of_both_engines_are_the_same() -> None:
+    image, scores = photo_and_soft_scores("chelsea.jpg", 3)
+    expected = refine_labels(image, scores, "pydensecrf").argmax(0)
+    assert (refine_labels(image, scores, "torch").argmax(0) == expected).float().mean() >= 0.999
+
+
 @needs_pydensecrf
 @pytest.mark.parametrize(
     ("size", "labels"), [((120, 167), 2), ((167, 120), 4), ((1, 1), 3), ((1, 40), 2), ((30, 30), 1)]
@@ -325,6 +379,8 @@ def test_cached_position_lattices_are_few_and_kept_apart() -> None:
         (None, torch.ones(2, 4, 5), {"srgb": 0}, "sizes 3, 80 and 0"),
         (None, torch.ones(2, 4, 5), {"weight_gaussian": -2}, "weights -2"),
         (None, torch.ones(2, 4, 5), {"engine": "numpy"}, "'numpy'"),
+        (None, torch.ones(2, 4, 5), {"relaxation": 2.5}, "found 2.5"),
+        (None, torch.ones(2, 4, 5), {"relaxation": 1.5, "engine": "pydensecrf"}, "expected a relaxation of 1"),
     ],
 )
 def test_wrong_input_is_described(

@@ -20,9 +20,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import one_hot, pad
+from torch.nn.functional import pad
 
 from pixaff.ops.permutohedral import Lattice, build_lattice
+from pixaff.ops.resize import best_value
 from pixaff.ops.threads import one_thread
 
 if TYPE_CHECKING:
@@ -33,6 +34,9 @@ _CACHED_PIXELS = 2**20
 # Of `refine_labels`: the probability of each pixel's label, and the weight of the bilateral kernel.
 _SURE = 0.9
 _LABEL_BILATERAL = 4.0
+# Five relaxed steps lead where ten plain ones do: to the same label at 99.95 % of the pixels or more of each of seven
+# photos, while five plain steps leave up to 0.4 % behind.
+_LABEL_STEPS, _LABEL_RELAXATION = 5, 1.8
 
 
 def dense_crf(
@@ -47,6 +51,7 @@ def dense_crf(
     sxy_bilateral: float = 80,
     srgb: float = 13,
     weight_bilateral: float = 10,
+    relaxation: float = 1,
 ) -> Tensor:
     """Posterior label probabilities of a fully connected CRF over one image.
 
@@ -68,6 +73,8 @@ def dense_crf(
         sxy_bilateral: Standard deviation of the bilateral kernel in position, pixels.
         srgb: Standard deviation of the bilateral kernel in colour, 8-bit levels.
         weight_bilateral: Potts weight of the bilateral kernel.
+        relaxation: How far each step goes, as a multiple of the plain mean-field step between logits. Up to 1.8 fewer
+            steps lead to the same labels; from about 2.3 on they diverge. The torch engine only.
 
     Returns:
         float32 tensor of the shape of `probs`, summing to 1 over the labels.
@@ -88,10 +95,14 @@ def dense_crf(
             f"expected steps >= 0, kernel weights >= 0 and kernel sizes > 0, found steps={steps}, weights "
             f"{weight_gaussian} and {weight_bilateral}, sizes {sxy_gaussian}, {sxy_bilateral} and {srgb}"
         )
+    if not 0 < relaxation <= 2:
+        raise ValueError(f"expected a relaxation above 0 and up to 2, found {relaxation}")
     target = torch.device(device) if device is not None else probs.device
     unary = probs.to(target).reshape(-1, *probs.shape[-3:]).clamp(min=1e-5).log_().neg_()
 
     if _pick_engine(engine, target) == "pydensecrf":
+        if relaxation != 1:
+            raise ValueError(f"engine pydensecrf: expected a relaxation of 1, found {relaxation}")
         found = _pydensecrf(
             image, unary, steps, (sxy_gaussian, weight_gaussian), (sxy_bilateral, srgb, weight_bilateral)
         ).to(target)
@@ -102,7 +113,7 @@ def dense_crf(
                 (weight_gaussian, _position_lattice(image.shape[0], image.shape[1], sxy_gaussian, target)),
                 (weight_bilateral, _bilateral_lattice(image.to(target), sxy_bilateral, srgb)),
             ]
-            found = _mean_field(unary, kernels, steps)
+            found = _mean_field(unary, kernels, steps, relaxation)
     return found.view(probs.shape)
 
 
@@ -122,9 +133,13 @@ def refine_labels(image: npt.NDArray[np.uint8], scores: Tensor, engine: str = "a
         float32 (C, h, w): the posterior.
     """
     rows = scores.shape[0]
-    best = one_hot(scores.argmax(0), rows).permute(2, 0, 1).float()
-    sure = best * _SURE + (1 - best) * (1 - _SURE) / max(1, rows - 1)
-    return dense_crf(image, sure, engine=engine, weight_bilateral=_LABEL_BILATERAL)
+    sure = torch.full_like(scores, (1 - _SURE) / max(1, rows - 1))
+    sure.scatter_(0, best_value(scores, range(rows))[None].long(), _SURE)
+    if _pick_engine(engine, scores.device) == "pydensecrf":
+        return dense_crf(image, sure, engine="pydensecrf", weight_bilateral=_LABEL_BILATERAL)
+    return dense_crf(
+        image, sure, _LABEL_STEPS, "torch", weight_bilateral=_LABEL_BILATERAL, relaxation=_LABEL_RELAXATION
+    )
 
 
 def _checked(image: npt.NDArray[np.uint8] | Tensor, probs: npt.NDArray[Any] | Tensor) -> tuple[Tensor, Tensor]:
@@ -216,10 +231,14 @@ def _positions(height: int, width: int, sxy: float, device: torch.device) -> lis
 
 
 @torch.no_grad()
-def _mean_field(unary: Tensor, kernels: Sequence[tuple[float, Lattice]], steps: int) -> Tensor:
+def _mean_field(unary: Tensor, kernels: Sequence[tuple[float, Lattice]], steps: int, relaxation: float = 1) -> Tensor:
     """Mean field of A unaries (A, C, H, W) under weighted kernels -> probabilities (A, C, H, W)."""
     sets, labels = unary.shape[0], unary.shape[1] - 1
     energy = unary.flatten(2)
+    if sets == labels == 1:
+        # One column as a vector: half of the time of one that is part of a matrix.
+        logits = _mean_field_of_two(energy[0, 0] - energy[0, 1], kernels, steps, relaxation)
+        return torch.stack([torch.sigmoid(-logits), torch.sigmoid(logits)]).view(unary.shape)
     # A column for every set and label but 0. MKL multiplies multiples of four columns twice as fast as other numbers,
     # and rows that lie together twice as fast as columns.
     columns = sets * labels
@@ -227,18 +246,33 @@ def _mean_field(unary: Tensor, kernels: Sequence[tuple[float, Lattice]], steps: 
     start = pad((energy[:, :1] - energy[:, 1:]).permute(2, 0, 1).flatten(1), (0, spare)).contiguous()
     logits = start.clone()
     if labels > 0 and steps > 0:
-        start = start - sum(weight * lattice.mass for weight, lattice in kernels)
+        start = start - sum(weight * lattice.mass[:, None] for weight, lattice in kernels)
         # Message of a label against that of label 0: its own, plus all the others' that label 0 lacks.
         against = torch.block_diag(*[torch.ones(labels, labels, device=unary.device)] * sets)
         against = pad(against + torch.eye(columns, device=unary.device), (0, spare, 0, spare))
         for _ in range(steps):
-            probs = _softmax_(logits, sets, labels)
-            messages = [lattice.gather(probs) @ (against * weight) for weight, lattice in kernels]
-            logits.copy_(start)
+            probs = _softmax_(logits.clone(), sets, labels)
+            messages = [lattice.gather(probs) @ (against * (weight * relaxation)) for weight, lattice in kernels]
+            logits.lerp_(start, relaxation)
             for (_, lattice), vertices in zip(kernels, messages, strict=True):
                 logits.addmm_(lattice.slice, vertices)
     logits = logits[:, :columns].unflatten(1, (sets, labels))
     return pad(logits.permute(1, 2, 0), (0, 0, 1, 0)).softmax(1).view(unary.shape)
+
+
+def _mean_field_of_two(
+    start: Tensor, kernels: Sequence[tuple[float, Lattice]], steps: int, relaxation: float
+) -> Tensor:
+    """Mean field of one unary of two labels, as the logit of label 1 against label 0: float32 (N,) -> (N,)."""
+    logits = start.clone()
+    if steps > 0:
+        start = start - sum(weight * lattice.mass for weight, lattice in kernels)
+    for _ in range(steps):
+        probs = torch.sigmoid(logits).clamp_(min=1e-20)
+        logits.lerp_(start, relaxation)
+        for weight, lattice in kernels:
+            logits.addmv_(lattice.slice, lattice.gather(probs), alpha=2 * weight * relaxation)
+    return logits
 
 
 def _softmax_(logits: Tensor, sets: int, labels: int) -> Tensor:

@@ -21,6 +21,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+_PART = 2**14
+"""Points that are placed in the lattice at a time on the CPU."""
+
 
 @dataclass(frozen=True)
 class Lattice:
@@ -36,11 +39,11 @@ class Lattice:
 
     @functools.cached_property
     def mass(self) -> Tensor:
-        """The filter of ones: float32 (N, 1)."""
-        return self.filter(torch.ones(self.slice.shape[0], 1, device=self.slice.device))
+        """The filter of ones: float32 (N,)."""
+        return self.filter(torch.ones(self.slice.shape[0], device=self.slice.device))
 
     def gather(self, values: Tensor) -> Tensor:
-        """Splat and blur: float32 (N, C) -> (M + 1, C), the values of the vertices before `slice`."""
+        """Splat and blur: float32 (N, C) or (N,) -> (M + 1, C) or (M + 1,), the values of the vertices."""
         vertices = self.splat @ values
         for before, after in self.neighbours:
             blurred = vertices.index_select(0, before)
@@ -49,7 +52,7 @@ class Lattice:
         return vertices
 
     def filter(self, values: Tensor) -> Tensor:
-        """The normalised filter: float32 (N, C) -> (N, C)."""
+        """The normalised filter: float32 (N, C) or (N,) -> the same."""
         return self.slice @ self.gather(values)
 
 
@@ -63,25 +66,29 @@ def build_lattice(features: Sequence[Tensor]) -> Lattice:
     Raises:
         ValueError: the features span so many standard deviations that vertices cannot be numbered in 64 bits.
     """
-    weights, rank, base = _simplices(features)
-    codes, shifts, box = _codes(rank, base)
+    points = [feature.reshape(-1) for feature in features]
+    # One part after the other, so that what is computed stays in the processor's cache.
+    size = _PART if points[0].device.type == "cpu" else points[0].numel()
+    parts = [_simplices(part) for part in zip(*(feature.split(size) for feature in points), strict=True)]
+    weights = torch.cat([part for part, _, _ in parts])
+    codes, shifts, box = _codes([part for _, *part in parts])
     columns, neighbours = _number(codes.view(-1), shifts, box)
-    points, corners = codes.shape
+    count, corners = codes.shape
     vertices = neighbours.shape[-1]
 
     # Grouping the corners by vertex gives the rows of splat. The row of the stand-in vertex stays empty.
     order = _stable_argsort(columns, vertices)
-    owners = torch.div(order, corners, rounding_mode="floor")
+    owners = _quotients(order, corners)
     splat_rows = torch.zeros(vertices + 2, dtype=torch.int32, device=codes.device)
     splat_rows[1:] = torch.bincount(columns, minlength=vertices + 1).cumsum(0)
     slice_rows = torch.arange(0, codes.numel() + 1, corners, dtype=torch.int32, device=codes.device)
 
     def assemble(weights: Tensor) -> Lattice:
         flat = weights.view(-1)
-        splat = _csr(splat_rows, owners, flat.index_select(0, order), (vertices + 1, points))
-        return Lattice(splat, neighbours, _csr(slice_rows, columns, flat, (points, vertices + 1)))
+        splat = _csr(splat_rows, owners, flat.index_select(0, order), (vertices + 1, count))
+        return Lattice(splat, neighbours, _csr(slice_rows, columns, flat, (count, vertices + 1)))
 
-    return assemble(weights * assemble(weights).mass.add(1e-20).rsqrt_())
+    return assemble(weights * assemble(weights).mass.add(1e-20).rsqrt_()[:, None])
 
 
 def _simplices(features: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
@@ -128,43 +135,50 @@ def _elevate(features: Sequence[Tensor]) -> Tensor:
     elevated = features[0].new_empty(d + 1, features[0].numel())
     tail = torch.zeros_like(elevated[0])
     for i in range(d, 0, -1):
-        scaled = features[i - 1].reshape(-1) * ((d + 1) * math.sqrt(2 / 3 / (i * (i + 1))))
+        scaled = features[i - 1] * ((d + 1) * math.sqrt(2 / 3 / (i * (i + 1))))
         torch.sub(tail, scaled, alpha=i, out=elevated[i])
         tail += scaled
     elevated[0] = tail
     return elevated
 
 
-def _codes(rank: Tensor, base: Tensor) -> tuple[Tensor, list[int], int]:
+def _codes(parts: Sequence[Sequence[Tensor]]) -> tuple[Tensor, list[int], int]:
     """Codes of the corners of every simplex: (codes int (N, d+1), shift of a step along each direction, code limit).
 
     The differences of successive coordinates of a vertex, over d + 1, are whole numbers in a box that is not much
     larger than the lattice's part in use; the code is the position in this box. It is linear in the coordinates.
+
+    Args:
+        parts: Rank and corner of remainder 0, as `_simplices` returns them, of some of the points each.
     """
-    d = len(rank) - 1
-    unit = base.int()
-    steps = unit[:-1] - unit[1:]
-    low = steps.amin(1)
+    d = len(parts[0][0]) - 1
+    units = [base.int() for _, base in parts]
+    steps = [unit[:-1] - unit[1:] for unit in units]
+    low = torch.stack([part.amin(1) for part in steps]).amin(0)
+    high = torch.stack([part.amax(1) for part in steps]).amax(0)
     # Two more on both sides: one for the other corners, one for neighbours that may not exist.
-    sizes = [size + 5 for size in (steps.amax(1) - low).tolist()]
+    sizes = [size + 5 for size in (high - low).tolist()]
     box = math.prod(sizes)
     if box >= 2**63:
         raise ValueError(f"expected features that span fewer standard deviations, found a lattice of {sizes} steps")
     strides = [math.prod(sizes[i + 1 :]) for i in range(d)]
     shifts = [after - before for after, before in zip([*strides, 0], [0, *strides], strict=True)]
     dtype = torch.int32 if box < 2**31 else torch.int64
-    steps = steps.sub_(low[:, None] - 2).to(dtype)
-    code = torch.zeros_like(steps[0])
-    for step, stride in zip(steps, strides, strict=True):
-        code.add_(step, alpha=stride)
-    # From corner to corner all coordinates grow by 1, but one falls by d: the one of the highest rank left.
-    shift = torch.tensor(shifts, dtype=dtype, device=code.device)[:, None].expand(rank.shape)
-    by_rank = torch.empty_like(shift, memory_format=torch.contiguous_format).scatter_(0, rank, shift)
-    codes = code.new_empty(code.numel(), d + 1)
-    codes[:, 0] = code
-    for corner in range(1, d + 1):
-        code -= by_rank[d - corner + 1]
-        codes[:, corner] = code
+    shift = torch.tensor(shifts, dtype=dtype, device=low.device)[:, None]
+    codes = shift.new_empty(sum(part.shape[1] for part in steps), d + 1)
+    begin = 0
+    for (rank, _), part in zip(parts, steps, strict=True):
+        code = torch.zeros(part.shape[1], dtype=dtype, device=low.device)
+        for step, stride in zip((part - (low[:, None] - 2)).to(dtype), strides, strict=True):
+            code.add_(step, alpha=stride)
+        # From corner to corner all coordinates grow by 1, but one falls by d: the one of the highest rank left.
+        by_rank = shift.new_empty(rank.shape).scatter_(0, rank, shift.expand(rank.shape))
+        these = codes[begin : begin + len(code)]
+        begin += len(code)
+        these[:, 0] = code
+        for corner in range(1, d + 1):
+            code -= by_rank[d - corner + 1]
+            these[:, corner] = code
     return codes, shifts, box
 
 
@@ -185,9 +199,10 @@ def _number(codes: Tensor, shifts: list[int], box: int) -> tuple[Tensor, Tensor]
         return numbers.int(), place.masked_fill_(missing, known.numel())
     # A table of the whole box is small enough, and much faster than sorting.
     present = torch.zeros(box, dtype=torch.bool, device=codes.device).index_fill_(0, codes.long(), True)
-    table = torch.cumsum(present, 0, dtype=torch.int32).sub_(1)
-    known = present.nonzero().view(-1)
-    table.masked_fill_(~present, known.numel())
+    # numpy's search for ones is several times faster than torch's.
+    known = present.nonzero().view(-1) if present.is_cuda else torch.from_numpy(np.flatnonzero(present.numpy()))
+    table = torch.full((box,), known.numel(), dtype=torch.int32, device=codes.device)
+    table[known] = torch.arange(known.numel(), dtype=torch.int32, device=codes.device)
     wanted = known + shift
     return table.index_select(0, codes), table.index_select(0, wanted.view(-1)).view_as(wanted)
 
@@ -202,6 +217,13 @@ def _stable_argsort(numbers: Tensor, limit: int) -> Tensor:
     if limit > 2**16:
         order = order[np.argsort((values >> 16).astype(np.uint16)[order], kind="stable")]
     return torch.from_numpy(order)
+
+
+def _quotients(numbers: Tensor, divisor: int) -> Tensor:
+    """Whole numbers, int32, divided by another and rounded down; numpy is several times faster than torch at it."""
+    if numbers.device.type != "cpu":
+        return torch.div(numbers, divisor, rounding_mode="floor")
+    return torch.from_numpy(numbers.numpy() // np.int32(divisor))
 
 
 def _csr(rows: Tensor, columns: Tensor, values: Tensor, size: tuple[int, int]) -> Tensor:

@@ -14,20 +14,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from pixaff.ops.recorded import replay
 from pixaff.ops.transition import Transition
 
 Solver = Literal["auto", "power", "chebyshev"]
-
-RECORDED_NODES = 0
-"""Number of nodes up to which a walk on CUDA is recorded as a graph and replayed; 0 means never."""
 
 # Eigenvalues are taken to lie above this. Photos' lowest ones were -0.30 to -0.43 (the outermost nodes of the published
 # graph make them; a disc's inside has -0.13), those of random sparse graphs -0.48.
@@ -55,9 +51,7 @@ def take_steps(
         if solver == "power" or (solver == "auto" and len(coefficients) > steps):
             return _power(build(1.0, 0.0).matrix, scores, steps)
         transition = build(2 / (1 - low), (1 + low) / (1 - low))
-        recorded = scores.is_cuda and len(scores) <= RECORDED_NODES
-        compute = partial(replay, _chebyshev) if recorded else _chebyshev
-        walked, last = compute(transition.matrix, scores, coefficients)
+        walked, last = _chebyshev(transition.matrix, scores, coefficients)
         # |T_k| <= 1 on the interval, so no term can be larger than the scores, in the norm in which the matrix is
         # symmetric. Beyond the interval T_k grows exponentially: an eigenvalue there shows, if only by rounding.
         if low == -1.0 or bool((_norms(last, transition) <= 1.01 * _norms(scores, transition)).all()):
