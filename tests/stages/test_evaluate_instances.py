@@ -115,6 +115,27 @@ def test_photos_without_irn_instances_are_named_and_left_out(truth: Path) -> Non
         evaluate_instances(truth / "out", truth / "gt.json")
 
 
+def test_irn_instances_in_subfolders_are_compared_by_path(truth: Path) -> None:
+    """Two photos of one name, in different folders, as `propagate --recursive` leaves them."""
+    for folder, stem, numbers in (("one", "a", squares((2, 2), (20, 30))), ("two", "b", squares((5, 5), (5, 40)))):
+        for kind in ("objects", "classes"):
+            (truth / "nested" / kind / folder).mkdir(parents=True)
+            (truth / kind / f"{stem}.png").rename(truth / "nested" / kind / folder / "p.png")
+        values = [1, 2] if stem == "a" else [1, 1]
+        write_instances(truth / "out" / "instances" / folder, "p.jpg", numbers, values, [0.9, 0.8])
+    nested, names = truth / "nested", truth / "classes.txt"
+    options = {"objects": nested / "objects", "classes": names, "recursive": True}
+    found = evaluate_instances(truth / "out", nested / "classes", **options)
+    assert (found.images, found.failed, found.mean.ap) == (2, (), pytest.approx(1))
+    (truth / "list.txt").write_text("two/p\n")
+    assert evaluate_instances(truth / "out", nested / "classes", listing=truth / "list.txt", **options).images == 1
+    write_whole(truth / "out", ["one/p", "two/p"], NAMES)
+    arguments = ["evaluate", str(truth / "out"), str(truth / "out" / "instances.json"), "--instances", "--recursive"]
+    shown = CliRunner().invoke(app, [*arguments, "--classes", str(names), "--json"])
+    assert shown.exit_code == 0, shown.output
+    assert json.loads(shown.stdout)["ap"] == 1
+
+
 def test_irn_instances_are_exported_to_coco(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     use_toy(monkeypatch)
     draw(tmp_path / "photos" / "p.png", (RED, 4, 4), (BLUE, 32, 36), (RED, 8, 68))

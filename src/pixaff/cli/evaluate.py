@@ -89,7 +89,13 @@ def evaluate(
             raise UsageError("--instances takes masks, found an option for CAMs or scores", "omit it")
         with Console(**say, photos_of=()) as console:
             scored = pixaff.evaluate_instances(
-                folders[0], folders[1], objects=objects, listing=listing, classes=classes, report=console
+                folders[0],
+                folders[1],
+                objects=objects,
+                listing=listing,
+                classes=classes,
+                recursive=recursive,
+                report=console,
             )
         _say_instances(scored, console)
         return

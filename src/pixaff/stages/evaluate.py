@@ -242,6 +242,7 @@ def evaluate_instances(
     objects: str | Path | None = None,
     listing: str | Path | None = None,
     classes: str | Path | None = None,
+    recursive: bool = False,
     report: Callback = silent,
 ) -> InstanceEvaluation:
     """Average precision of instances at the IoU 0.5 and 0.7, and COCO's mean over 0.5 to 0.95, by pycocotools.
@@ -253,6 +254,7 @@ def evaluate_instances(
         objects: Folder of NAME.png with the number of the object at each pixel, as Pascal VOC's SegmentationObject.
         listing: Image list; without it, all images with ground truth are compared.
         classes: Class list; see `evaluate`.
+        recursive: Compare the files in subfolders, too: each with the one of the same path.
         report: Receives an `Event` for each image that fails.
 
     Raises:
@@ -264,7 +266,7 @@ def evaluate_instances(
     record = read_record(folder) or read_record(folder.parent) or {}
     folder = folder / INSTANCES if (folder / INSTANCES).is_dir() else folder
     names, _ = mask_classes(classes, record)
-    wanted = None if listing is None else {nfc(stem) for stem in read_list(listing)}
+    wanted = None if listing is None else {nfc(stem) for stem in read_list(listing, folders=recursive)}
     if (objects is None) != (truth_path.suffix.lower() == ".json"):
         raise UsageError(
             f"{truth_path}: found {'a folder' if objects is None else 'a file'} of ground truth for instances",
@@ -273,14 +275,14 @@ def evaluate_instances(
     if objects is None:
         truth = coco_truth(truth_path)
     else:
-        there = files_by_stem(existing_folder(objects), (".png",))
+        there = files_by_stem(existing_folder(objects), (".png",), recursive=recursive)
         there = {stem: path for stem, path in there.items() if wanted is None or stem in wanted}
         truth = voc_truth(there, existing_folder(truth_path), names)
     numbers = {each.get("name"): each["id"] for each in truth["categories"]}
     renumbered = {value: numbers[name] for value, name in enumerate(names, 1) if name in numbers}
     results, images, failed = [], [], []
     for image in truth["images"]:
-        stem = stem_of(image)
+        stem = stem_of(image, recursive)
         if wanted is not None and stem not in wanted:
             continue
         try:

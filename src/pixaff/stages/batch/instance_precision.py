@@ -6,7 +6,7 @@ import contextlib
 import io
 import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -58,7 +58,9 @@ def voc_truth(objects: Mapping[str, Path], classes_dir: Path, names: Sequence[st
         numbers, values = read_mask(path), read_mask(classes_dir / f"{stem}.png", len(names))
         if numbers.shape != values.shape:
             raise FormatError(f"{path}: found {numbers.shape}, expected {values.shape} as in {classes_dir}")
-        images.append({"id": len(images) + 1, "file_name": path.name, "height": len(numbers), "width": len(numbers[0])})
+        images.append(
+            {"id": len(images) + 1, "file_name": f"{stem}.png", "height": len(numbers), "width": len(numbers[0])}
+        )
         for number in np.unique(numbers[(numbers != 0) & (numbers != VOID)]).tolist():
             counts = np.bincount(values[numbers == number], minlength=256)
             counts[[0, VOID]] = 0
@@ -143,6 +145,7 @@ def _precision(by_threshold: NDArray[np.float64]) -> Precision:
     )
 
 
-def stem_of(image: Mapping[str, Any]) -> str:
-    """The name by which an image of a COCO data set is known."""
-    return nfc(Path(str(image.get("file_name", ""))).stem)
+def stem_of(image: Mapping[str, Any], recursive: bool = False) -> str:
+    """The name by which an image of a COCO data set is known: its file's without the suffix, or its path's."""
+    path = PurePosixPath(str(image.get("file_name", "")))
+    return nfc(path.with_suffix("").as_posix() if recursive and path.name else path.stem)
