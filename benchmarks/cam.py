@@ -115,7 +115,7 @@ def run(name: str, size: tuple[int, int], precision: str, repeats: int) -> list[
     image = read_photo(size)
     network = make_network(name)
     with torch.no_grad():
-        classes = network(network.preprocess(image)[None])[0].topk(PRESENT).indices.tolist()
+        classes = sorted(network(network.preprocess(image)[None])[0].topk(PRESENT).indices.tolist())
     works: dict[str, Callable[[], Tensor]] = {"plain loop": partial(plain_maps, network, image, classes)}
     for way, predictor in engines(copy.deepcopy(network), precision).items():
         works[way] = partial(pixaff_maps, predictor, image, classes)
