@@ -58,6 +58,7 @@ ONE_NAME = {
         ),
         "a command: its work in stages, its words in cli",
     ),
+    "report": "what became of a run: its photos one by one in stages/batch, its masks to look at as a command",
     **dict.fromkeys(("export_onnx", "segment", "train_seg"), "a command, too"),
     "options": "options, and the command line that is made of them",
     "base": "what each network, and each source of weights, promises",

@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from pixaff.stages.import_masks import import_masks as import_masks
     from pixaff.stages.info import info as info
     from pixaff.stages.propagate import propagate as propagate
+    from pixaff.stages.report import report as report
     from pixaff.stages.segment import segment as segment
     from pixaff.stages.train_affinity import train_affinity as train_affinity
     from pixaff.stages.train_cam import train_cam as train_cam
@@ -76,6 +77,7 @@ _HOMES = {
     "load_checkpoint": "pixaff.models",
     "load_segmenter": "pixaff.segmenter",
     "propagate": "pixaff.stages.propagate",
+    "report": "pixaff.stages.report",
     "segment": "pixaff.stages.segment",
     "train_affinity": "pixaff.stages.train_affinity",
     "train_cam": "pixaff.stages.train_cam",

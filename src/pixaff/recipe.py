@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
@@ -22,6 +23,17 @@ class Recipe:
     """
 
     epochs: int = option(8, "Number of passes over the training images.", "N", at_least=1)
+    min_steps: int = option(
+        0, "Minimum number of training steps: with few images, there are more epochs.", "N", at_least=0
+    )
+    hold_out: float = option(
+        0.0,
+        "Share of the images to hold out: the classifier's training ends when their loss no longer falls.",
+        "F",
+        at_least=0,
+        at_most=0.5,
+        commands=("train-cam",),
+    )
     batch_size: int = option(16, "Number of images per training step.", "N", at_least=1, flags=("--batch-size", "-b"))
     lr: float = option(0.1, "Initial learning rate of the backbone.", "LR", above=0)
     optimizer: Literal["sgd", "adamw"] = option("sgd", "Optimizer.")
@@ -52,6 +64,11 @@ class Recipe:
         if len(self.resize) != 2 or self.resize[0] > self.resize[1]:
             words = " to ".join(map(str, self.resize))
             raise UsageError(f"resize is {words}, expected the smallest and the largest long side")
+
+    def epochs_for(self, images: int) -> int:
+        """Number of epochs: `epochs`, or as many as `min_steps` needs with so many images."""
+        steps = max(1, images // min(self.batch_size, max(1, images)))
+        return max(self.epochs, math.ceil(self.min_steps / steps))
 
     def replace(self, **overrides: Any) -> Recipe:
         """A copy with some values replaced; ``None`` means not given, and keeps the present value."""
@@ -104,6 +121,8 @@ class MaskRecipe:
 def whole_recipe(given: Recipe | Mapping[str, Any] | None, own: Recipe) -> Recipe:
     """A given recipe as it is, or a network's own recipe with the given values.
 
+    A given number of epochs is exact: without ``min_steps`` beside it, there is no minimum number of steps.
+
     Raises:
         UsageError: A name is not a hyper-parameter, or a value is out of range.
     """
@@ -113,4 +132,6 @@ def whole_recipe(given: Recipe | Mapping[str, Any] | None, own: Recipe) -> Recip
     for name in values:
         if name not in Recipe.__dataclass_fields__:
             raise unknown_option(name, "hyper-parameter", Recipe.__dataclass_fields__)
+    if values.get("epochs") is not None and values.get("min_steps") is None:
+        values["min_steps"] = 0
     return own.replace(**values)

@@ -47,8 +47,8 @@ def test_the_network_gets_the_scales_and_mirror_images_that_are_asked_for(photos
     seen = []
     network = bundle.cam.cam
     monkeypatch.setattr(bundle.cam, "cam", lambda x: (seen.append((len(x), x.shape[3])), network(x))[1])
-    cam(photos / "both.png", tmp_path / "own", precision="fp32")
-    cam(photos / "both.png", tmp_path / "other", scales=[0.25, 1.5], flip=False)
+    cam(photos / "both.png", tmp_path / "own", precision="fp32", inference="torch")
+    cam(photos / "both.png", tmp_path / "other", scales=[0.25, 1.5], flip=False, inference="torch")
     # The toy's forward pass asks for its maps too: one image at the full size, for the labels.
     assert seen == [(1, 96), (2, 96), (2, 48), (1, 96), (1, 24), (1, 144)]
 

@@ -136,7 +136,7 @@ def test_what_cannot_be_swept_is_a_usage_error(photos):
     out = refine(photos, "out", save_scores=True)
     calls = [
         ({"beta": [8.0]}, {}, "found beta, expected alpha=FROM:TO:STEP .*run propagate once for each"),
-        ({"alpha": [4.0, 65.0]}, {}, "alpha is 65, expected 0.25 to 64, the range of saved scores"),
+        ({"alpha": [4.0, 65.0]}, {}, "alpha is 65, expected 0.0625 to 64, the range of saved scores"),
         ({"alpha": [4.0]}, {"cams": True}, "found --cams"),
     ]
     for sweep, options, words in calls:

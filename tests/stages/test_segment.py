@@ -97,14 +97,6 @@ def test_a_model_without_the_network_says_how_to_get_one(photos: Path, run: Path
     assert not (tmp_path / "out").exists()
 
 
-def test_lite_without_weights_is_an_error_that_says_so(
-    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("pixaff.models.segmentation.embedded_folder", lambda: tmp_path)
-    with pytest.raises(CheckpointError, match=r"this version of lite has no segmentation network \(train one:"):
-        segment(photos, tmp_path / "out")
-
-
 def test_a_model_takes_the_network_and_its_settings(run: Path, tmp_path: Path) -> None:
     model = tmp_path / "model"
     model.mkdir()

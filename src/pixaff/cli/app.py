@@ -21,6 +21,7 @@ from pixaff.cli import (
     import_masks,
     info,
     propagate,
+    report,
     segment,
     train_affinity,
     train_cam,
@@ -97,6 +98,7 @@ app.command("train-irn")(train_irn.train_irn)
 app.command("train-seg")(train_seg.train_seg)
 app.command("segment")(segment.segment)
 app.command("evaluate")(evaluate.evaluate)
+app.command("report")(report.report)
 app.command("export")(export.export)
 app.command("import")(import_masks.import_masks)
 app.command("export-onnx")(export_onnx.export_onnx)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from pixaff.stages.training.folder import Trained
 
 SHEET, DOUBTFUL = "sheet.jpg", "doubtful.csv"
-SHARED = ("batch_size", "optimizer", "momentum", "crop", "resize", "precision", "seed")
+SHARED = ("min_steps", "hold_out", "batch_size", "optimizer", "momentum", "crop", "resize", "precision", "seed")
 """Hyper-parameters of all trainings."""
 
 
@@ -89,7 +89,7 @@ def fit(
         bool, typer.Option("--seg", help="Also train a segmentation network on the masks, for pixaff segment.")
     ] = False,
     seg_network: Annotated[
-        str, typer.Option("--seg-network", metavar="NAME", help="Segmentation network to train; default: lite_seg.")
+        str, typer.Option("--seg-network", metavar="NAME", help="Segmentation network to train, with --seg.")
     ] = "lite_seg",
     null: options.Null = False,
 ) -> None:
@@ -98,9 +98,11 @@ def fit(
     Run the same command again to continue a stopped run. With other options, such as --alpha, it makes again what
     depends on them; with a few more photos or other labels, the trainings continue from the earlier weights. DIR
     becomes a model: pixaff propagate --model DIR. Settings that are not given are the preset's, the defaults below
-    those of lite; hyper-parameters of the trainings are those of each network's own recipe.
+    those of lite; but alpha and the alphas of the CRF are chosen to suit the model's own CAMs. Hyper-parameters of the
+    trainings are those of each network's own recipe.
     """
     from pixaff.models.registry import preset_settings, settings_of_network
+    from pixaff.stages.training.calibration import CALIBRATED
 
     base = preset_settings(preset) if preset else settings_of_network(network) if network else preset_settings("lite")
     chosen = base.replace(preset="own", cam=network, affinity=affinity_network, **settings)
@@ -121,6 +123,7 @@ def fit(
             seg=seg,
             seg_network=seg_network,
             seg_recipe={**shared, **seg_recipe},
+            calibrate=[name for name in CALIBRATED if name not in settings],
             report=console,
             **run,
         )

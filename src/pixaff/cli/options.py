@@ -152,7 +152,8 @@ def _parameter(
     help = f"{of}: {one.help[0].lower()}{one.help[1:]}" if of else one.help
     if one.range:
         help += f" {one.range[0].upper()}{one.range[1:]}."
-    if defaults and not (default is None or default is False or default is MISSING):  # 0 is one
+    unsaid = default is None or default is MISSING or (default is False and one.flags)  # 0 is one, and --no-flip
+    if defaults and not unsaid:
         help += f" Default: {_as_typed(default)}."
     elif not defaults:
         own = LITE_RECIPES.get(prefix or training, {}).get(name)

@@ -32,7 +32,8 @@ def segment(
             "--labels",
             "-l",
             metavar="predict|FILE|DIR",
-            help="Restrict each mask to the classes that these labels give its photo; default: all classes.",
+            help="Allow all classes, or those that the labels give a photo: a table, a folder per class, or what a "
+            "labelling tool exports.",
         ),
     ] = "predict",
     listing: options.List = None,

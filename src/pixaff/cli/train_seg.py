@@ -36,9 +36,7 @@ def train_seg(
     listing: options.List = None,
     network: Annotated[
         str,
-        typer.Option(
-            "--network", metavar="NAME", help="Network to train: lite_seg (default), or seg:ARCHITECTURE:ENCODER."
-        ),
+        typer.Option("--network", metavar="NAME", help="Network to train: lite_seg, or seg:ARCHITECTURE:ENCODER."),
     ] = "lite_seg",
     init: options.Init = None,
     reset_head: Annotated[

@@ -294,9 +294,17 @@ class SegNetwork(Network):
 # The classifier needs 1e-2 and some hundred steps: after 3 epochs at 3e-3 it had only learned the frequent classes
 # (mean average precision 0.60 in five-fold cross-validation on 1,619 VOC photos, 0.75 with these values).
 CAM_RECIPE = Recipe(
-    epochs=8, batch_size=16, lr=1e-3, optimizer="adamw", weight_decay=1e-4, backbone_lr_scale=0.0, precision="fp32"
+    epochs=8,
+    min_steps=120,
+    hold_out=0.1,
+    batch_size=16,
+    lr=1e-3,
+    optimizer="adamw",
+    weight_decay=1e-4,
+    backbone_lr_scale=0.0,
+    precision="fp32",
 )
-AFFINITY_RECIPE = Recipe(epochs=8, batch_size=8, lr=2e-4, optimizer="adamw")
+AFFINITY_RECIPE = Recipe(epochs=8, min_steps=100, batch_size=8, lr=2e-4, optimizer="adamw")
 # Section 5.1 of IRN and its release. The momentum is what that release trained with: its optimizer, which is PSA's,
 # passes the weight decay to SGD in the place of the momentum.
 # Photos of Pascal VOC, whose long side is 500, are resized by 0.5 to 1.5.

@@ -80,6 +80,10 @@ class _Consumers(TorchDispatchMode):
         self.calls: dict[str, int] = {}
         self.uses: dict[str, int] = {}
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # or PyTorch imports its compiler, which takes a second
+
     def by_convolution(self) -> dict[str, set[str | None]]:
         """Batch norms by convolution; None among them stands for anything else, and for an output used not once."""
         found: dict[str, set[str | None]] = {}

@@ -190,8 +190,8 @@ def write_graphs(folder: Path = GRAPHS) -> None:
         network.use_segmentation_head(seeded)
         _write_graph(folder, network, folded(other).state_dict())
     _write_graph(folder, create_affinity_network("lite_affinity"), None)
-    other_seg = folded(create_seg_network("lite_seg", 21)).state_dict()
-    _write_graph(folder, create_seg_network("lite_seg", 20), other_seg)
+    for name in ("lite_head_seg", "lite_seg"):
+        _write_graph(folder, create_seg_network(name, 20), folded(create_seg_network(name, 21)).state_dict())
 
 
 def _write_graph(folder: Path, network: Network, classes: Mapping[str, Tensor] | None) -> None:

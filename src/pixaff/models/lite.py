@@ -31,6 +31,8 @@ FINE_LEVELS = (16, 24)
 LEVELS = (48, 120, 352)
 """Channels at stride 8, 16 and 16."""
 HIDDEN = 256
+PRIOR = 0.5
+"""Of the image-level labels on the segmentation, read off 83 training images (docs/lite.md)."""
 WIDTH = 128
 """Channels of the segmentation network's decoder."""
 
@@ -160,6 +162,35 @@ class LiteCam(_Lite, CamNetwork):
 
     def _pixel_rows(self, middle: Tensor, coarse: Tensor) -> Tensor:
         return self.pixel(torch.cat([self.top(coarse), middle], 1))
+
+
+class LiteHead(_Lite, SegNetwork):
+    """The networks of `LiteCam` as one that segments: the segmentation head, and the classifier as its prior.
+
+    A class that the classifier does not see in the image gets ``PRIOR`` times its log probability added to its logits.
+    Its weights are those of `LiteCam`, under the same names.
+
+    Args:
+        num_classes: Foreground classes K.
+    """
+
+    graph = "lite_head"
+
+    def __init__(self, num_classes: int = 20) -> None:
+        super().__init__()
+        own = LiteCam(num_classes)
+        self.backbone, self.top, self.classifier, self.pixel = own.backbone, own.top, own.classifier, own.pixel
+        self.register_buffer("seeded", torch.tensor(True))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalised images (B,3,H,W) -> logits (B,K + 1,H,W), background first."""
+        _, middle, coarse = self.backbone(x)
+        top = self.top(coarse)
+        rows = self.pixel(torch.cat([top, middle], 1))
+        prior = PRIOR * F.logsigmoid(self.classifier(top.mean((2, 3), keepdim=True)))
+        logits = torch.cat([rows[:, :1], rows[:, 1:] + prior], 1)
+        logits = F.interpolate(logits, scale_factor=float(STRIDE), mode="bilinear", align_corners=False)
+        return logits[:, :, : x.shape[2], : x.shape[3]]
 
 
 class LiteAffinity(_Lite, AffinityNetwork):
@@ -310,8 +341,17 @@ FAMILY = Family(
     ),
     seg=LiteSeg,
     head_recipe=Recipe(
-        epochs=3, batch_size=16, lr=1e-4, optimizer="adamw", weight_decay=1e-2, backbone_lr_scale=0.0, precision="fp32"
+        epochs=3,
+        min_steps=120,
+        batch_size=16,
+        lr=1e-4,
+        optimizer="adamw",
+        weight_decay=1e-2,
+        backbone_lr_scale=0.0,
+        precision="fp32",
     ),
     presets={"lite": Settings()},
     shipped=True,
 )
+
+HEAD = Family("lite_head", seg=LiteHead, shipped=True)

@@ -14,6 +14,7 @@ from pixaff.weights.catalogue import Entry
 
 FAMILIES: tuple[Family, ...] = (
     lite.FAMILY,
+    lite.HEAD,
     vgg16.FAMILY,
     resnet38.FAMILY,
     hybrid.FAMILY,

@@ -1,5 +1,7 @@
 """The segmentation network of a model: ``seg.safetensors`` in the folder of a run.
 
+A model without it segments with the segmentation head of its CAM network, if that has one.
+
 The header of the weights names the network, the classes and the size of images that suits it, so the folder of a
 finished `pixaff train-seg` is a model for `pixaff segment`. So is that of a `pixaff fit --seg`, and the model in the
 package: beside ``seg.safetensors``, their ``model.json`` may have settings for it under "seg".
@@ -26,6 +28,8 @@ from pixaff.settings import SegSettings
 
 PART = "seg"
 """What of ``model.json`` belongs to the segmentation network."""
+HEADS = {"lite_cam": "lite_head_seg"}
+"""CAM networks whose segmentation head segments where a model has nothing better, and what it is called."""
 _COPY = "copy the whole folder again"
 
 
@@ -62,8 +66,8 @@ def load_segmentation(model: str | Path | None = None, device: torch.device | st
     """
     model = EMBEDDED if model is None else model
     weights = segmentation_file(model)
-    name, classes, settings = _described(weights)
     record = weights.with_name(RECORD)
+    name, classes, settings = _described_head(record) if weights.name == CAM else _described(weights)
     if record.is_file():
         found = read_json(record, "the record of a model", CheckpointError, _COPY)
         of_model = tuple(str(each) for each in entry(found, "classes", list, record, CheckpointError))
@@ -85,29 +89,21 @@ def segmentation_file(model: str | Path) -> Path:
     """The weights of a model's segmentation network.
 
     Raises:
-        CheckpointError: It has none.
+        CheckpointError: It has none, nor a CAM network with a segmentation head.
     """
-    if str(model) == EMBEDDED:
-        weights = embedded_folder() / SEG
-        if not weights.is_file():
-            raise CheckpointError(
-                "this version of lite has no segmentation network",
-                "train one: pixaff train-seg photos/ masks/ --out run/, and give --model run/",
-            )
-        return weights
-    folder = Path(model)
+    folder = embedded_folder() if str(model) == EMBEDDED else Path(model)
     try:
         there, others = (folder / SEG).is_file(), any((folder / name).is_file() for name in (RECORD, CAM))
     except OSError as error:
         raise CheckpointError(f"{folder}: cannot be read: {error.strerror}", "check its permissions") from None
-    if not there:
-        raise CheckpointError(
-            f"{folder} contains no {SEG}",
-            "train it: pixaff train-seg, or pixaff fit --seg"
-            if others
-            else "give the folder of a pixaff train-seg run",
-        )
-    return folder / SEG
+    if there:
+        return folder / SEG
+    if _cam_network(folder / RECORD) in HEADS and (folder / CAM).is_file():
+        return folder / CAM
+    raise CheckpointError(
+        f"{folder} contains no {SEG}",
+        "train it: pixaff train-seg, or pixaff fit --seg" if others else "give the folder of a pixaff train-seg run",
+    )
 
 
 def add_segmentation(
@@ -133,6 +129,24 @@ def add_segmentation(
     kept = _replaced(own, dict(settings or {}), source)
     write_state_dict(Path(folder) / SEG, read_state_dict(source), half, read_metadata(source))
     write_text(record, json.dumps({**found, PART: kept.to_dict()}, indent=2) + "\n")
+
+
+def _cam_network(record: Path) -> str | None:
+    """The CAM network of a model; None if the folder has no model."""
+    try:
+        settings = read_json(record, "the record of a model", CheckpointError, _COPY).get("settings")
+    except FileNotFoundError:
+        return None
+    return str(settings.get("cam")) if isinstance(settings, dict) else None
+
+
+def _described_head(record: Path) -> tuple[str, tuple[str, ...], SegSettings]:
+    """The segmentation head of a model's CAM network, with the model's classes and working size."""
+    found = read_json(record, "the record of a model", CheckpointError, _COPY)
+    classes = tuple(str(name) for name in entry(found, "classes", list, record, CheckpointError))
+    settings = entry(found, "settings", dict, record, CheckpointError)
+    size = entry(settings, "size", int, record, CheckpointError)
+    return HEADS[str(settings.get("cam"))], classes, _replaced(SegSettings(), {"size": size}, record)
 
 
 def _described(weights: Path) -> tuple[str, tuple[str, ...], SegSettings]:

@@ -4,7 +4,7 @@ A walk is linear in its rows, and so is the average over cells: a linear relatio
 pixel also holds between the propagated rows of the background. Written as exp(-s e^x) with s = -log(1 - c) and x = log
 alpha, the score is an entire function of x, bounded by 1 where |Im x| <= pi/2 whatever s is. Interpolation in x at
 Chebyshev points therefore converges geometrically and uniformly over all c in 0..1 (Trefethen, *Approximation Theory
-and Approximation Practice*, chapter 8): 17 alphas from 1/4 to 64 give every alpha between them within 7e-5.
+and Approximation Practice*, chapter 8): 21 alphas from 1/16 to 64 give every alpha between them within 7e-5.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-LOWEST, HIGHEST = 0.25, 64.0
-POINTS = 17
+LOWEST, HIGHEST = 0.0625, 64.0
+POINTS = 21
 
 
 def background_powers() -> tuple[float, ...]:

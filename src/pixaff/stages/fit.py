@@ -18,7 +18,7 @@ from pixaff.events import Callback, Event
 from pixaff.io.atomic import write_text
 from pixaff.io.labels import Labels, names_in, read_classes
 from pixaff.models import load_checkpoint, registry
-from pixaff.models.base import CamNetwork
+from pixaff.models.base import AffinityNetwork, CamNetwork
 from pixaff.models.bundle import AFFINITY, CAM, RECORD, SEG, write_bundle
 from pixaff.models.registry import create_affinity_network, create_cam_network
 from pixaff.models.segmentation import add_segmentation
@@ -39,6 +39,8 @@ from pixaff.stages.propagate import OVERLAYS, propagate
 from pixaff.stages.train_affinity import pair_loss, train_affinity
 from pixaff.stages.train_cam import cam_loss, seed_loss, train_cam
 from pixaff.stages.train_seg import train_seg
+from pixaff.stages.training.calibration import CALIBRATED, calibrate_posteriors, calibrate_walk, checked_names
+from pixaff.stages.training.calibration import RECORD as CALIBRATION
 from pixaff.stages.training.chain import Stage, Work, of_recipe
 from pixaff.stages.training.checkpoint import CHECKPOINT
 from pixaff.stages.training.earlier import EARLIER, changes_since, clear_folder, clear_stale, shorter
@@ -56,8 +58,11 @@ if TYPE_CHECKING:
 COMMAND = "fit"
 PARTS = ("train-cam", "seed-cams", "seed-crf", "train-head", "cams", "crf", "train-affinity", "masks", "train-seg")
 """Subfolders of a run, in the order in which they are filled."""
+WALK = ("walk", "irn", "alpha", "background", "beta", "boundary_beta", "radius", "steps", "borders")
+"""Settings that decide the propagated scores."""
 WRITTEN = (
-    RECORD, CAM, AFFINITY, SEG, CHECKPOINT, "run.json", "run.jsonl", "metrics.jsonl", "loss.png", DOUBTFUL, SHEET
+    RECORD, CAM, AFFINITY, SEG, CHECKPOINT, CALIBRATION, "run.json", "run.jsonl", "metrics.jsonl", "loss.png",
+    DOUBTFUL, SHEET,
 )  # fmt: skip
 """Files of the trainings and of the run itself."""
 
@@ -80,6 +85,7 @@ def fit(
     seg: bool = False,
     seg_network: str = "lite_seg",
     seg_recipe: Mapping[str, Any] | None = None,
+    calibrate: Sequence[str] | None = None,
     engine: Literal["auto", "torch", "pydensecrf"] = "auto",
     run: RunOptions | None = None,
     **options: Unpack[TrainingKeywords],
@@ -105,6 +111,8 @@ def fit(
             `pixaff.segment`, too. A finished run can be given one.
         seg_network: Registry name of that network.
         seg_recipe: Values that replace those of its own recipe.
+        calibrate: Settings to choose by the model's own CAMs, among "crf_low", "crf_high" and "alpha"; see
+            `pixaff.ops.mask_measures`. None chooses all of them, or none if ``settings`` are given.
         engine: Implementation of the dense CRF: "torch", "pydensecrf" or "auto".
         run: How the run computes and to whom it reports, as one object; single ``options`` override it.
         **options: Fields of `pixaff.run_options.TrainingOptions`: ``device``, ``workers``, ``save_every``,
@@ -123,7 +131,9 @@ def fit(
     """
     out, labels = Path(out), Path(labels)
     how = TrainingOptions.of(run, divide(options, COMMAND, TrainingOptions)[0])
-    report, settings = how.report, settings or Settings()
+    report = how.report
+    calibrate = (CALIBRATED if settings is None else ()) if calibrate is None else checked_names(calibrate)
+    settings = settings or Settings()
     if not settings.affinity:
         raise UsageError(
             f"preset {settings.preset} has no AffinityNet, which fit trains", "train step by step: see docs/irn.md"
@@ -142,6 +152,7 @@ def fit(
     labelled = _labelled_photos(found, given, labels, names, result, report)
     decides = {
         **settings.to_dict(),
+        **dict.fromkeys(calibrate, "calibrated"),
         **{f"cam {name}": value for name, value in cam_recipe.to_dict().items()},
         **{f"head {name}": value for name, value in head_recipe.to_dict().items()},
         **{f"affinity {name}": value for name, value in affinity_recipe.to_dict().items()},
@@ -188,6 +199,7 @@ def fit(
         recipes=recipes,
         init={"cam": cam_init, "affinity": affinity_init},
         reset_head=reset_head,
+        calibrate=tuple(calibrate),
         engine=engine,
         run=replace(how, overwrite=False, resume=True, yes=True, keep=True, renew=True),
         photos=found.only(labelled),
@@ -253,7 +265,7 @@ def psa_stages(settings: Settings) -> list[Stage]:
             "masks",
             "masks",
             _make_masks,
-            options=("alpha", "beta", "radius", "steps", "borders", "final_crf", "size", "engine"),
+            options=(*WALK, "final_crf", "size", "engine"),
             trial=lambda work: mask_seconds(work, create_affinity_network(work.settings.affinity)),
             needs=("cams", "train-affinity"),
         ),
@@ -262,7 +274,7 @@ def psa_stages(settings: Settings) -> list[Stage]:
 
 def _steps(name: str, work: Work) -> int:
     recipe, photos = work.recipes[name], len(work.photos)
-    return recipe.epochs * (photos // min(recipe.batch_size, photos))
+    return recipe.epochs_for(photos) * (photos // min(recipe.batch_size, photos))
 
 
 def _new_cam_network(work: Work) -> CamNetwork:
@@ -390,6 +402,15 @@ def _make_cams(work: Work) -> Report:
 
 
 def _make_posteriors(work: Work) -> Report:
+    work.settings = calibrate_posteriors(
+        work.out,
+        _trained_cam(work).parent,
+        work.photos,
+        work.settings,
+        work.calibrate,
+        work.run.device,
+        work.run.report,
+    )
     return crf(
         work.photos,
         work.out / "cams",
@@ -421,10 +442,15 @@ def _train_affinity(work: Work) -> Report:
 
 def _make_masks(work: Work) -> Report:
     """Complete the model, and make the masks with it."""
-    settings, network, affinity = work.settings, _new_cam_network(work), create_affinity_network(work.settings.affinity)
-    load_checkpoint(network, _trained_cam(work))
+    affinity = create_affinity_network(work.settings.affinity)
     load_checkpoint(affinity, work.out / "train-affinity" / AFFINITY)
-    write_bundle(work.out, settings.cam, settings.affinity, network, affinity, work.names, settings)
+    _write_model(work, affinity)
+    before = work.settings
+    work.settings = calibrate_walk(
+        work.out, work.photos, work.settings, work.calibrate, work.run.device, work.run.report
+    )
+    if work.settings != before:
+        _write_model(work, affinity)
     return propagate(
         work.photos,
         work.out / "masks",
@@ -433,10 +459,16 @@ def _make_masks(work: Work) -> Report:
         cams=work.out / "cams",
         listing=work.listing,
         overlay=True,
-        save_scores=LOWEST <= settings.alpha <= HIGHEST,
+        save_scores=LOWEST <= work.settings.alpha <= HIGHEST,
         engine=work.engine,
         run=work.run,
     )
+
+
+def _write_model(work: Work, affinity: AffinityNetwork) -> None:
+    settings, network = work.settings, _new_cam_network(work)
+    load_checkpoint(network, _trained_cam(work))
+    write_bundle(work.out, settings.cam, settings.affinity, network, affinity, work.names, settings)
 
 
 def seg_stage(network: str) -> Stage:

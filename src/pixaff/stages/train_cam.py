@@ -33,6 +33,7 @@ from pixaff.stages.training.folder import (
     leave_out_unreadable,
     one_at_a_time,
 )
+from pixaff.stages.training.held_out import HeldOut, split_photos
 from pixaff.stages.training.loop import LossFn, train
 from pixaff.stages.training.posteriors import confident_cells
 from pixaff.stages.training.starting import RANDOM, seeded, start_weights
@@ -132,8 +133,12 @@ def train_cam(
     config = {"network": network, "init": start, "classes": list(names)}
     normalisation = Normalisation(model.mean, model.std, model.bgr)
     dataset: CamPhotos | AffinityPhotos
+    held_out = None
     if crf_low_dir is None or crf_high_dir is None:
-        dataset = CamPhotos(kept, present, len(names), normalisation=normalisation, recipe=recipe)
+        trained, held = split_photos(present, recipe.hold_out, recipe.seed)
+        parts = [([kept[i] for i in part], [present[i] for i in part], len(names)) for part in (trained, held)]
+        dataset = CamPhotos(*parts[0], normalisation=normalisation, recipe=recipe)
+        held_out = HeldOut(*parts[1], recipe) if held else None
         config["data"] = digest(f"{found.names.key(photo)} {shown}" for photo, shown in zip(kept, present, strict=True))
         loss: LossFn = cam_loss
     else:
@@ -145,7 +150,10 @@ def train_cam(
         cells = zip(dataset.paths, dataset.label_maps, strict=True)
         config["data"] = digest(part for photo, labels in cells for part in (found.names.key(photo), labels.tobytes()))
         loss = seed_loss
-    train(model, dataset, loss, result, recipe, config=config, listing=listing, command=COMMAND, run=how)
+    train(
+        model, dataset, loss, result, recipe, config=config, listing=listing, command=COMMAND, run=how,
+        held_out=held_out,
+    )  # fmt: skip
     finish(model, result, {"network": network, "classes": names})
     return result
 

@@ -13,8 +13,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import filelock
-
 from pixaff.errors import DownloadError, OutputError
 from pixaff.io.atomic import output_errors, write_text
 from pixaff.io.records import read_json
@@ -50,6 +48,8 @@ def locked(root: Path, name: str, say: Say) -> Iterator[None]:
     Raises:
         OutputError: The cache cannot be written.
     """
+    import filelock
+
     with output_errors(root):
         if (root / ".locks").is_symlink():
             raise OutputError(f"{root / '.locks'}: found a link, expected a folder of the cache", "remove it")

@@ -35,6 +35,7 @@ class Work:
         photos: The photos that have not failed at any stage.
         result: Becomes what the run returns.
         warm: Names of the trainings that continue from the weights of an earlier run.
+        calibrate: Settings to choose by the model's own CAMs; see `pixaff.stages.training.calibration`.
     """
 
     out: Path
@@ -49,6 +50,7 @@ class Work:
     photos: list[Path]
     result: Trained
     warm: set[str] = field(default_factory=set)
+    calibrate: tuple[str, ...] = ()
 
     @property
     def listing(self) -> Path:

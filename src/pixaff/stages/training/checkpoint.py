@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -26,12 +27,19 @@ class Position:
         precision: "fp32" or "bf16", decided at the first step.
         window: The loss and its terms since the last record of metrics.jsonl.
         epoch: The same since the beginning of the epoch.
+        best_loss, best_step, best: The lowest loss of the held-out photos, after which step, and the trained tensors
+            of that step.
+        checks: Number of checks of the held-out photos since then.
     """
 
     step: int = 0
     precision: str = ""
     window: Mean = field(default_factory=Mean)
     epoch: Mean = field(default_factory=Mean)
+    best_loss: float = math.inf
+    best_step: int = 0
+    best: dict[str, torch.Tensor] = field(default_factory=dict)
+    checks: int = 0
 
 
 def save_checkpoint(

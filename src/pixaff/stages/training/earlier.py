@@ -191,7 +191,8 @@ def remove_photos(folder: Path, names: Collection[str]) -> None:
 def shorter(recipe: Recipe) -> Recipe:
     """The last quarter of a training: its epochs, with the learning rate that the schedule has by then."""
     epochs = math.ceil(SHARE * recipe.epochs)
-    return recipe.replace(epochs=epochs, lr=recipe.lr * (epochs / recipe.epochs) ** POWER)
+    least = math.ceil(SHARE * recipe.min_steps)
+    return recipe.replace(epochs=epochs, min_steps=least, lr=recipe.lr * (epochs / recipe.epochs) ** POWER)
 
 
 def _part(record: Mapping[str, Any], stage: Stage) -> Part:

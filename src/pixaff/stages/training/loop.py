@@ -31,6 +31,7 @@ from pixaff.stages.batch.record import write_record
 from pixaff.stages.training.checkpoint import CHECKPOINT, Position, load_checkpoint, save_checkpoint
 from pixaff.stages.training.datasets import Photos, Sample, draw_batches, load_batches
 from pixaff.stages.training.folder import Trained, leave_out
+from pixaff.stages.training.held_out import PATIENCE, HeldOut, check_every
 from pixaff.stages.training.interrupts import deferred_interrupts
 from pixaff.stages.training.metrics import Mean, append_record, draw_curve, keep_records
 from pixaff.stages.training.optimizer import build_optimizer, parameter_groups, set_lr
@@ -58,6 +59,7 @@ def train(
     listing: str | Path | None = None,
     command: str = "train",
     validate: Callable[[Network, str], Mapping[str, float]] | None = None,
+    held_out: HeldOut | None = None,
 ) -> None:
     """Train a model in place.
 
@@ -78,6 +80,7 @@ def train(
         command: Name of the command, for its events.
         validate: Called with the model, in evaluation mode, and the precision at the end of some epochs; the figures
             that it returns join the record of the epoch.
+        held_out: Photos by whose loss the training ends early; the model gets the weights of their lowest loss.
 
     Raises:
         TrainingError: The loss is not finite, or the checkpoint belongs to another training.
@@ -89,7 +92,9 @@ def train(
     model.to(where).to(memory_format=torch.channels_last).train()
     groups = parameter_groups(model, recipe)
     optimizer = build_optimizer(recipe, groups)
-    batches = draw_batches(len(dataset), recipe.batch_size, recipe.epochs, recipe.seed)
+    epochs = recipe.epochs_for(len(dataset))
+    batches = draw_batches(len(dataset), recipe.batch_size, epochs, recipe.seed)
+    every = check_every(len(batches), len(batches) // epochs)
     config = {**recipe.to_dict(), **config, "photos": len(dataset)}
     at = Position()
     if run.resume and (out / CHECKPOINT).is_file():
@@ -102,7 +107,7 @@ def train(
     report(Event("begin", command, total=len(batches) - began))
 
     losses = _Losses(recipe.lr, len(batches))
-    validations = validated_epochs(recipe.epochs)
+    validations = validated_epochs(epochs)
 
     def save() -> None:
         losses.read(at)
@@ -141,12 +146,18 @@ def train(
             speed = seen / max(time.monotonic() - started - paused, 1e-9)
             at.step += 1
             last = at.step == len(batches)
+            if held_out is not None and (last or at.step % every == 0):
+                stopped = time.monotonic()
+                with _tried_convolutions(False):  # the photos have many sizes
+                    append_record(out, {"kind": "held-out", **_check(model, held_out, at)})
+                paused += time.monotonic() - stopped
+                last = last or at.checks >= PATIENCE
             ends = last or batches[at.step][0][0] > epoch
             if ends or at.step % LOG_EVERY == 0:
                 losses.read(at)
             left = (len(batches) - at.step) * len(batches[0]) / speed
             facts = {"step": at.step, "epoch": epoch + 1, "lr": lr, "images_per_second": round(speed, 2)}
-            whole = {"steps": len(batches), "epochs": recipe.epochs, "seconds_left": left}
+            whole = {"steps": len(batches), "epochs": epochs, "seconds_left": left}
             _report_step(report, command, {**facts, **whole}, at.epoch.values(), len(batches) - began)
             if last or at.step % LOG_EVERY == 0:
                 append_record(out, {"kind": "steps", **facts, **at.window.values()})
@@ -160,7 +171,7 @@ def train(
                     model.train()
                     paused += time.monotonic() - stopped
                     words = ", ".join(f"{name} {value:.3f}" for name, value in figures.items())
-                    report(Event("note", command, f"epoch {epoch + 1}/{recipe.epochs}, photos held out: {words}"))
+                    report(Event("note", command, f"epoch {epoch + 1}/{epochs}, photos held out: {words}"))
                 append_record(out, {"kind": "epoch", **facts, **at.epoch.values(), **figures})
                 at.epoch = Mean()
             stop = interrupted()
@@ -171,9 +182,20 @@ def train(
             if stop:
                 report(Event("note", command, f"stopped after step {at.step} of {len(batches)}; --resume continues"))
                 raise KeyboardInterrupt
+            if last:
+                break
+    if held_out is not None and at.best:
+        model.load_state_dict(at.best, strict=False)
+        words = f"after step {at.best_step}, of {at.step} done and {len(batches)} planned, their loss was lowest"
+        report(Event("note", command, f"{len(held_out.paths)} photos were held out: {words}, {at.best_loss:.4f}"))
     draw_curve(out)
     result.seconds = time.monotonic() - started
-    result.done = [result.names.name(path) for path in dataset.paths if path not in failed]
+    if held_out is not None:
+        for photo, problem in held_out.failed:
+            failed.add(photo)
+            leave_out(photo, problem, result, command, report)
+    paths = [*dataset.paths, *(() if held_out is None else held_out.paths)]
+    result.done = [result.names.name(path) for path in paths if path not in failed]
     report(Event("end", command, data=result.counts()))
 
 
@@ -224,6 +246,17 @@ def _tried_convolutions(wanted: bool) -> Iterator[None]:
         yield
     finally:
         torch.backends.cudnn.benchmark = before
+
+
+def _check(model: Network, held_out: HeldOut, at: Position) -> dict[str, float]:
+    """Compare the loss of the held-out photos with the lowest so far, and keep the weights if it is lower."""
+    loss = held_out.loss(model, at.precision)
+    if loss < at.best_loss:
+        at.best_loss, at.best_step, at.checks = loss, at.step, 0
+        at.best = {name: p.detach().cpu().clone() for name, p in model.named_parameters() if p.requires_grad}
+    else:
+        at.checks += math.isfinite(loss)
+    return {"step": at.step, **({"loss": loss} if math.isfinite(loss) else {})}
 
 
 def _or_save(batches: Iterator[Sample], save: Callable[[], None]) -> Iterator[Sample]:
