@@ -43,8 +43,7 @@ class Shard:
         Args:
             name: What records call it: its path from the folder given, or the name of its file.
         """
-        data = unicodedata.normalize("NFC", name).encode("utf-8", "surrogateescape")
-        return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "big") % self.count == self.index - 1
+        return index_of(name, self.count) == self.index
 
     @property
     def stem(self) -> str:
@@ -53,3 +52,9 @@ class Shard:
 
     def __str__(self) -> str:
         return f"{self.index}/{self.count}"
+
+
+def index_of(name: str, count: int) -> int:
+    """Which of ``count`` shards, from 1, an image belongs to."""
+    data = unicodedata.normalize("NFC", name).encode("utf-8", "surrogateescape")
+    return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "big") % count + 1

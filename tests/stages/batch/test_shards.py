@@ -117,6 +117,30 @@ def test_the_sum_names_what_failed_and_what_is_missing(folder: Path) -> None:
     assert read_record(folder / "out")["done"] == 59
 
 
+def test_photos_begun_again_are_missing(folder: Path) -> None:
+    carry_out(plan(folder, "1/1"))
+    with pytest.raises(KeyboardInterrupt):
+        carry_out(plan(folder, "1/1", overwrite=True), stop=10)
+    found = add_up(folder / "out")
+    assert found is not None
+    assert (found["shards"], found["done"], found["missing"]) == ({"1/1": "10 of 60 done, stopped"}, 10, 50)
+
+
+@pytest.mark.parametrize(
+    "text", ["[]", "{", '{"settings": {}, "shard": 3}', '{"settings": {}, "shard": {"shard": "1/9"}}']
+)
+def test_a_damaged_or_renamed_record_counts_as_none(folder: Path, text: str) -> None:
+    for index in (1, 2):
+        carry_out(plan(folder, f"{index}/2"))
+    (folder / "out" / "run-1-of-2.json").write_text(text)
+    (folder / "out" / "run-7-of-9.json").write_bytes((folder / "out" / "run-2-of-2.json").read_bytes())
+    found = add_up(folder / "out")
+    assert found is not None
+    assert list(found["shards"]) == ["1/2", "2/2"]
+    assert found["shards"]["1/2"] == "no record: not begun"
+    assert found["missing"] == 0
+
+
 def test_a_shard_without_photos_has_a_record(folder: Path) -> None:
     for photo in sorted((folder / "photos").iterdir())[1:]:
         photo.unlink()

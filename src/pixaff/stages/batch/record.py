@@ -86,7 +86,7 @@ def shard_records(folder: Path) -> dict[Shard, dict[str, Any]]:
             shard = Shard.of(str(facts.get("shard")))
         except UsageError:
             continue
-        if all(isinstance(number, int) for number in numbers):
+        if path.name == _name(shard) and all(isinstance(number, int) for number in numbers):
             found[shard] = record
     return dict(sorted(found.items()))
 
