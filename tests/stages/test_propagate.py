@@ -259,7 +259,7 @@ def test_larger_photos_are_worked_on_small_and_masked_large(photos, bundle, monk
     seen = []
     cam = bundle.cam.cam
     monkeypatch.setattr(bundle.cam, "cam", lambda x: seen.append(x.shape) or cam(x))
-    assert propagate(photos / "large.png", photos.parent / "out", scales=[1.0], flip=False).ok
+    assert propagate(photos / "large.png", photos.parent / "out", scales=[1.0], flip=False, inference="torch").ok
     assert {max(shape) for shape in seen} == {108}
     mask = read_mask(photos.parent / "out" / "large.png")
     assert mask.shape == (300, 500)
