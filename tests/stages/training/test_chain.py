@@ -76,7 +76,7 @@ def test_a_stage_that_needs_nothing_stale_stays() -> None:
 
 def test_every_setting_belongs_to_a_stage() -> None:
     psa, irn = ({option for stage in stages(Settings()) for option in stage.options} for stages in CHAINS)
-    assert set(Settings().to_dict()) - psa == FREE | {"irn", "conf_fg", "conf_bg", "boundary_beta"}
+    assert set(Settings().to_dict()) - psa == FREE | {"conf_fg", "conf_bg"}
     assert set(Settings().to_dict()) - irn == FREE | {"affinity", "crf_low", "crf_high", "beta"}
     for known, recipes in ((psa, ("cam", "head", "affinity")), (irn, ("cam", "head", "irn"))):
         for recipe in recipes:
