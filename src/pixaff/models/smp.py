@@ -8,6 +8,7 @@ or, for those of timm, tu-convnext_tiny.
 from __future__ import annotations
 
 import difflib
+import importlib
 from collections.abc import Mapping
 from types import ModuleType
 from typing import Any
@@ -104,7 +105,7 @@ def import_smp() -> ModuleType:
         PixaffError: It is not installed, or does not fit the installed torch.
     """
     try:
-        import segmentation_models_pytorch as smp  # type: ignore[import-untyped]
+        smp = importlib.import_module("segmentation_models_pytorch")
     except ImportError as error:
         raise PixaffError(
             f"segmentation-models-pytorch cannot be imported: {str(error).splitlines()[0]}",
