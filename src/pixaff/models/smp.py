@@ -105,14 +105,12 @@ def import_smp() -> ModuleType:
         PixaffError: It is not installed, or does not fit the installed torch.
     """
     try:
-        smp = importlib.import_module("segmentation_models_pytorch")
+        return importlib.import_module("segmentation_models_pytorch")
     except ImportError as error:
         raise PixaffError(
             f"segmentation-models-pytorch cannot be imported: {str(error).splitlines()[0]}",
             "pip install 'pixaff[seg]', or use lite_seg, which does not need it",
         ) from error
-    module: ModuleType = smp
-    return module
 
 
 def _colours(library: Any, encoder: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
