@@ -169,10 +169,9 @@ def fit(
 
 def _without(option: str, arguments: list[str]) -> list[str]:
     """A command line to which another value of an option can be added; it must not start from scratch."""
-    before = ["", *arguments[:-1]]
     return [
         argument
-        for argument, last in zip(arguments, before, strict=True)
+        for last, argument in zip(["", *arguments], arguments, strict=False)
         if argument not in ("--overwrite", option) and not argument.startswith(f"{option}=") and last != option
     ]
 
