@@ -71,7 +71,7 @@ class _Consumers(TorchDispatchMode):
     def __init__(self, network: Network) -> None:
         super().__init__()
         modules = dict(network.named_modules())
-        # A convolution that computes its weight anew at each call, such as a standardised one, passes another tensor.
+        # A convolution that recomputes its weight at each call, such as a standardised one, passes another tensor.
         self._convs = {id(module.weight): name for name, module in modules.items() if isinstance(module, nn.Conv2d)}
         self._norms = {
             id(module.running_mean): name for name, module in modules.items() if isinstance(module, nn.BatchNorm2d)

@@ -42,7 +42,7 @@ def write_photo(path: Path, photo: Path) -> None:
 
 
 def photo_bytes(photo: Path) -> bytes:
-    """A photo as JPEG: byte for byte if it is an upright JPEG in grey or RGB, else encoded anew.
+    """A photo as JPEG: byte for byte if it is an upright JPEG in grey or RGB, otherwise re-encoded.
 
     Raises:
         ImageError: The photo cannot be read.

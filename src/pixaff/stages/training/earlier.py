@@ -91,8 +91,8 @@ def changes_since(
         recipes: Hyper-parameters of its trainings, for the words.
 
     Raises:
-        UsageError: The folder holds outputs of another command, or the first stage would have to start anew: its
-            options or too many photos have changed.
+        UsageError: The folder holds outputs of another command, or the first stage would have to start from scratch:
+            its options or too many photos have changed.
     """
     record = read_record(out)
     if record is None:
@@ -118,7 +118,7 @@ def changes_since(
             words.append(f"{counted(len(differ), 'photo')} added, removed or with other labels, of {len(photos)}")
         raise UsageError(
             f"{out} contains a run with other options or photos: {', '.join(words)}",
-            "the classifier would have to start anew: --overwrite does that, or choose another folder",
+            "the classifier would have to start from scratch: --overwrite does that, or choose another folder",
         )
     stale = stale_stages(stages, others)
     for stage in stale:

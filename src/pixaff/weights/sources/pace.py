@@ -1,4 +1,4 @@
-"""A least speed for answers over HTTP: the time limits of a socket start anew with every byte that drips from it."""
+"""A least speed for answers over HTTP: the time limits of a socket restart with every byte that drips from it."""
 
 from __future__ import annotations
 
