@@ -22,7 +22,7 @@ from torch import Tensor
 
 from pixaff._version import __version__
 from pixaff.device import is_large
-from pixaff.errors import OutputError, shortened
+from pixaff.errors import OutputError, UsageError, shortened
 from pixaff.io.atomic import write_bytes
 from pixaff.models.base import Network
 from pixaff.models.folding import folded
@@ -38,6 +38,8 @@ PREFIX = "network."
 """Of the names of weights in a graph."""
 DIGEST = hashlib.sha256().digest_size
 
+TRIAL_SIZE = (128, 128)
+"""Size of the image on which a precision is timed."""
 N = TypeVar("N", bound=Network)
 
 
@@ -62,6 +64,38 @@ def onnx_network(network: N) -> N:
     for position, method in enumerate(network.exported):
         made.__dict__[method] = _Call(session, position, len(network.exported))
     return made
+
+
+def onnx_networks(
+    requested: str, networks: Mapping[str, N], device: torch.device, precision: str
+) -> tuple[dict[str, N], str]:
+    """The networks in ONNX Runtime, on the CPU in fp32, if it computes all of them; {} means PyTorch.
+
+    Args:
+        requested: "auto", "torch" or "onnx".
+        networks: The networks by part.
+        device: Where they are.
+        precision: "fp32" or "bf16".
+
+    Returns:
+        The networks by part, and why "auto" means PyTorch although ONNX Runtime might compute them; otherwise "".
+
+    Raises:
+        UsageError: "onnx" cannot be followed.
+    """
+    suits = device.type == "cpu" and precision == "fp32"
+    if requested == "onnx" and not suits:
+        raise UsageError(
+            f"found {precision} on {device}, but ONNX Runtime computes in fp32 on the CPU", "use --inference torch"
+        )
+    if requested == "torch" or not suits:
+        return {}, ""
+    try:
+        return {part: onnx_network(network) for part, network in networks.items()}, ""
+    except ExportError as error:
+        if requested == "onnx":
+            raise UsageError(error.message, error.hint or "use --inference torch") from None
+        return {}, error.message + (f" ({error.hint})" if error.hint else "")
 
 
 class _Session:

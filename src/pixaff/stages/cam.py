@@ -86,7 +86,7 @@ def cam(
     if plan.nothing_to_do:
         return skip_all(plan)
 
-    from pixaff.predictor import load_predictor
+    from pixaff.loaders import load_predictor
     from pixaff.stages.batch.executors import through_predictor
 
     predictor = load_predictor(chosen, settings, device=run.device, parts=("cam",), command=COMMAND, report=run.report)

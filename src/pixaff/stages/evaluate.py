@@ -173,7 +173,7 @@ def evaluate(
         if cams:
             return _cam_masks(read_cams(path, (shape[0], shape[1])), shape, [score for _, score in settings])
         if walked:
-            from pixaff.predictor import masks_at  # imports torch, which nothing else here needs
+            from pixaff.prediction import masks_at  # imports torch, which nothing else here needs
 
             file = read_scores(path)
             return masks_at(file, powers or (file.alpha,))

@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
     from pixaff.keywords import PropagateKeywords
-    from pixaff.predictor import Prediction, Sample
+    from pixaff.prediction import Prediction
+    from pixaff.predictor import Sample
     from pixaff.stages.batch.executors import Spread
 
 COMMAND = "propagate"
@@ -129,8 +130,8 @@ def propagate(
             )
         return skip_all(plan)
 
+    from pixaff.loaders import load_predictor
     from pixaff.models.bundle import parts_of_walk
-    from pixaff.predictor import load_predictor
     from pixaff.stages.batch.executors import through_predictor
 
     predictor = load_predictor(

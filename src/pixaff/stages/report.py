@@ -256,7 +256,7 @@ class _Item:
 
     def doubt(self) -> None:
         """Take the scores, and how sure they are of the mask."""
-        from pixaff.predictor import margin_at
+        from pixaff.prediction import margin_at
         from pixaff.stages.training.overview import mask_margin
 
         assert self.saved is not None

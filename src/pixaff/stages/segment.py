@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
     from pixaff.keywords import SegmentKeywords
-    from pixaff.predictor import Sample, Segmentation
+    from pixaff.prediction import Segmentation
+    from pixaff.predictor import Sample
 
 COMMAND = "segment"
 OVERLAYS = "overlays"
@@ -94,7 +95,7 @@ def segment(
     if plan.nothing_to_do:
         return skip_all(plan)
 
-    from pixaff.segmenter import segmenter_of
+    from pixaff.loaders import segmenter_of
     from pixaff.stages.batch.executors import BATCH, READERS, default_workers, in_batches, lanes
 
     segmenter = segmenter_of(chosen, settings, device=run.device, command=COMMAND, report=run.report)

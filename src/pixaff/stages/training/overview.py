@@ -18,7 +18,7 @@ from pixaff.io.atomic import write_text
 from pixaff.io.images import load_image, write_picture
 from pixaff.io.masks import read_mask
 from pixaff.io.scores import read_scores
-from pixaff.predictor import margin_at
+from pixaff.prediction import margin_at
 from pixaff.stages.batch.executors import READERS, default_workers
 from pixaff.stages.batch.naming import naming_of
 from pixaff.stages.batch.sweeps import FOLDER as SCORES
@@ -54,7 +54,7 @@ def mask_margin(margin: NDArray[np.float32], mask: NDArray[np.uint8], classes: S
     most photos have, would otherwise hide small doubtful objects (docs/training.md has figures).
 
     Args:
-        margin: float32 (H, W), see `pixaff.predictor.margin_at`.
+        margin: float32 (H, W), see `pixaff.prediction.margin_at`.
         mask: uint8 (H, W).
         classes: Mask values of the photo's classes.
     """
