@@ -21,6 +21,14 @@ Photos = Annotated[
     list[str],
     typer.Argument(metavar="PHOTOS...", help="Folder of photos, photo files, or - to read paths from standard input."),
 ]
+AllPhotos = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="PHOTOS...",
+        help="Folder of photos, photo files, or - to read paths from standard input; also tar or Parquet shards, and "
+        "addresses such as s3://bucket/photos.",
+    ),
+]
 Out = Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Output folder.")]
 List = Annotated[
     Path | None,

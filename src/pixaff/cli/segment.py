@@ -20,7 +20,7 @@ from pixaff.settings import SegSettings
 @options.options_from(SegSettings, into="given")
 @options.options_from(ModelOptions, command="segment", into="given")
 def segment(
-    photos: options.Photos,
+    photos: options.AllPhotos,
     given: dict[str, Any],
     say: dict[str, Any],
     out: Annotated[
