@@ -66,7 +66,11 @@ def listed(folder: str, recursive: bool = False) -> dict[str, Stamp]:
         files, root = _opened(folder)
         root = root.rstrip("/")
         try:
-            found = files.find(root, detail=True) if recursive else {one["name"]: one for one in files.ls(root)}
+            found = (
+                files.find(root, detail=True)
+                if recursive
+                else {one["name"]: one for one in files.ls(root, detail=True)}
+            )
         except FileNotFoundError:
             return {}
     names = {}

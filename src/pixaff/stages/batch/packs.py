@@ -30,6 +30,7 @@ from pixaff.shard import Shard
 from pixaff.stages.batch.destination import Destination, destination
 from pixaff.stages.batch.ledger import content_digest, digest
 from pixaff.stages.batch.naming import Names, Photos
+from pixaff.stages.batch.record import NAME as RECORD
 from pixaff.stages.batch.record import read_record, write_record
 from pixaff.stages.batch.report import Report
 
@@ -123,7 +124,7 @@ def over_packs(
     if share is not None:
         run.report(Event("note", command, f"shard {share}: {len(mine):,} of {counted(len(packs), 'file')}"))
     request, told, stale = digest([command, asked]), _Once(run, command), list[str]()
-    record: dict[str, Any] = {}
+    described = _describe(place, command, place.record(RECORD), packs)
     try:
         for pack in mine:
             before = place.record(f"{pack.name}.json")
@@ -135,9 +136,7 @@ def over_packs(
                     result.failed += _failures(before, pack)
                     continue
             made = _one(pack, place, run, make, told, command=command, labels=labels, request=request, result=result)
-            if made is not None and not record:
-                record = made
-                _describe(place, command, record, packs)
+            described = described or _describe(place, command, made, packs)
     except KeyboardInterrupt:
         run.report(
             Event("note", command, f"stopped after {counted(len(result.done), 'shard')}; the same command goes on")
@@ -289,13 +288,27 @@ def _fail(run: BatchOptions, command: str, pack: Pack, name: str, words: str, re
     run.report(Event("failed", command, words, photo=Path(pack.place)))
 
 
-def _describe(place: Destination, command: str, record: Mapping[str, Any], packs: Sequence[Pack]) -> None:
-    """Write ``run.json``: how the packs are made, and which there are to be."""
-    facts = {name: record[name] for name in ("device", "classes") if name in record}
+def _describe(place: Destination, command: str, like: Mapping[str, Any] | None, packs: Sequence[Pack]) -> bool:
+    """Have ``run.json`` say how the packs are made and which there are; False as long as nobody knows how.
+
+    Args:
+        place: Where it is.
+        command: Name of the command.
+        like: An earlier ``run.json``, or the record of a run over a shard.
+        packs: The shards of this run, which are added to those that it names already.
+    """
+    if like is None:
+        return False
+    before = place.record(RECORD) or {}
+    known = {name for name in before.get(KEY) or () if isinstance(name, str)}
+    names = sorted(known | {pack.name for pack in packs})
+    if before.get(KEY) == names:
+        return True
+    facts = {name: like[name] for name in ("device", "classes") if name in like}
     with tempfile.TemporaryDirectory(prefix="pixaff-") as folder:
-        names = {KEY: [pack.name for pack in packs]}
-        write_record(Path(folder), command, record.get("settings") or {}, **facts, **names)
-        place.take(Path(folder) / "run.json", "run.json")
+        write_record(Path(folder), command, like.get("settings") or {}, **facts, **{KEY: names})
+        place.take(Path(folder) / RECORD, RECORD)
+    return True
 
 
 def _stamp(pack: Pack) -> list[Any] | None:
