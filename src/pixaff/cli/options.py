@@ -41,8 +41,9 @@ Labels = Annotated[
     typer.Option(
         "--labels",
         "-l",
-        metavar="predict|FILE|DIR",
-        help="Predict the labels, or read them: a table, a folder per class, or what a labelling tool exports.",
+        metavar="predict|inside|FILE|DIR",
+        help="Predict the labels, or read them: a table, a folder per class, or what a labelling tool exports; or take "
+        "those inside tar or Parquet shards.",
     ),
 ]
 GivenLabels = Annotated[

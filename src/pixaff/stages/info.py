@@ -41,8 +41,8 @@ def info(
     """Facts about the installation, or about a file or folder, as plain values.
 
     Args:
-        path: A photo, mask, CAM file, weights or image-level labels, or a folder; or the address of outputs. None describes the installation:
-            versions, devices, CRF engines, networks, presets.
+        path: A photo, mask, CAM file, weights or image-level labels, or a folder; or the address of outputs. None
+            describes the installation: versions, devices, CRF engines, networks, presets.
         photos: The photos that labels belong to: what has only one of the two is counted. Or those that outputs are
             of: the photos without output are named.
         recursive: Equal names in different folders are different images; count the photos in subfolders, too.

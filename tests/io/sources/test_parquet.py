@@ -61,5 +61,5 @@ def test_files_without_photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     with pytest.raises(ImageError, match="damaged Parquet"):
         read(tmp_path / "x.parquet")
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    with pytest.raises(PixaffError, match="pixaff.parquet"):
+    with pytest.raises(PixaffError, match=r"pixaff\[parquet\]"):
         read(tmp_path / "x.parquet")

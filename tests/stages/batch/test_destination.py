@@ -127,7 +127,7 @@ def test_one_photo_one_bad_photo_and_cams(store: str, photos: Path, tmp_path: Pa
     assert sorted(report.done) == ["a.png", "c.png"]
     assert report.failed[0][1].startswith(f"{store}/photos/bad.png: found 8 bytes of no known image format")
     assert propagate([f"{store}/photos/a.png", photos / "c.png"], tmp_path / "masks").done == ["a.png", "c.png"]
-    with pytest.raises(UsageError, match="no photos in .*nowhere"):
+    with pytest.raises(UsageError, match=r"no photos in .*nowhere"):
         propagate(f"{store}/nowhere", tmp_path / "masks")
     with pytest.raises(UsageError, match="download it first"):
         train_cam(f"{store}/photos", tmp_path / "labels.csv", ["red"], tmp_path / "run")
@@ -210,7 +210,7 @@ def test_a_store_that_fails_between_outputs_ends_the_run(photos: Path, monkeypat
         real(store, file, place)
 
     monkeypatch.setattr(addresses, "_send", send)
-    with pytest.raises(OutputError, match="memory://ends.*connection reset"):
+    with pytest.raises(OutputError, match=r"memory://ends.*connection reset"):
         propagate(photos, "memory://ends", workers=1)
     monkeypatch.setattr(addresses, "_send", real)
     report = propagate(photos, "memory://ends")

@@ -97,7 +97,7 @@ def test_parquet_in_and_out(photos: Path, tmp_path: Path, masks: dict[str, bytes
     rows = parquet.read_table(out).to_pylist()
     assert [(row["row"], row["image"]) for row in rows] == list(enumerate(file.name for file in files))
     assert rows[2]["classes"] == ["red", "blue"]
-    assert 0 < min(rows[2]["shares"])
+    assert min(rows[2]["shares"]) > 0
 
 
 def test_cams_and_a_segmentation_network(shards: Path, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
