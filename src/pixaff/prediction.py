@@ -236,6 +236,23 @@ def margin_at(file: ScoreFile) -> NDArray[np.float32]:
     return margin
 
 
+def mask_margin(margin: NDArray[np.float32], mask: NDArray[np.uint8], classes: Sequence[int]) -> float:
+    """How sure the walk was of a whole mask: the mean margin in the region of each class, averaged over the classes.
+
+    Background counts as one of them, and a class that the mask does not show counts as 0. Large sure backgrounds, which
+    most photos have, would otherwise hide small doubtful objects (docs/training.md has figures).
+
+    Args:
+        margin: float32 (H, W), see `margin_at`.
+        mask: uint8 (H, W).
+        classes: Mask values of the photo's classes.
+    """
+    if not classes:
+        return 1.0
+    regions = [mask == value for value in (0, *classes)]
+    return float(np.mean([margin[region].mean() if region.any() else 0.0 for region in regions]))
+
+
 def probabilities(walked: Tensor, size: tuple[int, int], stride: int = STRIDE) -> Tensor:
     """Propagated scores (C, h/stride, w/stride), enlarged to the size (h, w): float32, summing to 1 at each pixel."""
     scores = upsample_scores(walked, size, stride).float().clamp(min=0)
