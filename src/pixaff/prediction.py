@@ -25,6 +25,7 @@ from pixaff.io.scores import ScoreFile, check_saved
 from pixaff.ops.powers import power_weights
 from pixaff.ops.resize import best_value, mask_at_size, resize_scores
 from pixaff.ops.walk import upsample_scores
+from pixaff.viz.cam_panels import cam_panels
 from pixaff.viz.overlay import overlay as draw_overlay
 
 STRIDE = 8
@@ -171,6 +172,11 @@ class Prediction(Segmentation):
     powers: tuple[float, ...]
     walked: NDArray[np.float32]
     instances: Instances | None = None
+
+    def cam_panels(self) -> Image.Image:
+        """The CAMs as heat maps over the image, a panel for each class, with the probabilities of predicted labels."""
+        scores = [self.probabilities[name] for name in self.classes] if self.probabilities else None
+        return cam_panels(self.image, self.cams, self.classes, scores)
 
     def scores_file(self) -> ScoreFile:
         """The propagated scores, as ``propagate --save-scores`` writes them; see `masks_at`."""
