@@ -12,7 +12,7 @@ from pixaff.io.images import write_picture
 from pixaff.io.instances import FOLDER as INSTANCES
 from pixaff.io.instances import WHOLE, write_instances, write_whole
 from pixaff.io.scores import check_saved, write_scores
-from pixaff.io.sources import Packed
+from pixaff.io.sources import Packed, Source
 from pixaff.model_options import ModelOptions
 from pixaff.ops.powers import HIGHEST, LOWEST, background_powers
 from pixaff.options import divide
@@ -21,6 +21,7 @@ from pixaff.settings import Settings
 from pixaff.stages.batch.destination import destination
 from pixaff.stages.batch.image_labels import PREDICT, given_entries, labels_of, names_of, read_given_labels
 from pixaff.stages.batch.inputs import default_out, existing_folder, find_images, given_path, single_file
+from pixaff.stages.batch.mask_page import check_page, write_page_of_run
 from pixaff.stages.batch.naming import Photos
 from pixaff.stages.batch.packs import asked_of, find_packs, over_packs
 from pixaff.stages.batch.plan import Plan, weights_of
@@ -77,8 +78,8 @@ def propagate(
         **options: Fields of `pixaff.Settings` that decide masks, such as ``alpha``; of
             `pixaff.model_options.ModelOptions` (``model``, ``preset``, ``cam_weights``, ``affinity_weights``,
             ``irn_weights``, ``weights_dir``, ``classes``, ``precision``, ``inference``, ``engine``) and of
-            `pixaff.run_options.BatchOptions` (``device``, ``batch_size``, ``workers``, ``overwrite``, ``report``,
-            ``progress``).
+            `pixaff.run_options.BatchOptions` (``device``, ``batch_size``, ``workers``, ``overwrite``, ``page``,
+            ``report``, ``progress``).
 
     Returns:
         The photos that were done or skipped, and those that failed, with the reason.
@@ -94,6 +95,7 @@ def propagate(
     entries = [inputs] if isinstance(inputs, (str, Path)) else inputs
     out = Path(out) if out is not None else default_out(entries, "masks")
     if packs := find_packs(entries, listing):
+        check_page(run, elsewhere=True)
         kinds: dict[str, Any] = {"overlay": overlay, "save_scores": save_scores, "instances": instances}
 
         def make(photos: Photos, folder: Path, each: BatchOptions) -> Report:
@@ -115,6 +117,7 @@ def propagate(
     source = photos.source
     folder = None if cams is None else existing_folder(cams)
     single = single_file(out, photos)
+    check_page(run, single, elsewhere=bool(place.address) or type(source) is not Source)
     if single and instances:
         raise UsageError(f"{out}: instances are several files, found one output file", "give a folder to --out")
     if instances and place.address:
@@ -127,6 +130,11 @@ def propagate(
         further = [out / OVERLAYS / f"{key}.jpg"] * overlay + [out / SCORES / f"{key}.npz"] * save_scores
         further += [out / INSTANCES / f"{key}{suffix}" for suffix in (".png", ".json")] * instances
         return (out / f"{key}.png", *further)
+
+    def with_page(result: Report) -> Report:
+        if run.page is not None:
+            write_page_of_run(out, photos, entries, result, run)
+        return result
 
     tagged = given_entries(labels, photos)
     plan = Plan(
@@ -155,7 +163,7 @@ def propagate(
             write_whole(
                 out, [photos.names.key(photo) for photo in photos], (read_record(out) or {}).get("classes") or ()
             )
-        return skip_all(plan)
+        return with_page(skip_all(plan))
 
     from pixaff.loaders import load_predictor
     from pixaff.models.bundle import parts_of_walk
@@ -243,4 +251,4 @@ def propagate(
     )
     if instances and plan.shard is None:  # a shard knows too little; the run that finishes the rest writes it
         write_whole(out, [photos.names.key(photo) for photo in photos], predictor.classes)
-    return report
+    return with_page(report)

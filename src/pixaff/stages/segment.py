@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from pixaff.errors import shortened
 from pixaff.io.images import write_picture
-from pixaff.io.sources import Packed
+from pixaff.io.sources import Packed, Source
 from pixaff.model_options import ModelOptions
 from pixaff.options import divide
 from pixaff.run_options import BatchOptions, RunOptions
@@ -16,6 +16,7 @@ from pixaff.settings import SegSettings
 from pixaff.stages.batch.destination import destination
 from pixaff.stages.batch.image_labels import PREDICT, given_entries, labels_of, names_of, read_given_labels
 from pixaff.stages.batch.inputs import default_out, find_images, given_path, single_file
+from pixaff.stages.batch.mask_page import check_page, write_page_of_run
 from pixaff.stages.batch.naming import Photos
 from pixaff.stages.batch.packs import asked_of, find_packs, over_packs
 from pixaff.stages.batch.plan import Plan, weights_of
@@ -57,8 +58,8 @@ def segment(
         run: How the run computes and to whom it reports, as one object; single ``options`` override it.
         **options: Fields of `pixaff.settings.SegSettings` (``scales``, ``flip``, ``size``, ``crf``), of
             `pixaff.model_options.ModelOptions` (``model``, ``precision``, ``engine``) and of
-            `pixaff.run_options.BatchOptions` (``device``, ``batch_size``, ``workers``, ``overwrite``, ``report``,
-            ``progress``).
+            `pixaff.run_options.BatchOptions` (``device``, ``batch_size``, ``workers``, ``overwrite``, ``page``,
+            ``report``, ``progress``).
 
     Returns:
         The photos that were done or skipped, and those that failed, with the reason.
@@ -74,6 +75,7 @@ def segment(
     entries = [inputs] if isinstance(inputs, (str, Path)) else inputs
     out = Path(out) if out is not None else default_out(entries, "masks")
     if packs := find_packs(entries, listing):
+        check_page(run, elsewhere=True)
 
         def make(photos: Photos, folder: Path, each: BatchOptions) -> Report:
             return segment(photos, folder, labels=labels, overlay=overlay, run=each, **model, **settings)
@@ -93,12 +95,18 @@ def segment(
     )
     source = photos.source
     single = single_file(out, photos)
+    check_page(run, single, elsewhere=bool(place.address) or type(source) is not Source)
 
     def outputs(path: Path) -> tuple[Path, ...]:
         if single:
             return (out,)
         key = photos.names.key(path)
         return (out / f"{key}.png", *[out / OVERLAYS / f"{key}.jpg"] * overlay)
+
+    def with_page(result: Report) -> Report:
+        if run.page is not None:
+            write_page_of_run(out, photos, entries, result, run)
+        return result
 
     tagged = given_entries(labels, photos)
     plan = Plan(
@@ -115,7 +123,7 @@ def segment(
         reads=[Path(path) for path in (labels, listing) if path is not None and str(path) != PREDICT],
     )
     if plan.nothing_to_do:
-        return skip_all(plan)
+        return with_page(skip_all(plan))
 
     from pixaff.loaders import segmenter_of
     from pixaff.stages.batch.executors import BATCH, READERS, default_workers, in_batches, lanes
@@ -157,7 +165,7 @@ def segment(
                 workers=run.workers or min(READERS, default_workers()),
             )
 
-    return run_plan(
+    result = run_plan(
         plan,
         work,
         settings={
@@ -173,3 +181,4 @@ def segment(
         classes=segmenter.classes,
         listing=listing,
     )
+    return with_page(result)
