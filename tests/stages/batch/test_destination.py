@@ -56,6 +56,7 @@ def s3() -> Iterator[str]:
             patch.setenv(name, value)
         fsspec.filesystem("s3", skip_instance_cache=True).mkdir("bucket")
         yield "s3://bucket"
+    fsspec.filesystem("s3").clear_instance_cache()  # they remember the server
     running.stop()
 
 
