@@ -5,6 +5,7 @@ Nothing here or in a finished page needs the network: equations become MathML wh
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -17,23 +18,21 @@ ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 PAGES = ("CHANGELOG.md", "CONTRIBUTING.md")
 """Pages that lie beside docs/."""
-LINK = re.compile(r"\]\((?P<path>\.\./[^)#\s]+)")
+LINK = re.compile(r"\]\((?P<path>(?!https?:|mailto:)[^)#\s]+)")
 EQUATION = re.compile(r"^```math\n(.*?)\n```$", re.DOTALL | re.MULTILINE)
 INLINE_EQUATION = re.compile(r"\$`([^`\n]+)`\$")
 LOADED = re.compile(
     r"""<(?:script|img|iframe|link|source)\b[^>]*\b(?:src|href)=["']?(?:https?:)?//|@import|url\(["']?http"""
 )
-    r"""<(?:script|img|iframe|link|source)\b[^>]*\b(?:src|href)=["']?(https?:)?//|@import|url\(["']?http"""
-)
 
 
 def on_files(files: Files, *, config: Any) -> Files:
     """Take the pages and the linked files that lie beside docs/ into the site; scripts as text, to be read there."""
-    pages = [(file.src_uri, file.content_string) for file in files.documentation_pages()]
     for page in PAGES:
         files.append(File.generated(config, page, abs_src_path=str(ROOT / page)))
-    linked = {_outside(source, found["path"]) for source, text in pages for found in LINK.finditer(text)}
-    for path in sorted(linked - {"", *PAGES}):
+    pages = [(file.src_uri, file.content_string) for file in files.documentation_pages()]
+    linked = {_target(source, found["path"]) for source, text in pages for found in LINK.finditer(text)}
+    for path in sorted(path for path in linked if _is_beside(path)):
         if not (ROOT / path).is_file():
             raise PluginError(f"a page links to {path}, which does not exist")
         files.append(File.generated(config, f"files/{path}.txt", abs_src_path=str(ROOT / path)))
@@ -41,23 +40,27 @@ def on_files(files: Files, *, config: Any) -> Files:
 
 
 def on_page_markdown(markdown: str, *, page: Any, **_: Any) -> str:
-    """Rewrite links to files beside docs/, and set equations (```math, $`...`$) as MathML."""
+    """Rewrite links to and from what lies beside docs/, and set equations (```math, $`...`$) as MathML."""
     source = page.file.src_uri
 
-    def inside(found: re.Match[str]) -> str:
-        path = _outside(source, found["path"])
-        place = path if path in PAGES else f"files/{path}.txt"
-        return f"]({'../' * source.count('/')}{place}" if path else found[0]
+    def rewritten(found: re.Match[str]) -> str:
+        path = _target(source, found["path"])
+        place = f"files/{path}.txt" if _is_beside(path) else path.removeprefix("docs/")
+        return f"]({'../' * source.count('/')}{place}"
 
-    markdown = markdown.replace("](docs/", "](") if source in PAGES else LINK.sub(inside, markdown)
+    markdown = LINK.sub(rewritten, markdown)
     markdown = EQUATION.sub(lambda found: f'<div class="equation">{convert(found[1], display="block")}</div>', markdown)
     return INLINE_EQUATION.sub(lambda found: convert(found[1]), markdown)
 
 
-def _outside(page: str, link: str) -> str:
-    """The path from the root of what a page links to beside docs/; empty for what is in docs/."""
-    target = (DOCS / page).parent.joinpath(link).resolve()
-    return "" if target.is_relative_to(DOCS) else target.relative_to(ROOT).as_posix()
+def _target(page: str, link: str) -> str:
+    """The path from the root of what a page links to."""
+    folder = ROOT if page in PAGES else (DOCS / page).parent
+    return os.path.relpath(folder / link, ROOT)
+
+
+def _is_beside(path: str) -> bool:
+    return not path.startswith("docs/") and path not in PAGES
 
 
 def on_post_build(*, config: Any) -> None:
