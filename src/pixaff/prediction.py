@@ -25,6 +25,7 @@ from pixaff.io.scores import ScoreFile, check_saved
 from pixaff.ops.powers import power_weights
 from pixaff.ops.resize import best_value, mask_at_size, resize_scores
 from pixaff.ops.walk import upsample_scores
+from pixaff.viz.cam_panels import cam_panels
 from pixaff.viz.overlay import overlay as draw_overlay
 
 STRIDE = 8
@@ -172,6 +173,11 @@ class Prediction(Segmentation):
     walked: NDArray[np.float32]
     instances: Instances | None = None
 
+    def cam_panels(self) -> Image.Image:
+        """The CAMs as heat maps over the image, a panel for each class, with the probabilities of predicted labels."""
+        scores = [self.probabilities[name] for name in self.classes] if self.probabilities else None
+        return cam_panels(self.image, self.cams, self.classes, scores)
+
     def scores_file(self) -> ScoreFile:
         """The propagated scores, as ``propagate --save-scores`` writes them; see `masks_at`."""
         first = 1 + len(self.indices)
@@ -234,6 +240,23 @@ def margin_at(file: ScoreFile) -> NDArray[np.float32]:
     best, second = scores.topk(2, dim=0).values
     margin: NDArray[np.float32] = resize_scores((best - second)[None], file.size)[0].numpy()
     return margin
+
+
+def mask_margin(margin: NDArray[np.float32], mask: NDArray[np.uint8], classes: Sequence[int]) -> float:
+    """How sure the walk was of a whole mask: the mean margin in the region of each class, averaged over the classes.
+
+    Background counts as one of them, and a class that the mask does not show counts as 0. Large sure backgrounds, which
+    most photos have, would otherwise hide small doubtful objects (docs/training.md has figures).
+
+    Args:
+        margin: float32 (H, W), see `margin_at`.
+        mask: uint8 (H, W).
+        classes: Mask values of the photo's classes.
+    """
+    if not classes:
+        return 1.0
+    regions = [mask == value for value in (0, *classes)]
+    return float(np.mean([margin[region].mean() if region.any() else 0.0 for region in regions]))
 
 
 def probabilities(walked: Tensor, size: tuple[int, int], stride: int = STRIDE) -> Tensor:

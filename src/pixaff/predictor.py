@@ -277,6 +277,16 @@ class Predictor:
         return CamFile(np.array(cams.present, np.int64) + 1, cams.maps.cpu().numpy(), sample.size)
 
     @torch.inference_mode()
+    def sample_probabilities(self, sample: Sample) -> NDArray[np.float32]:
+        """The classifier's probabilities of all classes, float32 (K,), whatever the labels of the sample are."""
+        network = self.cam_network
+        if network is None:
+            raise UsageError("the model was loaded without its CAM network", "load both networks")
+        with self._steady(), autocast(self.precision, self.device):
+            found: NDArray[np.float32] = self._predicted(self._engine("cam", network), sample.image)[1].cpu().numpy()
+        return found
+
+    @torch.inference_mode()
     def predict(
         self,
         samples: Sequence[Sample],

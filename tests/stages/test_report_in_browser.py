@@ -15,7 +15,7 @@ from pixaff.io.labels import read_list
 from pixaff.io.masks import voc_palette
 from pixaff.ops.powers import HIGHEST, LOWEST
 from pixaff.prediction import masks_at
-from pixaff.stages import report as stage
+from pixaff.stages.batch import mask_page as stage
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="needs selenium")
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
