@@ -34,20 +34,28 @@ ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 ELSEWHERE = {"docs/tutorial.md": "test_tutorial.py"}
 BLOCK = re.compile(
-    r"(?:<!-- not run: (?P<reason>[^\n]+) -->\n)?```(?:bash|sh|shell|console)\n(?P<text>.*?)```", re.DOTALL
+    r"(?:<!-- not run: (?P<reason>[^\n]+) -->\n)?```(?P<kind>bash|sh|shell|console)\n(?P<text>.*?)```", re.DOTALL
 )
+PYTHON = re.compile(BLOCK.pattern.replace("bash|", "bash|python|"), re.DOTALL)
+WITH_PYTHON = ("docs/index.md", "docs/own-cams.md", "docs/notebook.md")
+"""Pages of which the Python is run here, too."""
 INDENTED = re.compile(r"(?<=\n\n)    (?:pixaff|pip|python|pytest) .*")
 CAT, PERSON = 7, 14
 
 
 class Block(NamedTuple):
     reason: str | None
-    commands: list[str]
+    text: str
+    kind: str = "bash"
+
+    @property
+    def commands(self) -> list[str]:
+        return re.sub(r"\\\n\s*", "", self.text).splitlines()
 
 
 def blocks_of(page: Path) -> list[Block]:
-    found = BLOCK.finditer(page.read_text(encoding="utf-8"))
-    return [Block(one["reason"], re.sub(r"\\\n\s*", "", one["text"]).splitlines()) for one in found]
+    pattern = PYTHON if str(page.relative_to(ROOT)) in WITH_PYTHON else BLOCK
+    return [Block(one["reason"], one["text"], one["kind"]) for one in pattern.finditer(page.read_text("utf-8"))]
 
 
 BLOCKS = {str(page.relative_to(ROOT)): blocks for page in PAGES if (blocks := blocks_of(page))}
@@ -70,12 +78,12 @@ def draw_world(folder: Path) -> None:
     rows = ["image,labels"]
     for name, classes in names.items():
         colour = toy_bundle.RED if classes == (CAT,) else toy_bundle.BLUE
-        for place in ("photos", "my_photos", "more-photos"):
+        for place in ("photos", "my_photos", "more-photos", "more_photos"):
             (folder / place).mkdir(exist_ok=True)
             toy_bundle.draw(folder / place / f"{name}.jpg", (colour, 24, 40))
         mask = np.zeros((64, 96), np.uint8)
         mask[24:48, 40:64] = classes[0] + 1
-        for place in ("gt", "masks-of-somebody"):
+        for place in ("gt",):
             (folder / place).mkdir(exist_ok=True)
             write_mask(folder / place / f"{name}.png", mask)
         cams = (mask > 0)[None].astype(np.float32)
@@ -108,10 +116,22 @@ def run(line: str) -> None:
     assert done.exit_code == 0, f"{line}\n{done.output}"
 
 
+def use_voc_toy(monkeypatch: pytest.MonkeyPatch) -> None:
+    use_tiny(monkeypatch)
+    toy_bundle.use_toy(monkeypatch, replace(toy_bundle.toy_bundle(), cam=VocCam(), classes=VOC_CLASSES))
+
+
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("world")
     draw_world(folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        use_voc_toy(patch)
+        run("pixaff propagate photos/ --labels labels.csv --out masks/ --save-scores")
+        run("pixaff export masks/ --to cvat --photos photos/ --out corrected/")
+        shutil.move("corrected/masks.zip", "corrected.zip")
+        shutil.rmtree("corrected")
     return folder
 
 
@@ -119,10 +139,12 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_blocks_run(page: str, world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.copytree(world, tmp_path / "w")
     monkeypatch.chdir(tmp_path / "w")
-    use_tiny(monkeypatch)
-    bundle = replace(toy_bundle.toy_bundle(), cam=VocCam(), classes=VOC_CLASSES)
-    toy_bundle.use_toy(monkeypatch, bundle)
+    use_voc_toy(monkeypatch)
+    names: dict[str, object] = {"__name__": "page"}
     for block in RUN[page]:
+        if block.kind == "python":
+            exec(compile(block.text, page, "exec"), names)
+            continue
         for line in block.commands:
             run(line)
 
