@@ -224,6 +224,8 @@ class Console:
 
 def end(console: Console, command: str, report: Report, out: Path) -> None:
     """Print a summary of the photos; exit with 1 if some failed."""
+    if report.silent:
+        return
     parts = [f"{count} {name}" for name, count in report.counts().items() if count or name == "done"]
     console.say(f"{command}: {', '.join(parts)} in {seconds_words(report.seconds)}; outputs in {out}")
     if not report.ok:
