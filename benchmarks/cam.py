@@ -29,10 +29,11 @@ from PIL import Image
 from torch import Tensor
 
 from benchmarks.measuring import Row, arguments, show, take_turns_on
+from pixaff.device import choose_precision
 from pixaff.io.images import IMAGE_SUFFIXES, load_image
 from pixaff.models import create_cam_network
 from pixaff.models.base import CamNetwork
-from pixaff.predictor import Predictor, settle_inference, settle_precision
+from pixaff.predictor import Predictor
 from pixaff.settings import Settings
 
 PHOTOS = Path(__file__).parents[1] / "examples" / "photos"
@@ -100,11 +101,11 @@ def engines(network: CamNetwork, precision: str) -> dict[str, Predictor]:
     plain, folding, runtime, low = (make() for _ in range(4))
     plain._engines["cam"] = network
     found = {"pixaff, network as it is": plain, "pixaff, folded": folding}
-    if (why := settle_inference("auto", runtime)) or runtime.inference != "onnx":
+    if (why := runtime.settle_inference("auto")) or runtime.inference != "onnx":
         print(f"no ONNX Runtime: {why}", file=sys.stderr)
     else:
         found["pixaff, ONNX Runtime"] = runtime
-    low.precision, _ = settle_precision(precision, low, torch.device("cpu"))
+    low.precision, _ = choose_precision(precision, torch.device("cpu"), low.seconds)
     if low.precision != "fp32":
         found[f"pixaff, folded, {low.precision}"] = low
     return found

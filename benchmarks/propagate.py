@@ -38,7 +38,8 @@ from pixaff.io.masks import write_mask
 from pixaff.ops.crf import refine_labels
 from pixaff.ops.resize import mask_at_size
 from pixaff.ops.walk import cell_scores, upsample_scores
-from pixaff.predictor import Predictor, probabilities
+from pixaff.prediction import probabilities
+from pixaff.predictor import Predictor
 from pixaff.stages.batch.inputs import find_images
 from pixaff.stages.propagate import propagate
 

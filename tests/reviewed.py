@@ -11,7 +11,7 @@ from PIL import Image
 from pixaff.io.masks import write_mask
 from pixaff.io.scores import ScoreFile, write_scores
 from pixaff.ops.powers import background_powers
-from pixaff.predictor import masks_at
+from pixaff.prediction import masks_at
 
 CLASSES = ("cat", "</script><img src=x onerror=alert(1)>")
 NAMES = ("a & <b>'\"", "b", "c ü", "d")

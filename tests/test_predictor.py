@@ -18,6 +18,7 @@ from toy_bundle import BLUE, CLASSES, GREY, RED, ToyAffinity, ToyCam, draw, toy_
 
 import pixaff
 from pixaff import predictor as module
+from pixaff.device import choose_precision
 from pixaff.errors import CheckpointError, FormatError, ImageError, LabelsError, UsageError
 from pixaff.io.cams import CamFile, read_cams, write_cams
 from pixaff.io.images import read_image
@@ -27,7 +28,8 @@ from pixaff.models import create_affinity_network, create_cam_network
 from pixaff.ops.affinity import pair_affinity
 from pixaff.ops.neighbours import offsets
 from pixaff.ops.powers import background_powers
-from pixaff.predictor import Predictor, Sample, _scores_to_walk, fitted_cams, masks_at, probabilities, settle_precision
+from pixaff.prediction import masks_at, probabilities
+from pixaff.predictor import Predictor, Sample, _scores_to_walk, fitted_cams
 from pixaff.settings import Settings
 from pixaff.stages.cam import cam
 from pixaff.stages.propagate import propagate
@@ -503,7 +505,7 @@ def test_auto_takes_the_precision_that_is_faster(
     model: Predictor, monkeypatch: pytest.MonkeyPatch, fp32: float, bf16: float, chosen: str
 ) -> None:
     Clock(monkeypatch).takes(model.cam_network, fp32, bf16)
-    found, why = settle_precision("auto", model, CPU)
+    found, why = choose_precision("auto", CPU, model.seconds)
     assert (found, model.precision) == (chosen, "fp32")
     assert why == f"a trial took {fp32:.2g} s in fp32, {bf16:.2g} s in bf16"
 
@@ -512,9 +514,11 @@ def test_auto_counts_both_networks(model: Predictor, monkeypatch: pytest.MonkeyP
     clock = Clock(monkeypatch)
     clock.takes(model.cam_network, 1.0, 2.0)
     clock.takes(model.affinity_network, 9.0, 1.0, "features")
-    assert settle_precision("auto", model, CPU)[0] == "bf16"
-    assert settle_precision("auto", Predictor(model.cam_network, None, CLASSES, model.settings), CPU)[0] == "fp32"
-    assert settle_precision("auto", Predictor(None, model.affinity_network, CLASSES, model.settings), CPU)[0] == "bf16"
+    assert choose_precision("auto", CPU, model.seconds)[0] == "bf16"
+    cam_alone = Predictor(model.cam_network, None, CLASSES, model.settings)
+    assert choose_precision("auto", CPU, cam_alone.seconds)[0] == "fp32"
+    affinity_alone = Predictor(None, model.affinity_network, CLASSES, model.settings)
+    assert choose_precision("auto", CPU, affinity_alone.seconds)[0] == "bf16"
 
 
 @torch.inference_mode()

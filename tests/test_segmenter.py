@@ -12,8 +12,9 @@ from PIL import Image
 from toy_bundle import BLUE, RED, draw, toy_segmenter
 
 from pixaff.errors import LabelsError, UsageError
-from pixaff.predictor import Prediction, Segmentation
-from pixaff.segmenter import Segmenter, load_segmenter
+from pixaff.loaders import load_segmenter
+from pixaff.prediction import Prediction, Segmentation
+from pixaff.segmenter import Segmenter
 
 
 @pytest.fixture

@@ -109,7 +109,7 @@ def use_toy(monkeypatch: pytest.MonkeyPatch, bundle: Bundle | None = None) -> Bu
         wanted = PARTS if parts is None else parts(made.settings) if callable(parts) else parts
         return replace(made, **{part: None for part in PARTS if part not in wanted})
 
-    monkeypatch.setattr("pixaff.predictor.load_model", load_model)
+    monkeypatch.setattr("pixaff.loaders.load_model", load_model)
     return made
 
 

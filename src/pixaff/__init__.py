@@ -20,17 +20,17 @@ from pixaff._version import __version__ as __version__
 
 if TYPE_CHECKING:
     from pixaff.errors import PixaffError as PixaffError
+    from pixaff.loaders import load as load
+    from pixaff.loaders import load_segmenter as load_segmenter
     from pixaff.models import create_model as create_model
     from pixaff.models import load_checkpoint as load_checkpoint
     from pixaff.models.registry import PRESETS as PRESETS
-    from pixaff.predictor import Prediction as Prediction
+    from pixaff.prediction import Prediction as Prediction
+    from pixaff.prediction import Segmentation as Segmentation
     from pixaff.predictor import Predictor as Predictor
-    from pixaff.predictor import Segmentation as Segmentation
-    from pixaff.predictor import load as load
     from pixaff.published import fetch_weights as fetch_weights
     from pixaff.recipe import Recipe as Recipe
     from pixaff.segmenter import Segmenter as Segmenter
-    from pixaff.segmenter import load_segmenter as load_segmenter
     from pixaff.settings import SegSettings as SegSettings
     from pixaff.settings import Settings as Settings
     from pixaff.stages.cam import cam as cam
@@ -53,12 +53,12 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "PRESETS": "pixaff.models.registry",
-    "Prediction": "pixaff.predictor",
+    "Prediction": "pixaff.prediction",
     "Predictor": "pixaff.predictor",
     "Recipe": "pixaff.recipe",
     "PixaffError": "pixaff.errors",
     "SegSettings": "pixaff.settings",
-    "Segmentation": "pixaff.predictor",
+    "Segmentation": "pixaff.prediction",
     "Segmenter": "pixaff.segmenter",
     "Settings": "pixaff.settings",
     "cam": "pixaff.stages.cam",
@@ -73,9 +73,9 @@ _HOMES = {
     "fit": "pixaff.stages.fit",
     "import_masks": "pixaff.stages.import_masks",
     "info": "pixaff.stages.info",
-    "load": "pixaff.predictor",
+    "load": "pixaff.loaders",
     "load_checkpoint": "pixaff.models",
-    "load_segmenter": "pixaff.segmenter",
+    "load_segmenter": "pixaff.loaders",
     "propagate": "pixaff.stages.propagate",
     "report": "pixaff.stages.report",
     "segment": "pixaff.stages.segment",

@@ -105,6 +105,7 @@ class PropagateKeywords(WalkSettings, WholeModel, Batches, total=False):
     """Of `pixaff.propagate`."""
 
     model: str | Path | None
+    page: str | Path | None
 
 
 class SegSettingsKeywords(TypedDict, total=False):
@@ -132,14 +133,16 @@ class SegmentKeywords(SegSettingsKeywords, SegModel, Batches, total=False):
     """Of `pixaff.segment`."""
 
     model: str | Path | None
+    page: str | Path | None
 
 
 class TrainingKeywords(Run, total=False):
-    """Of `pixaff.train_cam`, the other trainings (but for ``yes``) and `pixaff.fit` (but for ``resume``)."""
+    """Of `pixaff.fit` (no ``resume``), `pixaff.train_cam` (no ``page``), the other trainings (nor ``yes``)."""
 
     save_every: float
     resume: bool
     yes: bool
+    page: str | Path | None
 
 
 class SegTrainingKeywords(Run, total=False):

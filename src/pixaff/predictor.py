@@ -1,20 +1,18 @@
 """The whole method on an image, or on a batch of images: images in memory in, masks in memory out.
 
 CAMs, random walk over learned affinities, CRF refinement (Ahn & Kwak, CVPR 2018), or a walk within class boundaries and
-instances (IRN, Ahn, Cho & Kwak, CVPR 2019). `load` returns a `Predictor`, which
-makes a `Prediction` of each image. Every command that makes CAMs or masks uses it.
+instances (IRN, Ahn, Cho & Kwak, CVPR 2019). `pixaff.load` returns a `Predictor`, which makes a `Prediction` of each
+image. Every command that makes CAMs or masks uses it.
 """
 
 from __future__ import annotations
 
-import io
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast, overload
+from typing import Any, NamedTuple, TypeVar, cast, overload
 
 import numpy as np
 import torch
@@ -23,20 +21,13 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from pixaff.device import autocast, check_memory, choose_precision, device_words, pick_device, steady_threads
-from pixaff.errors import CheckpointError, FormatError, ImageError, LabelsError, UsageError, quoted
-from pixaff.events import Callback, Event, silent
+from pixaff.device import autocast, check_memory, device_words, steady_threads
+from pixaff.errors import CheckpointError, FormatError, LabelsError, UsageError, quoted
 from pixaff.io.cams import CamFile
-from pixaff.io.images import image_array, load_image
 from pixaff.io.labels import class_indices
-from pixaff.io.masks import write_mask
-from pixaff.io.scores import ScoreFile, check_saved
-from pixaff.model_options import ModelOptions
 from pixaff.models.base import AffinityNetwork, Boundaries, BoundaryNetwork, CamNetwork, Network
-from pixaff.models.bundle import Parts, Weights, load_model
 from pixaff.models.folding import folded
-from pixaff.models.inference import onnx_network
-from pixaff.models.onnx import ExportError
+from pixaff.models.inference import TRIAL_SIZE, onnx_networks
 from pixaff.ops.affinity import pair_affinity
 from pixaff.ops.boundary import boundary_affinity, boundary_walk, product_affinity, semantic_scores, strided_cams
 from pixaff.ops.cam import background_score, normalized_cams, with_background
@@ -48,31 +39,14 @@ from pixaff.ops.instances import (
     instance_map,
     instance_scores,
 )
-from pixaff.ops.powers import power_weights
-from pixaff.ops.resize import best_value, mask_at_size, resize_scores
-from pixaff.ops.walk import cell_scores, random_walk, upsample_scores
-from pixaff.options import divide
-from pixaff.progress import ProgressBar
-from pixaff.published import fetcher
+from pixaff.ops.resize import resize_scores
+from pixaff.ops.walk import cell_scores, random_walk
+from pixaff.prediction import STRIDE, ImageLike, Instances, Prediction, image_within, probabilities
 from pixaff.settings import Settings
-from pixaff.viz.overlay import overlay as draw_overlay
 
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
-
-    from pixaff.keywords import LoadKeywords
-
-STRIDE = 8
-"""Side in pixels of a cell of the walk."""
 FINE = 4
 """The same of the walk by class boundaries alone."""
-TRIAL_SIZE = (128, 128)
-"""Size of the image on which both precisions are timed."""
-OVERLAY_SIDE = 2000
-"""Pixels of the long side up to which an overlay is as large as its photo."""
 
-ImageLike = str | Path | Image.Image | NDArray[Any] | Tensor
-"""A path, a PIL image, uint8 (H,W,3) or (H,W), or a tensor (3,H,W) of uint8 or of floats in 0..1."""
 LabelsLike = Sequence[str | int]
 """Classes of one image, by name or 0-based index; an empty sequence says that it shows none."""
 CamsLike = CamFile | Mapping[str | int, Any]
@@ -80,89 +54,6 @@ CamsLike = CamFile | Mapping[str | int, Any]
 
 Result = TypeVar("Result")
 N = TypeVar("N", bound=Network)
-
-
-def load(
-    model: str | Path | None = None,
-    *,
-    device: str = "auto",
-    progress: bool = False,
-    parts: Sequence[str] | None = None,
-    report: Callback = silent,
-    **options: Unpack[LoadKeywords],
-) -> Predictor:
-    """Load a model.
-
-    Args:
-        model: "lite", the embedded model, or the folder of a `pixaff.fit` run. None means the networks of ``preset``,
-            or "lite" without a preset.
-        device: "auto", "cpu", "cuda" or "cuda:n".
-        progress: Show a bar while published weights are downloaded.
-        parts: The networks to load, among "cam", "affinity" (for the walks psa and both) and "irn" (for the walks irn
-            and both, and for instances). None means all that the model has.
-        report: Receives an `Event` for each note, and for the progress of downloads.
-        **options: ``preset``, ``cam_weights``, ``affinity_weights``, ``irn_weights``, ``weights_dir``, ``classes``,
-            ``precision``, ``inference`` and ``engine``, see `pixaff.model_options.ModelOptions`; and any field of
-            `pixaff.Settings`, such as ``alpha=4``, to replace the model's own.
-
-    Raises:
-        UsageError: An option is unknown or out of range, or ``classes`` are not the model's.
-        CheckpointError: The model cannot be loaded.
-        DownloadError: Published weights are not cached and cannot be downloaded.
-        DeviceError: The device does not exist.
-
-    Example:
-        >>> import pixaff
-        >>> model = pixaff.load("lite", alpha=2)  # doctest: +SKIP
-        >>> model("photo.jpg", labels=["cat"]).save("cat.png")  # doctest: +SKIP
-    """
-    named, given = divide(options, "load", ModelOptions, Settings, every=True)
-    chosen = ModelOptions(model=model, **named)
-    bar = ProgressBar() if progress else None
-    tell: Callback = report if bar is None else bar
-    try:
-        return load_predictor(chosen, given, device=device, parts=parts, command="load", report=tell)
-    finally:
-        if bar is not None:
-            bar.close()
-
-
-def load_predictor(
-    options: ModelOptions,
-    settings: Mapping[str, Any],
-    *,
-    device: str,
-    parts: Parts | None = None,
-    command: str,
-    report: Callback,
-) -> Predictor:
-    """`load` for a command, whose name appears in the events."""
-    where = pick_device(device)
-    bundle = load_model(
-        options.model,
-        options.preset,
-        weights=Weights(options.cam_weights, options.affinity_weights, options.weights_dir, options.irn_weights),
-        classes=options.classes,
-        parts=parts,
-        device=where,
-        fetch=fetcher(command, report),
-    )
-    predictor = Predictor(
-        bundle.cam,
-        bundle.affinity,
-        bundle.classes,
-        bundle.settings.replace(**settings),
-        engine=options.engine,
-        sources=bundle.sources,
-        files=bundle.files,
-        boundary_network=bundle.irn,
-    )
-    predictor.precision, why = settle_precision(options.precision, predictor, where)
-    if options.precision == "auto":
-        report(Event("note", command, f"computing in {predictor.precision}: {why}"))
-    if refused := settle_inference(options.inference, predictor):
-        report(Event("note", command, f"computing the networks in PyTorch: {refused}"))
-    return predictor
 
 
 class Predictor:
@@ -330,6 +221,34 @@ class Predictor:
         with self._steady():
             return self._boundaries(network, self.sample(image).image)
 
+    def settle_inference(self, requested: str) -> str:
+        """Choose what computes the networks: see `pixaff.models.inference.onnx_networks`.
+
+        Raises:
+            UsageError: "onnx" cannot be followed.
+        """
+        networks = {"cam": self.cam_network, "affinity": self.affinity_network}
+        found = {part: network for part, network in networks.items() if network is not None}
+        self._engines, refused = onnx_networks(requested, found, self.device, self.precision)
+        self.inference = "onnx" if self._engines else "torch"
+        return refused
+
+    @torch.inference_mode()
+    def seconds(self, precision: str) -> float:
+        """Time of the networks in a precision, on a small image at one scale."""
+        trial = self.replace(scales=(1.0,), flip=False)
+        trial.precision = precision
+        sample = Sample(np.full((*TRIAL_SIZE, 3), 128, np.uint8), TRIAL_SIZE, labels=(0,))
+        tries = []
+        for _ in range(3):  # the first one warms up
+            began = time.perf_counter()
+            if trial.cam_network is not None:
+                trial._cams(sample)
+            if trial.affinity_network is not None:
+                trial._affinity(_at_network_size(trial.affinity_network, sample.image))
+            tries.append(time.perf_counter() - began)
+        return min(tries[1:])
+
     @torch.inference_mode()
     def walk(self, cams: Tensor | NDArray[np.floating[Any]], affinity: Tensor) -> Tensor:
         """Compute the propagated scores of background and classes over affinities of the AffinityNet (section 3.3).
@@ -346,7 +265,7 @@ class Predictor:
 
     def sample(self, image: ImageLike, labels: LabelsLike | None = None, cams: CamsLike | None = None) -> Sample:
         """Decode an image at the working size and check its labels and CAMs; the first half of a call."""
-        pixels, size = _within(image, self.settings.size, self.settings.enlarge_below)
+        pixels, size = image_within(image, self.settings.size, self.settings.enlarge_below)
         indices = None if labels is None else self._indices(labels)
         return Sample(pixels, size, indices, None if cams is None else self._given_cams(cams, size))
 
@@ -356,6 +275,16 @@ class Predictor:
         with self._steady():
             cams = self._cams(sample)
         return CamFile(np.array(cams.present, np.int64) + 1, cams.maps.cpu().numpy(), sample.size)
+
+    @torch.inference_mode()
+    def sample_probabilities(self, sample: Sample) -> NDArray[np.float32]:
+        """The classifier's probabilities of all classes, float32 (K,), whatever the labels of the sample are."""
+        network = self.cam_network
+        if network is None:
+            raise UsageError("the model was loaded without its CAM network", "load both networks")
+        with self._steady(), autocast(self.precision, self.device):
+            found: NDArray[np.float32] = self._predicted(self._engine("cam", network), sample.image)[1].cpu().numpy()
+        return found
 
     @torch.inference_mode()
     def predict(
@@ -692,228 +621,6 @@ class _Begun(NamedTuple):
     affinity: Tensor
 
 
-@dataclass(frozen=True, eq=False)
-class Instances:
-    """The instances of one image: D detections.
-
-    Attributes:
-        map: int64 (H, W), at the image's own size: 0 background, 1..D the detections.
-        values: int64 (D,), their mask values.
-        classes: Their names.
-        scores: float32 (D,), in 0..1: the largest propagated score, of which the largest in the image is 1; 0 for
-            detections with less than 1 % of the pixels.
-    """
-
-    map: NDArray[np.int64]
-    values: NDArray[np.int64]
-    classes: tuple[str, ...]
-    scores: NDArray[np.float32]
-
-    def __len__(self) -> int:
-        return len(self.values)
-
-    def without_fragments(self) -> Instances:
-        """Those with a score above 0, renumbered."""
-        kept = np.flatnonzero(self.scores > 0)
-        numbers = np.zeros(len(self) + 1, np.int64)
-        numbers[kept + 1] = np.arange(1, len(kept) + 1)
-        classes = tuple(self.classes[place] for place in kept)
-        return Instances(numbers[self.map], self.values[kept], classes, self.scores[kept])
-
-
-@dataclass(frozen=True, eq=False)
-class Segmentation:
-    """Scores of the classes at every pixel of an image, and the mask that follows from them.
-
-    In a notebook it displays itself as an overlay.
-
-    Attributes:
-        image: uint8 (h, w, 3), at the working size.
-        size: (H, W) of the image as given.
-        indices: 0-based classes of the image, ascending.
-        names: Names of all classes of the model.
-        scores: float32 (C + 1, h, w), at the working size: background and classes, summing to 1 at each pixel.
-    """
-
-    image: NDArray[np.uint8]
-    size: tuple[int, int]
-    indices: tuple[int, ...]
-    names: tuple[str, ...]
-    scores: NDArray[np.float32]
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """Names of the image's classes, in the order of ``cams`` and of ``scores`` after the background."""
-        return tuple(self.names[i] if i < len(self.names) else str(i + 1) for i in self.indices)
-
-    @cached_property
-    def mask(self) -> NDArray[np.uint8]:
-        """uint8 (H, W), at the image's own size: 0 background, 1..K classes."""
-        return self._mask(self.size)
-
-    def overlay(self, photo: ImageLike | None = None) -> Image.Image:
-        """The image, tinted with its mask, with outlines, class names and a legend.
-
-        Args:
-            photo: The same image, to be drawn on at its own size, or at most at 2,000 pixels; None draws on the image
-                at the working size.
-
-        Raises:
-            ImageError: The photo cannot be read, or is not of this image's size.
-        """
-        image, size = (self.image, self.size) if photo is None else _within(photo, OVERLAY_SIDE)
-        if size != self.size:
-            raise ImageError(
-                f"found an image of {size[1]} x {size[0]} pixels, expected {self.size[1]} x {self.size[0]}",
-                "give the image that the mask is of",
-            )
-        names = dict(zip((index + 1 for index in self.indices), self.classes, strict=True))
-        return Image.fromarray(draw_overlay(image, self._mask((image.shape[0], image.shape[1])), names=names))
-
-    def save(self, path: str | Path) -> None:
-        """Write the mask as a palette PNG, atomically.
-
-        Raises:
-            UsageError: The path does not end in .png.
-            OutputError: The file cannot be written.
-        """
-        if Path(path).suffix.lower() != ".png":
-            raise UsageError(f"{path}: expected a path that ends in .png", "masks are palette PNGs")
-        write_mask(path, self.mask)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON: classes, size, and each mask value's share of the pixels."""
-        counts = np.bincount(self.mask.ravel(), minlength=1) / self.mask.size
-        shares = {name: float(counts[i + 1]) if i + 1 < len(counts) else 0.0
-                  for i, name in zip(self.indices, self.classes, strict=True)}  # fmt: skip
-        return {
-            "classes": list(self.classes),
-            "size": list(self.size),
-            "shares": {"background": float(counts[0]), **shares},
-        }
-
-    def _mask(self, size: tuple[int, int]) -> NDArray[np.uint8]:
-        return mask_at_size(torch.from_numpy(self.scores), [0, *(index + 1 for index in self.indices)], size)
-
-    def _repr_png_(self) -> bytes:
-        png = io.BytesIO()
-        self.overlay().save(png, format="PNG")
-        return png.getvalue()
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.size[0]} x {self.size[1]}, classes: {', '.join(self.classes) or 'none'})"
-
-
-@dataclass(frozen=True, eq=False, repr=False)
-class Prediction(Segmentation):
-    """The result of the walk for one image.
-
-    Attributes:
-        cams: float32 (C, h, w), in 0..1: the CAMs from which the walk started.
-        probabilities: Probabilities of the predicted labels, by name; empty if labels or CAMs were given.
-        walked_size: (h, w) at which the image was walked.
-        alpha: Alpha of the walk.
-        powers: Further alphas for which the background was propagated.
-        walked: float32 (C + 1 + len(powers), h / 8, w / 8), or h / 4, w / 4 in the walk irn: the propagated scores
-            before CRF refinement.
-        instances: The instances, if they were asked for.
-    """
-
-    cams: NDArray[np.float32]
-    probabilities: Mapping[str, float]
-    walked_size: tuple[int, int]
-    alpha: float
-    powers: tuple[float, ...]
-    walked: NDArray[np.float32]
-    instances: Instances | None = None
-
-    def scores_file(self) -> ScoreFile:
-        """The propagated scores, as ``propagate --save-scores`` writes them; see `masks_at`."""
-        first = 1 + len(self.indices)
-        values = np.array(self.indices, np.int64) + 1
-        return ScoreFile(
-            values,
-            self.walked[1:first],
-            np.array(self.powers),
-            self.walked[first:],
-            self.alpha,
-            self.walked_size,
-            self.size,
-        )
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON: classes, size, probabilities, and each mask value's share of the pixels."""
-        probabilities = {name: round(float(value), 6) for name, value in self.probabilities.items()}
-        return {**super().to_dict(), "probabilities": probabilities}
-
-
-def masks_at(file: ScoreFile, alphas: Sequence[float]) -> list[NDArray[np.uint8]]:
-    """Masks at the image's own size for several alphas, as `Predictor` makes them without CRF refinement.
-
-    Raises:
-        UsageError: An alpha is outside the range of the file.
-    """
-    check_saved(alphas, file.powers[0], file.powers[-1])
-    weights = [power_weights(file.powers.tolist(), alpha) for alpha in alphas]
-    classes = torch.from_numpy(file.scores)
-    backgrounds = torch.einsum("ak,khw->ahw", torch.tensor(weights), torch.from_numpy(file.background))
-    values = [0, *file.classes.tolist()]
-    if file.size != file.walked_size:
-        return [
-            mask_at_size(probabilities(torch.cat([row[None], classes]), file.walked_size, file.cell), values, file.size)
-            for row in backgrounds
-        ]
-
-    def large(rows: Tensor) -> Tensor:
-        return upsample_scores(rows, file.walked_size, file.cell).clamp(min=0)
-
-    if not len(file.classes):
-        return [np.zeros(file.size, np.uint8) for _ in alphas]
-    # Which class is best, and how good it is, is the same for all alphas.
-    enlarged = large(classes)
-    best, winner = enlarged.amax(0), best_value(enlarged, values[1:])
-    return [winner.masked_fill(large(row[None])[0] >= best, 0).numpy() for row in backgrounds]
-
-
-def margin_at(file: ScoreFile) -> NDArray[np.float32]:
-    """How far the best propagated score is ahead of the second best, at the alpha of the run.
-
-    Returns:
-        float32 (H, W) of the image's size, in 0..1, of scores that sum to 1; 1 where the image shows no class.
-    """
-    if not len(file.classes):
-        return np.ones(file.size, np.float32)
-    weights = torch.tensor(power_weights(file.powers.tolist(), file.alpha))
-    background = torch.einsum("k,khw->hw", weights, torch.from_numpy(file.background))
-    scores = probabilities(torch.cat([background[None], torch.from_numpy(file.scores)]), file.walked_size, file.cell)
-    best, second = scores.topk(2, dim=0).values
-    margin: NDArray[np.float32] = resize_scores((best - second)[None], file.size)[0].numpy()
-    return margin
-
-
-def _within(image: ImageLike, max_side: int, enlarge_below: int = 0) -> tuple[NDArray[np.uint8], tuple[int, int]]:
-    """An image of any kind as uint8 (h,w,3), resized as by `load_image`, and its own size (H, W)."""
-    sizes = max_side, enlarge_below
-    if isinstance(image, (str, Path)):
-        return load_image(image, *sizes)
-    if isinstance(image, Image.Image):
-        return image_array(image, *sizes)
-    if isinstance(image, Tensor):
-        pixels = image.detach().cpu()
-        if pixels.ndim != 3 or pixels.shape[0] != 3 or not pixels.numel():
-            raise ImageError(f"found a tensor of shape {tuple(pixels.shape)}, expected (3, H, W)")
-        if pixels.is_floating_point():
-            low, high = (float(bound) for bound in pixels.aminmax())
-            if not (low >= 0 and high <= 1):
-                raise ImageError(f"found a tensor of values {low:.4g} to {high:.4g}, expected 0 to 1")
-            pixels = (pixels.float() * 255).round().to(torch.uint8)
-        image = pixels.permute(1, 2, 0).contiguous().numpy()
-    array = np.asarray(image)
-    if array.dtype != np.uint8 or not (array.ndim == 2 or (array.ndim == 3 and array.shape[2] == 3)) or not array.size:
-        raise ImageError(f"found an image of {array.dtype} {array.shape}, expected uint8 (H, W, 3) or (H, W)")
-    return image_array(Image.fromarray(array), *sizes)
-
-
 def fitted_cams(file: CamFile, sample: Sample, device: torch.device) -> tuple[tuple[int, ...], Tensor]:
     """Given CAMs at the working size of the image; for a labelled image only those of its labels."""
     size = (sample.image.shape[0], sample.image.shape[1])
@@ -952,12 +659,6 @@ def _scores_to_walk(maps: Tensor, alpha: float, powers: Sequence[float] = (), st
     return cell_scores(torch.cat(rows), stride)
 
 
-def probabilities(walked: Tensor, size: tuple[int, int], stride: int = STRIDE) -> Tensor:
-    """Propagated scores (C, h/stride, w/stride), enlarged to the size (h, w): float32, summing to 1 at each pixel."""
-    scores = upsample_scores(walked, size, stride).float().clamp(min=0)
-    return scores / scores.sum(0).clamp(min=1e-5)
-
-
 def enlarged_labels(labels: NDArray[np.int64], size: tuple[int, int]) -> NDArray[np.int64]:
     """Whole numbers (h, w) at another size (H, W), by nearest neighbour."""
     rows, columns = (
@@ -972,59 +673,3 @@ def _at_network_size(network: Network, image: NDArray[np.uint8]) -> NDArray[np.u
     if image.shape[:2] == (height, width):
         return image
     return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC))
-
-
-def settle_precision(requested: str, predictor: Predictor, device: torch.device) -> tuple[str, str]:
-    """The precision of a predictor, and why: `choose_precision` with a trial of its networks on a small image."""
-
-    grey = np.full((*TRIAL_SIZE, 3), 128, np.uint8)
-
-    @torch.inference_mode()
-    def seconds(precision: str) -> float:
-        tries = []
-        trial = predictor.replace(scales=(1.0,), flip=False)
-        trial.precision = precision
-        sample = Sample(grey, TRIAL_SIZE, labels=(0,))
-        for _ in range(3):  # the first one warms up
-            began = time.perf_counter()
-            if trial.cam_network is not None:
-                trial._cams(sample)
-            if trial.affinity_network is not None:
-                trial._affinity(_at_network_size(trial.affinity_network, grey))
-            tries.append(time.perf_counter() - began)
-        return min(tries[1:])
-
-    return choose_precision(requested, device, seconds)
-
-
-def settle_inference(requested: str, predictor: Predictor) -> str:
-    """Choose what computes the networks of a predictor: ONNX Runtime on the CPU in fp32, if it computes all of them.
-
-    Args:
-        requested: "auto", "torch" or "onnx".
-        predictor: Its ``inference`` is set, and used from the next call on.
-
-    Returns:
-        Why "auto" means PyTorch although ONNX Runtime might compute the networks; otherwise "".
-
-    Raises:
-        UsageError: "onnx" cannot be followed.
-    """
-    predictor.inference, predictor._engines = "torch", {}
-    suits = predictor.device.type == "cpu" and predictor.precision == "fp32"
-    if requested == "onnx" and not suits:
-        raise UsageError(
-            f"found {predictor.precision} on {predictor.device}, but ONNX Runtime computes in fp32 on the CPU",
-            "use --inference torch",
-        )
-    if requested == "torch" or not suits:
-        return ""
-    networks = {"cam": predictor.cam_network, "affinity": predictor.affinity_network}
-    try:
-        predictor._engines = {part: onnx_network(network) for part, network in networks.items() if network is not None}
-    except ExportError as error:
-        if requested == "onnx":
-            raise UsageError(error.message, error.hint or "use --inference torch") from None
-        return error.message + (f" ({error.hint})" if error.hint else "")
-    predictor.inference = "onnx"
-    return ""

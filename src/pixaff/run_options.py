@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pixaff.events import Callback, Event, silent
@@ -53,6 +54,13 @@ class RunOptions:
         "Only do the I-th of N shares of the photos: N such runs, on any machines, divide them. Default: all.",
         "I/N",
         commands=("cam", "crf", "propagate", "segment"),
+    )
+    page: str | Path | None = option(
+        None,
+        "Also make the page of pixaff report, to look at the masks; a file that ends in .html. Default: none.",
+        "FILE",
+        flags=("--report",),
+        commands=("evaluate", "propagate", "segment", "fit"),
     )
     report: Callback = keyword(silent)
     progress: bool = keyword(False)

@@ -1,6 +1,6 @@
 """A segmentation network on an image, or on a batch of images: images in memory in, masks in memory out.
 
-`load_segmenter` returns a `Segmenter`, which makes a `Segmentation` of each image: one forward pass, no labels.
+`pixaff.load_segmenter` returns a `Segmenter`, which makes a `Segmentation` of each image: one forward pass, no labels.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, overload
+from typing import Any, overload
 
 import numpy as np
 import torch
@@ -16,79 +16,17 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from pixaff.device import autocast, check_memory, choose_precision, device_words, pick_device, steady_threads
+from pixaff.device import autocast, check_memory, device_words, steady_threads
 from pixaff.errors import LabelsError, UsageError
-from pixaff.events import Callback, Event, silent
 from pixaff.io.labels import class_indices
-from pixaff.model_options import ModelOptions
 from pixaff.models.base import SegNetwork
 from pixaff.models.folding import folded
-from pixaff.models.inference import onnx_network
-from pixaff.models.onnx import ExportError
-from pixaff.models.segmentation import load_segmentation
+from pixaff.models.inference import TRIAL_SIZE, onnx_networks
 from pixaff.ops.crf import refine_labels
 from pixaff.ops.resize import best_value, resize_scores
-from pixaff.options import divide
-from pixaff.predictor import TRIAL_SIZE, ImageLike, LabelsLike, Sample, Segmentation, _within
+from pixaff.prediction import ImageLike, Segmentation, image_within
+from pixaff.predictor import LabelsLike, Sample
 from pixaff.settings import SegSettings
-
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
-
-    from pixaff.keywords import SegLoadKeywords
-
-
-def load_segmenter(
-    model: str | Path | None = None,
-    *,
-    device: str = "auto",
-    report: Callback = silent,
-    **options: Unpack[SegLoadKeywords],
-) -> Segmenter:
-    """Load the segmentation network of a model.
-
-    Args:
-        model: "lite", the embedded model, or the folder of a `pixaff.train_seg` or ``pixaff.fit(..., seg=True)`` run.
-            None means "lite".
-        device: "auto", "cpu", "cuda" or "cuda:n".
-        report: Receives an `Event` for each note.
-        **options: ``precision`` and ``engine``, see `pixaff.model_options.ModelOptions`; and any field of
-            `pixaff.settings.SegSettings`, such as ``size=512``, to replace the model's own.
-
-    Raises:
-        UsageError: An option is unknown or out of range.
-        CheckpointError: The model has no segmentation network, or it cannot be loaded.
-        DeviceError: The device does not exist.
-
-    Example:
-        >>> import pixaff
-        >>> segmenter = pixaff.load_segmenter("run")  # doctest: +SKIP
-        >>> segmenter("photo.jpg").save("photo.png")  # doctest: +SKIP
-    """
-    named, given = divide(options, "segment", ModelOptions, SegSettings)
-    return segmenter_of(ModelOptions(model=model, **named), given, device=device, command="load", report=report)
-
-
-def segmenter_of(
-    options: ModelOptions, settings: Mapping[str, Any], *, device: str, command: str, report: Callback
-) -> Segmenter:
-    """`load_segmenter` for a command, whose name appears in the events."""
-    where = pick_device(device)
-    bundle = load_segmentation(options.model, where)
-    segmenter = Segmenter(
-        bundle.network,
-        bundle.classes,
-        bundle.settings.replace(**settings),
-        engine=options.engine,
-        sources={"model": bundle.source, "network": bundle.name},
-        files={"seg": bundle.file},
-    )
-    segmenter.precision, why = choose_precision(options.precision, where, segmenter.seconds)
-    if options.precision == "auto":
-        report(Event("note", command, f"computing in {segmenter.precision}: {why}"))
-    if refused := segmenter.settle_inference(options.inference):
-        report(Event("note", command, f"computing the network in PyTorch: {refused}"))
-    return segmenter
 
 
 class Segmenter:
@@ -187,7 +125,7 @@ class Segmenter:
         """Decode an image at the working size and check its labels; the first half of a call."""
         if isinstance(labels, (str, int)):
             raise LabelsError(f"labels: found {labels!r}, expected a list such as [{labels!r}]")
-        pixels, size = _within(image, self.settings.size, self.settings.enlarge_below)
+        pixels, size = image_within(image, self.settings.size, self.settings.enlarge_below)
         return Sample(pixels, size, None if labels is None else class_indices(labels, self.classes))
 
     @torch.inference_mode()
@@ -245,28 +183,14 @@ class Segmenter:
         return (total / count).clamp(min=1e-7).log()
 
     def settle_inference(self, requested: str) -> str:
-        """Choose what computes the network: see `pixaff.predictor.settle_inference`.
+        """Choose what computes the network: see `pixaff.models.inference.onnx_networks`.
 
         Raises:
             UsageError: "onnx" cannot be followed.
         """
-        self.inference, self._made = "torch", None
-        suits = self.device.type == "cpu" and self.precision == "fp32"
-        if requested == "onnx" and not suits:
-            raise UsageError(
-                f"found {self.precision} on {self.device}, but ONNX Runtime computes in fp32 on the CPU",
-                "use --inference torch",
-            )
-        if requested == "torch" or not suits:
-            return ""
-        try:
-            self._made = onnx_network(self.network)
-        except ExportError as error:
-            if requested == "onnx":
-                raise UsageError(error.message, error.hint or "use --inference torch") from None
-            return error.message + (f" ({error.hint})" if error.hint else "")
-        self.inference = "onnx"
-        return ""
+        found, refused = onnx_networks(requested, {"seg": self.network}, self.device, self.precision)
+        self._made, self.inference = found.get("seg"), "onnx" if found else "torch"
+        return refused
 
     @torch.inference_mode()
     def seconds(self, precision: str) -> float:

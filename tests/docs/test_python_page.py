@@ -49,7 +49,7 @@ def test_comments_are_true(session: dict[str, Any]) -> None:
 
 
 def test_the_table_names_every_attribute() -> None:
-    from pixaff.predictor import Prediction
+    from pixaff.prediction import Prediction
 
     table = PAGE.split("## What it returns")[1].split("##")[0]
     named = set(

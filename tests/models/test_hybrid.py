@@ -17,6 +17,7 @@ from timm.layers import resample_abs_pos_embed
 from torch import Tensor
 from toy_set import CLASSES, write_set
 
+from pixaff.device import choose_precision
 from pixaff.errors import CheckpointError, UsageError
 from pixaff.io.cams import read_cams, write_cams
 from pixaff.io.checkpoints import read_state_dict, write_state_dict
@@ -29,7 +30,7 @@ from pixaff.models.recognise import recognised
 from pixaff.models.registry import PRESETS
 from pixaff.ops.affinity import pair_affinity
 from pixaff.ops.cam import normalized_cams
-from pixaff.predictor import Predictor, settle_precision
+from pixaff.predictor import Predictor
 from pixaff.stages.cam import cam
 from pixaff.stages.propagate import propagate
 from pixaff.stages.train_affinity import train_affinity
@@ -323,7 +324,7 @@ def test_the_trial_of_a_precision_takes_one_class(monkeypatch: pytest.MonkeyPatc
     cam = model.cam
     monkeypatch.setattr(model, "cam", lambda x, classes: taken.append(tuple(classes)) or cam(x, classes))
     predictor = Predictor(model, None, VOC_CLASSES, PRESETS["hybrid"])
-    assert settle_precision("auto", predictor, torch.device("cpu"))[0] in ("fp32", "bf16")
+    assert choose_precision("auto", torch.device("cpu"), predictor.seconds)[0] in ("fp32", "bf16")
     assert taken == [(0,)] * len(taken) != []
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from pixaff.ops.metrics import ConfusionMatrix
+from pixaff.ops.metrics import ConfusionMatrix, rank_correlation
 
 
 def slow_iou(pred: np.ndarray, gt: np.ndarray, num_classes: int) -> list[float]:
@@ -123,3 +123,12 @@ def test_large_maps_are_counted_in_parts(monkeypatch):
     with pytest.raises(ValueError, match="pred: found the value 9"):
         parts.update(pred, gt)
     assert (parts.matrix == whole.matrix).all()
+
+
+def test_rank_correlation() -> None:
+    assert rank_correlation([1, 2, 3, 4], [10, 20, 40, 30]) == pytest.approx(0.8)
+    assert rank_correlation([3, 2, 1], [0.1, 0.2, 9]) == pytest.approx(-1)
+    # Equal values: 1, 2.5, 2.5, 4 and 1.5, 1.5, 3.5, 3.5.
+    assert rank_correlation([0, 5, 5, 9], [1, 1, 2, 2]) == pytest.approx(0.5**0.5)
+    assert np.isnan(rank_correlation([1, 1], [1, 2]))
+    assert np.isnan(rank_correlation([1], [1]))

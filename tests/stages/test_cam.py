@@ -7,7 +7,9 @@ from toy_bundle import BLUE, RED, draw, use_toy
 from pixaff.io.cams import read_cams
 from pixaff.io.images import read_image
 from pixaff.ops.cam import normalized_cams
+from pixaff.stages import cam as stage
 from pixaff.stages.cam import cam
+from pixaff.viz.cam_panels import cam_panels
 
 
 @pytest.fixture(autouse=True)
@@ -59,3 +61,22 @@ def test_given_labels_need_no_prediction(photos, tmp_path):
     assert [name for name, _ in report.failed] == ["none.png"]
     assert read_cams(tmp_path / "cams" / "both.npz").classes.tolist() == [2]
     assert read_cams(tmp_path / "cams" / "red.npz").classes.tolist() == [1, 2]
+
+
+def test_overlays_show_the_classes_with_their_probabilities(photos, tmp_path, monkeypatch):
+    (tmp_path / "labels.csv").write_text("both,blue;red\nred,blue\nnone,\n")
+    drawn = {}
+
+    def panels(image, cams, names, scores):
+        drawn[tuple(names)] = [float(score) for score in scores]
+        return cam_panels(image, cams, names, scores)
+
+    monkeypatch.setattr(stage, "cam_panels", panels)
+    assert cam(photos, tmp_path / "cams", labels=tmp_path / "labels.csv", overlay=True).ok
+    assert set(drawn) == {("red", "blue"), ("blue",), ()}
+    assert min(drawn["red", "blue"]) > 0.5 > drawn["blue",][0]  # a label that the classifier does not see
+    pictures = sorted(path.name for path in (tmp_path / "cams" / "overlays").iterdir())
+    assert pictures == ["both.jpg", "none.jpg", "red.jpg"]
+    assert len(cam(photos, tmp_path / "cams", labels=tmp_path / "labels.csv", overlay=True).skipped) == 3
+    (tmp_path / "cams" / "overlays" / "red.jpg").unlink()
+    assert cam(photos, tmp_path / "cams", labels=tmp_path / "labels.csv", overlay=True).done == ["red.png"]

@@ -15,7 +15,7 @@ from pixaff.errors import UsageError
 from pixaff.io.cams import write_cams
 from pixaff.io.masks import read_mask, write_mask
 from pixaff.io.scores import read_scores
-from pixaff.predictor import masks_at
+from pixaff.prediction import masks_at
 from pixaff.stages.evaluate import evaluate
 from pixaff.stages.propagate import propagate
 

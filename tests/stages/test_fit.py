@@ -68,7 +68,9 @@ def test_photos_and_labels_become_a_model_and_masks(tmp_path: Path) -> None:
     photos, labels, masks = write_set(tmp_path, 12)
     (photos / "broken.png").write_bytes(b"no image")
     events: list[Event] = []
-    result = fit(photos, labels, tmp_path / "run", **FAST, report=events.append)
+    page = tmp_path / "page.html"
+    result = fit(photos, labels, tmp_path / "run", **FAST, report=events.append, page=page)
+    assert '"failed":[["broken.png",' in page.read_text()
     assert result.path == tmp_path / "run"
     assert [name for name, _ in result.failed] == ["broken.png"]
     assert sum(event.kind == "failed" for event in events) == 1  # named once, not by every stage

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 from toy_bundle import BLUE, CLASSES, RED, draw, toy_bundle, use_toy
 
-from pixaff import predictor
+from pixaff import prediction, predictor
 from pixaff.errors import CheckpointError, LabelsError, UsageError
 from pixaff.io.cams import read_cams, write_cams
 from pixaff.io.masks import read_mask, voc_palette
@@ -201,16 +201,17 @@ def test_every_setting_that_decides_masks_can_be_replaced(photos, monkeypatch, n
     """What the CAMs, the affinities and the walk get is what was asked for, and so is what is recorded."""
     got = {}
 
-    def spy(called):
-        function = getattr(predictor, called)
+    def spy(called, module=predictor):
+        function = getattr(module, called)
 
         def spied(*arguments, **options):
             got[called] = (arguments, options)
             return function(*arguments, **options)
 
-        monkeypatch.setattr(predictor, called, spied)
+        monkeypatch.setattr(module, called, spied)
 
-    for called in ("load_image", "normalized_cams", "_scores_to_walk", "pair_affinity", "random_walk", "refine_labels"):
+    spy("load_image", prediction)
+    for called in ("normalized_cams", "_scores_to_walk", "pair_affinity", "random_walk", "refine_labels"):
         spy(called)
     predicted = Predictor._predicted
     monkeypatch.setattr(

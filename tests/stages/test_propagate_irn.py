@@ -27,7 +27,7 @@ from pixaff.models.bundle import Bundle, load_model, write_bundle
 from pixaff.ops.boundary import boundary_affinity, boundary_walk, semantic_scores, strided_cams
 from pixaff.ops.instances import detect_instances, displacement_centroids, instance_map, instance_scores
 from pixaff.ops.walk import random_walk
-from pixaff.predictor import margin_at, masks_at
+from pixaff.prediction import margin_at, masks_at
 from pixaff.stages.propagate import propagate
 
 OTHER = (210, 20, 40)

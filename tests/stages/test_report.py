@@ -16,8 +16,8 @@ import pixaff
 from pixaff.cli.app import app
 from pixaff.errors import FormatError, UsageError
 from pixaff.io.masks import read_mask, write_mask
-from pixaff.ops.metrics import ConfusionMatrix
-from pixaff.stages import report as stage
+from pixaff.ops.metrics import ConfusionMatrix, rank_correlation
+from pixaff.stages.batch import mask_page as stage
 
 
 @pytest.fixture
@@ -68,6 +68,8 @@ def test_figures_are_those_of_evaluate(folder):
     for name in reviewed.NAMES:
         total.update(*(read_mask(folder / place / f"{name}.png") for place in ("photos-masks", "gt")))
     assert scores["matrix"] == total.matrix.tolist()
+    pairs = [(photo["margin"], photo["iou"]) for photo in made(folder)[1]["data"]["photos"]]
+    assert scores["rank"] == pytest.approx(rank_correlation(*zip(*pairs, strict=True)), abs=1e-4)
     assert scores["worst"][0] == scores["best"][-1]
 
 
@@ -119,6 +121,7 @@ def test_what_cannot_be_read_costs_itself_alone(folder):
     assert {name for name, _ in result.failed} == {"b.png", "c ü.png", "d.png", "e.png"}
     by_name = {photo["name"]: photo for photo in found["data"]["photos"]}
     assert len(by_name) == 4
+    assert found["data"]["failed"] == []
     assert (by_name["c ü.jpg"]["margin"], by_name["d.jpg"]["iou"]) == (None, None)
     assert "5 x 5" in by_name["d.jpg"]["trouble"]
     for name in reviewed.NAMES:

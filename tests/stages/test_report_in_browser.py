@@ -14,8 +14,8 @@ import pixaff
 from pixaff.io.labels import read_list
 from pixaff.io.masks import voc_palette
 from pixaff.ops.powers import HIGHEST, LOWEST
-from pixaff.predictor import masks_at
-from pixaff.stages import report as stage
+from pixaff.prediction import masks_at
+from pixaff.stages.batch import mask_page as stage
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="needs selenium")
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
+
+import typer
 
 import pixaff
 from pixaff.cli import options
@@ -24,6 +26,9 @@ def cam(
     labels: options.Labels = "predict",
     listing: options.List = None,
     format: options.Format = "npz",
+    overlay: Annotated[
+        bool, typer.Option("--overlay", help="Also write DIR/overlays/NAME.jpg: a heat map for each class.")
+    ] = False,
     null: options.Null = False,
 ) -> None:
     """Make class activation maps (CAMs): where in each photo a classifier sees its classes. Writes DIR/NAME.npz.
@@ -37,6 +42,7 @@ def cam(
             labels=labels,
             listing=listing,
             format=format,
+            overlay=overlay,
             report=console,
             **given,
         )

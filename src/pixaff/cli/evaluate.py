@@ -13,6 +13,7 @@ from pixaff.cli import options
 from pixaff.cli.console import Console, ConsoleOptions
 from pixaff.cli.numbers import named_sweep, sweep
 from pixaff.errors import UsageError, counted
+from pixaff.run_options import RunOptions
 
 if TYPE_CHECKING:
     from pixaff.stages.batch.instance_precision import Precision
@@ -20,8 +21,10 @@ if TYPE_CHECKING:
 
 
 @options.options_from(ConsoleOptions, into="say")
+@options.options_from(RunOptions, ["page"], into="shown")
 def evaluate(
     say: dict[str, Any],
+    shown: dict[str, Any],
     folders: Annotated[
         list[Path],
         typer.Argument(metavar="[MASKS] GT", help="Folder of masks or saved scores, and folder of ground truth."),
@@ -57,10 +60,8 @@ def evaluate(
     listing: options.List = None,
     recursive: options.Recursive = False,
     classes: options.Classes = None,
-    void: Annotated[
-        int | None,
-        typer.Option("--void", metavar="VALUE", help="Value in GT that is not counted. Default: 255."),
-    ] = None,
+    void: options.Void = None,
+    photos: options.MaskedPhotos = None,
     workers: options.Workers = None,
     instances: Annotated[
         bool,
@@ -85,8 +86,8 @@ def evaluate(
     if objects is not None and not instances:
         raise UsageError("--objects is the ground truth of instances", "give --instances, too")
     if instances:
-        if cams or threshold or alpha or walk_sweep:
-            raise UsageError("--instances takes masks, found an option for CAMs or scores", "omit it")
+        if cams or threshold or alpha or walk_sweep or shown:
+            raise UsageError("--instances takes masks, found an option for CAMs, scores or the report", "omit it")
         with Console(**say, photos_of=()) as console:
             scored = pixaff.evaluate_instances(
                 folders[0],
@@ -111,8 +112,10 @@ def evaluate(
             recursive=recursive,
             classes=classes,
             void=void,
+            photos=photos or None,
             workers=workers,
             report=console,
+            **shown,
         )
     if console.options.as_json:
         for score in found.scores:

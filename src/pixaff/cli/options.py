@@ -55,6 +55,18 @@ Classes = Annotated[
         help="Class names, one per line, in the order of the mask values; default: the run's, else Pascal VOC's.",
     ),
 ]
+MaskedPhotos = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--photos",
+        metavar="DIR",
+        help="Folder of the photos, for the report; default: for photos-masks, photos beside it.",
+    ),
+]
+Void = Annotated[
+    int | None,
+    typer.Option("--void", metavar="VALUE", help="Value in GT that is not counted. Default: 255."),
+]
 Format = Annotated[
     str,
     typer.Option(

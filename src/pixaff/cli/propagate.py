@@ -58,7 +58,7 @@ def propagate(
         raise UsageError(f"found --boundaries and --walk {given['walk']}", "give one of them")
     if boundaries:
         given["walk"] = "irn"
-    with Console(**say) as console:
+    with Console(**say, photos_of=("propagate",)) as console:
         report = pixaff.propagate(
             options.given_photos(photos, null),
             out,

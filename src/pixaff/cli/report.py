@@ -17,12 +17,7 @@ def report(
     masks: Annotated[Path, typer.Argument(metavar="MASKS", help="Folder of masks.")],
     say: dict[str, Any],
     out: Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="The page, a file that ends in .html.")],
-    photos: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--photos", metavar="DIR", help="Folder of the photos; default: for photos-masks, photos beside it."
-        ),
-    ] = None,
+    photos: options.MaskedPhotos = None,
     ground_truth: Annotated[
         Path | None,
         typer.Option("--gt", metavar="DIR", help="Folder of ground truth to compare with. Default: none."),
@@ -30,6 +25,7 @@ def report(
     listing: options.List = None,
     recursive: options.Recursive = False,
     classes: options.Classes = None,
+    void: options.Void = None,
     side: Annotated[
         int,
         typer.Option("--side", metavar="PIXELS", min=64, max=2000, help="Long side of the photos on the page."),
@@ -46,6 +42,7 @@ def report(
             listing=listing,
             recursive=recursive,
             classes=classes,
+            void=void,
             side=side,
             workers=workers,
             report=console,

@@ -47,7 +47,7 @@ def segment(
     from pixaff.stages.batch.inputs import default_out
 
     out = out or default_out(photos, "masks")
-    with Console(**say) as console:
+    with Console(**say, photos_of=("segment",)) as console:
         report = pixaff.segment(
             options.given_photos(photos, null),
             out,

@@ -366,4 +366,8 @@ def _normalized(image: Picture, mean: tuple[float, ...], std: tuple[float, ...])
         raise ValueError(f"found an image of shape {pixels.shape} and {pixels.dtype}, expected uint8 (H,W,3)")
     scale = np.float32(1 / 255) / np.array(std, np.float32)
     shift = np.array(mean, np.float32) / np.array(std, np.float32)
-    return torch.from_numpy(np.ascontiguousarray((pixels * scale - shift).transpose(2, 0, 1)))
+    normalised = np.empty((3, *pixels.shape[:2]), np.float32)
+    for plane, own, factor, offset in zip(normalised, pixels.transpose(2, 0, 1), scale, shift, strict=True):
+        np.multiply(own, factor, out=plane)
+        plane -= offset  # colour by colour, which is some five times faster than all three at once
+    return torch.from_numpy(normalised)

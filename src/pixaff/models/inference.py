@@ -22,7 +22,7 @@ from torch import Tensor
 
 from pixaff._version import __version__
 from pixaff.device import is_large
-from pixaff.errors import OutputError, shortened
+from pixaff.errors import OutputError, UsageError, shortened
 from pixaff.io.atomic import write_bytes
 from pixaff.models.base import Network
 from pixaff.models.folding import folded
@@ -30,7 +30,7 @@ from pixaff.models.onnx import HINT, INPUT, OPSET, ExportError, compare, missing
 from pixaff.weights.cache import cache_folder
 
 GRAPHS = Path(__file__).with_name("graphs")
-FORMAT = 1
+FORMAT = 2
 """Goes up when the same network leads to another graph."""
 FOLDER, SUFFIX, KEPT = "onnx", ".graph", 32
 """In the cache: where the graphs are, and how many stay, those written last."""
@@ -38,6 +38,8 @@ PREFIX = "network."
 """Of the names of weights in a graph."""
 DIGEST = hashlib.sha256().digest_size
 
+TRIAL_SIZE = (128, 128)
+"""Size of the image on which a precision is timed."""
 N = TypeVar("N", bound=Network)
 
 
@@ -62,6 +64,38 @@ def onnx_network(network: N) -> N:
     for position, method in enumerate(network.exported):
         made.__dict__[method] = _Call(session, position, len(network.exported))
     return made
+
+
+def onnx_networks(
+    requested: str, networks: Mapping[str, N], device: torch.device, precision: str
+) -> tuple[dict[str, N], str]:
+    """The networks in ONNX Runtime, on the CPU in fp32, if it computes all of them; {} means PyTorch.
+
+    Args:
+        requested: "auto", "torch" or "onnx".
+        networks: The networks by part.
+        device: Where they are.
+        precision: "fp32" or "bf16".
+
+    Returns:
+        The networks by part, and why "auto" means PyTorch although ONNX Runtime might compute them; otherwise "".
+
+    Raises:
+        UsageError: "onnx" cannot be followed.
+    """
+    suits = device.type == "cpu" and precision == "fp32"
+    if requested == "onnx" and not suits:
+        raise UsageError(
+            f"found {precision} on {device}, but ONNX Runtime computes in fp32 on the CPU", "use --inference torch"
+        )
+    if requested == "torch" or not suits:
+        return {}, ""
+    try:
+        return {part: onnx_network(network) for part, network in networks.items()}, ""
+    except ExportError as error:
+        if requested == "onnx":
+            raise UsageError(error.message, error.hint or "use --inference torch") from None
+        return {}, error.message + (f" ({error.hint})" if error.hint else "")
 
 
 class _Session:
@@ -92,8 +126,10 @@ class _Session:
         # Those of the classes, of whose number a graph knows nothing.
         self._given = {one.name: weights[one.name] for one in self._session.get_inputs() if one.name != INPUT}
 
-    def __call__(self, x: Tensor) -> list[Tensor]:
-        made = self._session.run(None, {INPUT: x.detach().float().contiguous().numpy(), **self._given})
+    def __call__(self, x: Tensor, only: int | None = None) -> list[Tensor]:
+        """All results, or a single one of them, for which no more is computed than it needs."""
+        wanted = self._outputs if only is None else self._outputs[only : only + 1]
+        made = self._session.run(wanted, {INPUT: x.detach().float().contiguous().numpy(), **self._given})
         return [torch.from_numpy(one) for one in made]
 
 
@@ -104,10 +140,10 @@ class _Call:
         self._session, self._position, self._methods = session, position, methods
 
     def __call__(self, x: Tensor) -> Any:
+        if self._methods > 1:
+            return self._session(x, self._position)[0]
         made = self._session(x)
-        if self._methods > 1 or len(made) == 1:
-            return made[self._position]
-        return tuple(made)
+        return made[0] if len(made) == 1 else tuple(made)
 
 
 def _graph(network: Network, plain: Network) -> bytes:

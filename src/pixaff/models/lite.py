@@ -331,6 +331,7 @@ FAMILY = Family(
     irn=LiteIrn,
     irn_recipe=Recipe(
         epochs=6,
+        min_steps=100,
         batch_size=16,
         lr=2e-4,
         optimizer="adamw",

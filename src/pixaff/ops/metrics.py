@@ -1,10 +1,11 @@
-"""Intersection over union from a streaming confusion matrix.
+"""Intersection over union from a streaming confusion matrix; rank correlation.
 
 Plain NumPy, so that scoring masks need not import torch; tensors are accepted nevertheless.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -111,3 +112,22 @@ def _integers(values: IntArray, name: str) -> np.ndarray[Any, Any]:
     if array.dtype.kind not in "iu":
         raise ValueError(f"{name}: found dtype {array.dtype}, expected integers")
     return array
+
+
+def rank_correlation(first: Sequence[float], second: Sequence[float]) -> float:
+    """Spearman's rank correlation: 1 if both order the same, -1 if they order in opposite ways; equal values share
+    their mean rank.
+
+    Returns:
+        -1..1; NaN for fewer than two pairs, or if one side has a single value.
+
+    >>> rank_correlation([1, 2, 3], [10, 30, 20])
+    0.5
+    """
+    ranks = []
+    for values in (first, second):
+        _, place, counts = np.unique(np.asarray(values, float), return_inverse=True, return_counts=True)
+        ranks.append((counts.cumsum() - (counts - 1) / 2)[place])
+    centred = [each - each.mean() for each in ranks]
+    size = float(np.sqrt((centred[0] ** 2).sum() * (centred[1] ** 2).sum())) if len(ranks[0]) > 1 else 0.0
+    return float((centred[0] * centred[1]).sum()) / size if size else float("nan")

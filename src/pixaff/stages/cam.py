@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pixaff.io.cams import SUFFIXES, CamFile, check_format, write_maps
+from pixaff.io.images import write_picture
 from pixaff.model_options import ModelOptions
 from pixaff.options import divide
 from pixaff.run_options import BatchOptions, RunOptions
@@ -16,8 +17,10 @@ from pixaff.stages.batch.inputs import find_images, given_path
 from pixaff.stages.batch.plan import Plan, weights_of
 from pixaff.stages.batch.report import Report
 from pixaff.stages.batch.run import run_plan, skip_all
+from pixaff.viz.cam_panels import cam_panels
 
 if TYPE_CHECKING:
+    from PIL import Image
     from typing_extensions import Unpack
 
     from pixaff.keywords import CamKeywords
@@ -25,6 +28,7 @@ if TYPE_CHECKING:
     from pixaff.stages.batch.executors import Spread
 
 COMMAND = "cam"
+OVERLAYS = "overlays"
 
 
 def cam(
@@ -34,6 +38,7 @@ def cam(
     labels: str | Path = "predict",
     listing: str | Path | None = None,
     format: str = "npz",
+    overlay: bool = False,
     run: RunOptions | None = None,
     **options: Unpack[CamKeywords],
 ) -> Report:
@@ -47,6 +52,8 @@ def cam(
         labels: "predict", or a file or folder of labels; see `pixaff.io.labels.read_labels`.
         listing: Image list; only its images are used.
         format: "npz", our own, or a name in `pixaff.io.cams.SUFFIXES`, such as "psa" or "irn".
+        overlay: Also write ``out/overlays/NAME.jpg``: the photo and a heat map for each class, with the probability
+            that the classifier gives the class; see `pixaff.viz.cam_panels`.
         run: How the run computes and to whom it reports, as one object; single ``options`` override it.
         **options: Fields of `pixaff.Settings` that decide CAMs, of `pixaff.model_options.ModelOptions` (``model``,
             ``preset``, ``cam_weights``, ``weights_dir``, ``classes``, ``precision``, ``inference``) and of
@@ -70,7 +77,8 @@ def cam(
     chosen, tagged = ModelOptions(**model), given_entries(labels, photos)
 
     def outputs(path: Path) -> tuple[Path, ...]:
-        return (out / f"{photos.names.key(path)}{suffix}",)
+        key = photos.names.key(path)
+        return (out / f"{key}{suffix}", *[out / OVERLAYS / f"{key}.jpg"] * overlay)
 
     plan = Plan(
         out,
@@ -79,14 +87,14 @@ def cam(
         outputs,
         run,
         labels=names_of(tagged),
-        request={**model, **settings, "format": format},
+        request={**model, **settings, "format": format, "overlay": overlay},
         weights=weights_of(model),
         reads=[Path(path) for path in (labels, listing, chosen.classes) if path is not None and str(path) != PREDICT],
     )
     if plan.nothing_to_do:
         return skip_all(plan)
 
-    from pixaff.predictor import load_predictor
+    from pixaff.loaders import load_predictor
     from pixaff.stages.batch.executors import through_predictor
 
     predictor = load_predictor(chosen, settings, device=run.device, parts=("cam",), command=COMMAND, report=run.report)
@@ -98,12 +106,23 @@ def cam(
     def load(path: Path) -> Sample:
         return predictor.sample(path, labels_of(path, given, labels))
 
-    def save(path: Path, file: CamFile) -> Mapping[str, Any]:
-        write_maps(outputs(path)[0], format, file.classes.tolist(), file.cams, file.size)
+    def draw(sample: Sample, file: CamFile) -> Image.Image:
+        shown = [value - 1 for value in file.classes]
+        probabilities = predictor.sample_probabilities(sample)
+        return cam_panels(sample.image, file.cams, [names[one] for one in shown], [probabilities[one] for one in shown])
+
+    def save(path: Path, made: tuple[CamFile, Image.Image | None]) -> Mapping[str, Any]:
+        file, picture = made
+        target, *pictures = outputs(path)
+        write_maps(target, format, file.classes.tolist(), file.cams, file.size)
+        for place in pictures:
+            assert picture is not None
+            write_picture(place, picture, quality=90)
         return {"classes": [names[value - 1] for value in file.classes]}
 
-    def compute(batch: list[Sample], spread: Spread) -> list[CamFile]:
-        return spread(predictor.sample_cams, batch)
+    def compute(batch: list[Sample], spread: Spread) -> list[tuple[CamFile, Image.Image | None]]:
+        files = spread(predictor.sample_cams, batch)
+        return list(zip(files, spread(draw, batch, files) if overlay else [None] * len(files), strict=True))
 
     return run_plan(
         plan,

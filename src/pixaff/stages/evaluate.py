@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from pixaff.errors import FormatError, UsageError
+from pixaff.errors import FormatError, UsageError, shortened
 from pixaff.events import Callback, Event, silent
 from pixaff.io.cams import CAM_SUFFIXES, CamFile, read_cams
 from pixaff.io.instances import FOLDER as INSTANCES
@@ -32,6 +32,7 @@ from pixaff.stages.batch.instance_precision import (
     voc_truth,
 )
 from pixaff.stages.batch.mask_folders import files_by_stem, listed_images, mask_classes
+from pixaff.stages.batch.mask_page import as_warnings, check_name, write_page
 from pixaff.stages.batch.naming import Names
 from pixaff.stages.batch.record import read_record
 from pixaff.stages.batch.run import describe
@@ -94,6 +95,8 @@ def evaluate(
     classes: str | Path | None = None,
     void: int | None = None,
     recursive: bool = False,
+    page: str | Path | None = None,
+    photos: str | Path | Sequence[str | Path] | None = None,
     workers: int | None = None,
     report: Callback = silent,
 ) -> Evaluation:
@@ -121,6 +124,9 @@ def evaluate(
         void: Value of the ground truth that is not counted; default: 255. If 255 is given explicitly, ground truth with
             nothing but 0 and 255 is accepted.
         recursive: Compare the files in subfolders, too: each with the one of the same path.
+        page: Also make the page of `pixaff.report`, with the ground truth; a file that ends in .html. Its figures are
+            those of the saved masks, whatever ``sweep`` tries.
+        photos: Photos on that page; see `pixaff.report`.
         workers: Number of threads; default: the number of processors.
         report: Receives an `Event` for each image.
 
@@ -131,6 +137,13 @@ def evaluate(
     """
     predictions, ground_truth = Path(predictions), Path(ground_truth)
     settings = _backgrounds(cams, thresholds, alphas)
+    masks = predictions
+    if page is not None:
+        check_name(page, "--report")
+        if cams:
+            raise UsageError("--report shows masks, found --cams", "pixaff cam --overlay draws CAMs")
+        if holds_scores(masks, recursive):
+            raise UsageError(f"--report shows masks, found scores in {masks}", "give the folder of masks above it")
     powers = swept_powers(sweep, cams)
     if void is not None and not 0 <= void <= 255:
         raise UsageError(f"--void: found {void}, expected a value of a mask, 0..255")
@@ -173,7 +186,7 @@ def evaluate(
         if cams:
             return _cam_masks(read_cams(path, (shape[0], shape[1])), shape, [score for _, score in settings])
         if walked:
-            from pixaff.predictor import masks_at  # imports torch, which nothing else here needs
+            from pixaff.prediction import masks_at  # imports torch, which nothing else here needs
 
             file = read_scores(path)
             return masks_at(file, powers or (file.alpha,))
@@ -213,6 +226,21 @@ def evaluate(
     if len(tried) > 1 and _at_an_end([score.miou for score in scores], tried):
         text = f"the best value, {result.best.setting}, is at an end of the sweep: a better one may lie beyond it"
         report(Event("warning", COMMAND, f"{COMMAND}: {text}"))
+    if page is not None:
+        write_page(
+            masks,
+            page,
+            photos=photos,
+            keys=list(map(str, there)),
+            failed=failed,
+            ground_truth=ground_truth,
+            classes=classes,
+            void=void,
+            recursive=recursive,
+            workers=workers,
+            report=as_warnings(report),
+        )
+        report(Event("note", COMMAND, f"page: {shortened(page)}"))
     return result
 
 

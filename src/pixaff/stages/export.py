@@ -213,7 +213,7 @@ def _item(
 
 
 def _margin(path: Path, mask: NDArray[np.uint8]) -> NDArray[np.float32]:
-    from pixaff.predictor import margin_at
+    from pixaff.prediction import margin_at
 
     file = read_scores(path)
     if file.size != mask.shape:

@@ -30,6 +30,7 @@ from pixaff.run_options import RunOptions, TrainingOptions
 from pixaff.settings import Settings
 from pixaff.stages.batch.image_labels import ask_about, keys_of, labels_of, read_given_labels
 from pixaff.stages.batch.inputs import find_images
+from pixaff.stages.batch.mask_page import check_page, write_page_of_run
 from pixaff.stages.batch.naming import naming_of
 from pixaff.stages.batch.plan import check_files
 from pixaff.stages.batch.record import read_record, write_record
@@ -131,7 +132,7 @@ def fit(
         engine: Implementation of the dense CRF: "torch", "pydensecrf" or "auto".
         run: How the run computes and to whom it reports, as one object; single ``options`` override it.
         **options: Fields of `pixaff.run_options.TrainingOptions`: ``device``, ``workers``, ``save_every``,
-            ``overwrite``, ``yes``, ``report``, ``progress``. A run always resumes.
+            ``overwrite``, ``yes``, ``page``, ``report``, ``progress``. A run always resumes.
 
     Returns:
         The run's folder, the photos that have masks, those that failed in any stage, with the reason, and the photos
@@ -148,6 +149,7 @@ def fit(
     out, labels = Path(out), Path(labels)
     how = TrainingOptions.of(run, divide(options, COMMAND, TrainingOptions)[0])
     report = how.report
+    check_page(how)
     calibrate = (CALIBRATED if settings is None else ()) if calibrate is None else checked_names(calibrate)
     settings = _settings_for(method, settings or Settings())
     cam_recipe = whole_recipe(cam_recipe, registry.cam_recipe(settings.cam))
@@ -229,7 +231,7 @@ def fit(
         reset_head=reset_head,
         calibrate=tuple(calibrate),
         engine=engine,
-        run=replace(how, overwrite=False, resume=True, yes=True, keep=True, renew=True),
+        run=replace(how, overwrite=False, resume=True, yes=True, keep=True, renew=True, page=None),
         photos=found.only(labelled),
         result=result,
     )
@@ -244,6 +246,8 @@ def fit(
     masks = run_stages(stages, work, known=known, finished=finished)
     result.done, result.skipped = masks.done, masks.skipped
     result.doubtful = write_overview(out, out / "masks", out / "masks" / OVERLAYS, work.photos)
+    if how.page is not None:
+        write_page_of_run(out / "masks", found.only(work.photos), photos, result, how)
     return result
 
 

@@ -19,6 +19,7 @@ from pixaff.run_options import BatchOptions, RunOptions
 from pixaff.settings import Settings
 from pixaff.stages.batch.image_labels import PREDICT, given_entries, labels_of, names_of, read_given_labels
 from pixaff.stages.batch.inputs import default_out, existing_folder, find_images, given_path, single_file
+from pixaff.stages.batch.mask_page import check_page, write_page_of_run
 from pixaff.stages.batch.plan import Plan, weights_of
 from pixaff.stages.batch.record import read_record, shard_records
 from pixaff.stages.batch.report import Report
@@ -29,7 +30,8 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
     from pixaff.keywords import PropagateKeywords
-    from pixaff.predictor import Prediction, Sample
+    from pixaff.prediction import Prediction
+    from pixaff.predictor import Sample
     from pixaff.stages.batch.executors import Spread
 
 COMMAND = "propagate"
@@ -69,8 +71,8 @@ def propagate(
         **options: Fields of `pixaff.Settings` that decide masks, such as ``alpha``; of
             `pixaff.model_options.ModelOptions` (``model``, ``preset``, ``cam_weights``, ``affinity_weights``,
             ``irn_weights``, ``weights_dir``, ``classes``, ``precision``, ``inference``, ``engine``) and of
-            `pixaff.run_options.BatchOptions` (``device``, ``batch_size``, ``workers``, ``overwrite``, ``report``,
-            ``progress``).
+            `pixaff.run_options.BatchOptions` (``device``, ``batch_size``, ``workers``, ``overwrite``, ``page``,
+            ``report``, ``progress``).
 
     Returns:
         The photos that were done or skipped, and those that failed, with the reason.
@@ -90,6 +92,7 @@ def propagate(
     )
     folder = None if cams is None else existing_folder(cams)
     single = single_file(out, photos)
+    check_page(run, single)
     if single and instances:
         raise UsageError(f"{out}: instances are several files, found one output file", "give a folder to --out")
 
@@ -100,6 +103,11 @@ def propagate(
         further = [out / OVERLAYS / f"{key}.jpg"] * overlay + [out / SCORES / f"{key}.npz"] * save_scores
         further += [out / INSTANCES / f"{key}{suffix}" for suffix in (".png", ".json")] * instances
         return (out / f"{key}.png", *further)
+
+    def with_page(result: Report) -> Report:
+        if run.page is not None:
+            write_page_of_run(out, photos, entries, result, run)
+        return result
 
     tagged = given_entries(labels, photos)
     plan = Plan(
@@ -127,10 +135,10 @@ def propagate(
             write_whole(
                 out, [photos.names.key(photo) for photo in photos], (read_record(out) or {}).get("classes") or ()
             )
-        return skip_all(plan)
+        return with_page(skip_all(plan))
 
+    from pixaff.loaders import load_predictor
     from pixaff.models.bundle import parts_of_walk
-    from pixaff.predictor import load_predictor
     from pixaff.stages.batch.executors import through_predictor
 
     predictor = load_predictor(
@@ -214,4 +222,4 @@ def propagate(
     )
     if instances and plan.shard is None:  # a shard knows too little; the run that finishes the rest writes it
         write_whole(out, [photos.names.key(photo) for photo in photos], predictor.classes)
-    return report
+    return with_page(report)

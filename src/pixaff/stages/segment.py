@@ -14,6 +14,7 @@ from pixaff.run_options import BatchOptions, RunOptions
 from pixaff.settings import SegSettings
 from pixaff.stages.batch.image_labels import PREDICT, given_entries, labels_of, names_of, read_given_labels
 from pixaff.stages.batch.inputs import default_out, find_images, given_path, single_file
+from pixaff.stages.batch.mask_page import check_page, write_page_of_run
 from pixaff.stages.batch.plan import Plan, weights_of
 from pixaff.stages.batch.report import Report
 from pixaff.stages.batch.run import Outcome, run_plan, skip_all
@@ -22,7 +23,8 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
     from pixaff.keywords import SegmentKeywords
-    from pixaff.predictor import Sample, Segmentation
+    from pixaff.prediction import Segmentation
+    from pixaff.predictor import Sample
 
 COMMAND = "segment"
 OVERLAYS = "overlays"
@@ -51,8 +53,8 @@ def segment(
         run: How the run computes and to whom it reports, as one object; single ``options`` override it.
         **options: Fields of `pixaff.settings.SegSettings` (``scales``, ``flip``, ``size``, ``crf``), of
             `pixaff.model_options.ModelOptions` (``model``, ``precision``, ``engine``) and of
-            `pixaff.run_options.BatchOptions` (``device``, ``batch_size``, ``workers``, ``overwrite``, ``report``,
-            ``progress``).
+            `pixaff.run_options.BatchOptions` (``device``, ``batch_size``, ``workers``, ``overwrite``, ``page``,
+            ``report``, ``progress``).
 
     Returns:
         The photos that were done or skipped, and those that failed, with the reason.
@@ -71,12 +73,18 @@ def segment(
         entries, given_path(listing), labels=labels, recursive=run.recursive, command=COMMAND, report=run.report
     )
     single = single_file(out, photos)
+    check_page(run, single)
 
     def outputs(path: Path) -> tuple[Path, ...]:
         if single:
             return (out,)
         key = photos.names.key(path)
         return (out / f"{key}.png", *[out / OVERLAYS / f"{key}.jpg"] * overlay)
+
+    def with_page(result: Report) -> Report:
+        if run.page is not None:
+            write_page_of_run(out, photos, entries, result, run)
+        return result
 
     tagged = given_entries(labels, photos)
     plan = Plan(
@@ -92,9 +100,9 @@ def segment(
         reads=[Path(path) for path in (labels, listing) if path is not None and str(path) != PREDICT],
     )
     if plan.nothing_to_do:
-        return skip_all(plan)
+        return with_page(skip_all(plan))
 
-    from pixaff.segmenter import segmenter_of
+    from pixaff.loaders import segmenter_of
     from pixaff.stages.batch.executors import BATCH, READERS, default_workers, in_batches, lanes
 
     segmenter = segmenter_of(chosen, settings, device=run.device, command=COMMAND, report=run.report)
@@ -133,7 +141,7 @@ def segment(
                 workers=run.workers or min(READERS, default_workers()),
             )
 
-    return run_plan(
+    result = run_plan(
         plan,
         work,
         settings={
@@ -149,3 +157,4 @@ def segment(
         classes=segmenter.classes,
         listing=listing,
     )
+    return with_page(result)

@@ -29,13 +29,13 @@ def draw_names(picture: Image.Image, mask: NDArray[np.uint8], names: Mapping[int
         mask: uint8 (H, W), of the picture's size.
         names: Names by mask value.
     """
-    font = _font(max(_SMALLEST, max(picture.size) // _FONT_PART))
+    font = find_font(max(_SMALLEST, max(picture.size) // _FONT_PART))
     draw = ImageDraw.Draw(picture)
     counts = np.bincount(mask.ravel(), minlength=256)
     box = _draw_legend(picture, mask, names, counts, font)
     stroke = max(1, round(_size(font) / 9))
     for value, name in names.items():
-        text = _cut(name)
+        text = cut(name)
         x0, y0, x1, y1 = draw.textbbox((0, 0), text, font, stroke_width=stroke)
         width, height = round(x1 - x0), round(y1 - y0)
         if not counts[value] or width > picture.width or height > picture.height:
@@ -56,7 +56,7 @@ def _draw_legend(
 ) -> tuple[int, int, int, int] | None:
     """Draw the legend; its box, or None where it would cover too much of the photo."""
     draw, size = ImageDraw.Draw(picture), _size(font)
-    lines = [f"{value} {_cut(name)} {_percent(counts[value] / mask.size)}" for value, name in names.items()]
+    lines = [f"{value} {cut(name)} {_percent(counts[value] / mask.size)}" for value, name in names.items()]
     gap = max(2, size // 4)
     row = size + gap
     most = max(1, (picture.height // 2 - gap) // row)
@@ -104,7 +104,7 @@ def _middle(region: NDArray[np.bool_]) -> tuple[int, int, int]:
 
 
 @lru_cache(maxsize=8)
-def _font(size: int) -> Font:
+def find_font(size: int) -> Font:
     """DejaVu Sans, which comes with Matplotlib and knows Cyrillic and Greek; else Pillow's own."""
     found = importlib.util.find_spec("matplotlib")
     for folder in (found.submodule_search_locations or []) if found else []:
@@ -118,7 +118,7 @@ def _size(font: Font) -> int:
     return round(getattr(font, "size", _SMALLEST))
 
 
-def _cut(name: str) -> str:
+def cut(name: str) -> str:
     return name if len(name) <= _LONGEST else name[: _LONGEST - 3] + "..."
 
 

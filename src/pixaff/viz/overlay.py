@@ -76,11 +76,15 @@ def heatmap(image: NDArray[np.uint8], cam: NDArray[np.floating]) -> NDArray[np.u
     _check_image(image)
     if cam.shape != image.shape[:2] or cam.dtype.kind != "f":
         raise ValueError(f"cam: found {cam.dtype} {cam.shape}, expected floats {image.shape[:2]}")
-    steps = np.linspace(0, 1, 256)
-    table = np.stack([np.interp(steps, _STOPS, channel) for channel in _COLOURS.T], axis=1).round().astype(np.uint8)
-    colours = table[(np.nan_to_num(cam.astype(np.float32)).clip(0, 1) * 255).round().astype(np.uint8)]
+    colours = colour_table()[(np.nan_to_num(cam.astype(np.float32)).clip(0, 1) * 255).round().astype(np.uint8)]
     grey = (image @ np.array([0.299, 0.587, 0.114], dtype=np.float32)).round().astype(np.uint8)
     return _blend(np.repeat(grey[..., None], 3, axis=2), colours, 0.5)
+
+
+def colour_table() -> NDArray[np.uint8]:
+    """The colours of a CAM, uint8 (256, 3), from 0 to 1."""
+    steps = np.linspace(0, 1, 256)
+    return np.stack([np.interp(steps, _STOPS, channel) for channel in _COLOURS.T], axis=1).round().astype(np.uint8)
 
 
 def _blend(below: NDArray[np.uint8], above: NDArray[np.uint8], opacity: float) -> NDArray[np.uint8]:

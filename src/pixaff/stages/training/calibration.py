@@ -16,6 +16,7 @@ from pixaff.events import Callback, Event
 from pixaff.io.atomic import write_text
 from pixaff.io.cams import CamFile, find_cams, read_cams
 from pixaff.io.records import read_json
+from pixaff.loaders import load_predictor
 from pixaff.model_options import ModelOptions
 from pixaff.models.bundle import AFFINITY, CAM
 from pixaff.ops.cam import background_score, with_background
@@ -24,7 +25,8 @@ from pixaff.ops.mask_measures import ALPHAS, cautious_alpha, foreground, normali
 from pixaff.ops.resize import resize_scores
 from pixaff.ops.walk import cell_scores, random_walk
 from pixaff.options import unknown_option
-from pixaff.predictor import STRIDE, Predictor, Sample, load_predictor
+from pixaff.prediction import STRIDE
+from pixaff.predictor import Predictor, Sample
 from pixaff.settings import Settings
 from pixaff.stages.batch.naming import naming_of
 from pixaff.stages.training.folder import digest

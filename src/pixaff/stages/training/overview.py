@@ -10,15 +10,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
 from pixaff.errors import FormatError, ImageError
 from pixaff.io.atomic import write_text
 from pixaff.io.images import load_image, write_picture
 from pixaff.io.masks import read_mask
 from pixaff.io.scores import read_scores
-from pixaff.predictor import margin_at
+from pixaff.prediction import margin_at, mask_margin
 from pixaff.stages.batch.executors import READERS, default_workers
 from pixaff.stages.batch.naming import naming_of
 from pixaff.stages.batch.sweeps import FOLDER as SCORES
@@ -38,30 +35,14 @@ class Doubt:
 
     Attributes:
         photo: The photo.
-        margin: How far the best score is ahead of the second best, 0..1, see `mask_margin`; None without scores.
+        margin: How far the best score is ahead of the second best, 0..1, see `pixaff.prediction.mask_margin`; None
+            without scores.
         shown: Share of the pixels that are not background.
     """
 
     photo: Path
     margin: float | None
     shown: float
-
-
-def mask_margin(margin: NDArray[np.float32], mask: NDArray[np.uint8], classes: Sequence[int]) -> float:
-    """How sure the walk was of a whole mask: the mean margin in the region of each class, averaged over the classes.
-
-    Background counts as one of them, and a class that the mask does not show counts as 0. Large sure backgrounds, which
-    most photos have, would otherwise hide small doubtful objects (docs/training.md has figures).
-
-    Args:
-        margin: float32 (H, W), see `pixaff.predictor.margin_at`.
-        mask: uint8 (H, W).
-        classes: Mask values of the photo's classes.
-    """
-    if not classes:
-        return 1.0
-    regions = [mask == value for value in (0, *classes)]
-    return float(np.mean([margin[region].mean() if region.any() else 0.0 for region in regions]))
 
 
 def _doubt(photo: Path, key: str, masks: Path) -> Doubt | None:

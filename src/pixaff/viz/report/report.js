@@ -491,8 +491,11 @@ async function copy() {
 
 // ---- Ground truth
 
-function showScores({ iou, miou, matrix, images, worst, best }) {
+function showScores({ iou, miou, matrix, images, rank, worst, best }) {
   $("scores").hidden = false;
+  $("rank").hidden = rank === null;
+  $("rank").textContent = `Rank correlation of the confidence with the IoU: ${rank === null ? "" : rank.toFixed(2)}. `
+    + "1 would mean that the order by confidence is that by IoU, 0 that it tells nothing about it.";
   $("miou").textContent = `mIoU ${percent(miou, 2)} on ${images} photos`;
   const present = iou.map((value, index) => [index, value]).filter(([, value]) => value !== null);
   $("bars").replaceChildren(...present.map(([value, found]) => {
@@ -525,6 +528,15 @@ function showScores({ iou, miou, matrix, images, worst, best }) {
           element("div", { class: "small", text: figures(photo) })));
     }));
   }
+}
+
+// ---- Photos without a mask
+
+function showFailed(failed) {
+  $("failures").hidden = !failed.length;
+  $("failures-title").textContent = `${failed.length === 1 ? "1 photo" : `${failed.length} photos`} failed`;
+  $("failed").replaceChildren(...failed.map(([name, why]) =>
+    element("li", {}, element("strong", { text: name }), ` ${why}`)));
 }
 
 // ---- Keys
@@ -580,6 +592,7 @@ function start() {
   }
   if (matchMedia("(max-width: 40rem)").matches) $("tools").open = false;
   if (data.scores) showScores(data.scores);
+  showFailed(data.failed);
   setOpacity(55);
   try {
     takeDecisions(JSON.parse(localStorage.getItem(STORE) ?? "[]"));

@@ -1,0 +1,160 @@
+"""From the name of a model, or of published weights, to a `Predictor` or a `Segmenter`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pixaff.device import choose_precision, pick_device
+from pixaff.events import Callback, Event, silent
+from pixaff.model_options import ModelOptions
+from pixaff.models.bundle import Parts, Weights, load_model
+from pixaff.models.segmentation import load_segmentation
+from pixaff.options import divide
+from pixaff.predictor import Predictor
+from pixaff.progress import ProgressBar
+from pixaff.published import fetcher
+from pixaff.segmenter import Segmenter
+from pixaff.settings import SegSettings, Settings
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from pixaff.keywords import LoadKeywords, SegLoadKeywords
+
+
+def load(
+    model: str | Path | None = None,
+    *,
+    device: str = "auto",
+    progress: bool = False,
+    parts: Sequence[str] | None = None,
+    report: Callback = silent,
+    **options: Unpack[LoadKeywords],
+) -> Predictor:
+    """Load a model.
+
+    Args:
+        model: "lite", the embedded model, or the folder of a `pixaff.fit` run. None means the networks of ``preset``,
+            or "lite" without a preset.
+        device: "auto", "cpu", "cuda" or "cuda:n".
+        progress: Show a bar while published weights are downloaded.
+        parts: The networks to load, among "cam", "affinity" (for the walks psa and both) and "irn" (for the walks irn
+            and both, and for instances). None means all that the model has.
+        report: Receives an `Event` for each note, and for the progress of downloads.
+        **options: ``preset``, ``cam_weights``, ``affinity_weights``, ``irn_weights``, ``weights_dir``, ``classes``,
+            ``precision``, ``inference`` and ``engine``, see `pixaff.model_options.ModelOptions`; and any field of
+            `pixaff.Settings`, such as ``alpha=4``, to replace the model's own.
+
+    Raises:
+        UsageError: An option is unknown or out of range, or ``classes`` are not the model's.
+        CheckpointError: The model cannot be loaded.
+        DownloadError: Published weights are not cached and cannot be downloaded.
+        DeviceError: The device does not exist.
+
+    Example:
+        >>> import pixaff
+        >>> model = pixaff.load("lite", alpha=2)  # doctest: +SKIP
+        >>> model("photo.jpg", labels=["cat"]).save("cat.png")  # doctest: +SKIP
+    """
+    named, given = divide(options, "load", ModelOptions, Settings, every=True)
+    chosen = ModelOptions(model=model, **named)
+    bar = ProgressBar() if progress else None
+    tell: Callback = report if bar is None else bar
+    try:
+        return load_predictor(chosen, given, device=device, parts=parts, command="load", report=tell)
+    finally:
+        if bar is not None:
+            bar.close()
+
+
+def load_predictor(
+    options: ModelOptions,
+    settings: Mapping[str, Any],
+    *,
+    device: str,
+    parts: Parts | None = None,
+    command: str,
+    report: Callback,
+) -> Predictor:
+    """`load` for a command, whose name appears in the events."""
+    where = pick_device(device)
+    bundle = load_model(
+        options.model,
+        options.preset,
+        weights=Weights(options.cam_weights, options.affinity_weights, options.weights_dir, options.irn_weights),
+        classes=options.classes,
+        parts=parts,
+        device=where,
+        fetch=fetcher(command, report),
+    )
+    predictor = Predictor(
+        bundle.cam,
+        bundle.affinity,
+        bundle.classes,
+        bundle.settings.replace(**settings),
+        engine=options.engine,
+        sources=bundle.sources,
+        files=bundle.files,
+        boundary_network=bundle.irn,
+    )
+    predictor.precision, why = choose_precision(options.precision, where, predictor.seconds)
+    if options.precision == "auto":
+        report(Event("note", command, f"computing in {predictor.precision}: {why}"))
+    if refused := predictor.settle_inference(options.inference):
+        report(Event("note", command, f"computing the networks in PyTorch: {refused}"))
+    return predictor
+
+
+def load_segmenter(
+    model: str | Path | None = None,
+    *,
+    device: str = "auto",
+    report: Callback = silent,
+    **options: Unpack[SegLoadKeywords],
+) -> Segmenter:
+    """Load the segmentation network of a model.
+
+    Args:
+        model: "lite", the embedded model, or the folder of a `pixaff.train_seg` or ``pixaff.fit(..., seg=True)`` run.
+            None means "lite".
+        device: "auto", "cpu", "cuda" or "cuda:n".
+        report: Receives an `Event` for each note.
+        **options: ``precision`` and ``engine``, see `pixaff.model_options.ModelOptions`; and any field of
+            `pixaff.settings.SegSettings`, such as ``size=512``, to replace the model's own.
+
+    Raises:
+        UsageError: An option is unknown or out of range.
+        CheckpointError: The model has no segmentation network, or it cannot be loaded.
+        DeviceError: The device does not exist.
+
+    Example:
+        >>> import pixaff
+        >>> segmenter = pixaff.load_segmenter("run")  # doctest: +SKIP
+        >>> segmenter("photo.jpg").save("photo.png")  # doctest: +SKIP
+    """
+    named, given = divide(options, "segment", ModelOptions, SegSettings)
+    return segmenter_of(ModelOptions(model=model, **named), given, device=device, command="load", report=report)
+
+
+def segmenter_of(
+    options: ModelOptions, settings: Mapping[str, Any], *, device: str, command: str, report: Callback
+) -> Segmenter:
+    """`load_segmenter` for a command, whose name appears in the events."""
+    where = pick_device(device)
+    bundle = load_segmentation(options.model, where)
+    segmenter = Segmenter(
+        bundle.network,
+        bundle.classes,
+        bundle.settings.replace(**settings),
+        engine=options.engine,
+        sources={"model": bundle.source, "network": bundle.name},
+        files={"seg": bundle.file},
+    )
+    segmenter.precision, why = choose_precision(options.precision, where, segmenter.seconds)
+    if options.precision == "auto":
+        report(Event("note", command, f"computing in {segmenter.precision}: {why}"))
+    if refused := segmenter.settle_inference(options.inference):
+        report(Event("note", command, f"computing the network in PyTorch: {refused}"))
+    return segmenter
