@@ -32,7 +32,7 @@ from pixaff.run_options import RunOptions
 P = ParamSpec("P")
 T = TypeVar("T")
 
-VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+VARIABLES = {"RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"}
 """What torchrun sets in the environment of each process."""
 BUCKET = 1 << 24
 """Number of gradients that are summed at a time: 64 MB."""
@@ -56,8 +56,7 @@ _runs = itertools.count()
 
 def process_count() -> int:
     """Number of processes that torchrun started, this one among them; 1 without torchrun."""
-    there = all(os.environ.get(name) for name in VARIABLES)
-    return int(os.environ["WORLD_SIZE"]) if there else 1
+    return int(os.environ["WORLD_SIZE"]) if os.environ.keys() >= VARIABLES else 1
 
 
 def refuse_several(command: str, hint: str) -> None:
