@@ -56,7 +56,7 @@ _runs = itertools.count()
 
 def process_count() -> int:
     """Number of processes that torchrun started, this one among them; 1 without torchrun."""
-    return int(os.environ["WORLD_SIZE"]) if os.environ.keys() >= VARIABLES else 1
+    return int(os.environ["WORLD_SIZE"]) if set(os.environ) >= VARIABLES else 1
 
 
 def refuse_several(command: str, hint: str) -> None:
