@@ -76,3 +76,29 @@ def test_missing_packages_name_the_extra(tmp_path, monkeypatch):
     with pytest.raises(PixaffError, match="onnx is not installed") as caught:
         export_onnx(Toy(nn.ReLU()).eval(), tmp_path / "toy.onnx")
     assert "pixaff[onnx]" in caught.value.hint
+
+
+class Padded(nn.Module):
+    """Zeros at some sides before a convolution that has its own, one in use elsewhere, and one that is not of zeros."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second, self.third = (nn.Conv2d(3, 3, 3, stride=2, padding=(1, 0)) for _ in range(3))
+
+    def forward(self, x):
+        x = nn.functional.elu(self.first(nn.functional.pad(x, (0, 1, 2, 3))))
+        twice = nn.functional.pad(x, (1, 0, 1, 0))
+        x = self.second(twice) + nn.functional.avg_pool2d(twice, 2)[:, :, :1, :1]
+        return self.third(nn.functional.pad(x, (1, 1, 1, 1), value=2.0))
+
+
+def test_convolutions_pad_their_maps_themselves_where_that_is_the_same():
+    import onnx
+
+    network = Padded().eval()
+    graph = onnx_graph(network)
+    nodes = onnx.load_model_from_string(graph).graph.node
+    assert [node.op_type for node in nodes].count("Pad") == 2
+    assert "Elu" not in [node.op_type for node in nodes]
+    assert list(next(one.ints for one in nodes[0].attribute if one.name == "pads")) == [3, 0, 4, 1]
+    check_graph(graph, network)

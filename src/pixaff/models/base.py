@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from pixaff.device import one_at_a_time
 from pixaff.models.footprint import traced_bytes_per_pixel
 from pixaff.ops.boundary import strided_cams
 from pixaff.ops.cam import Picture, summed_cams
@@ -72,11 +73,12 @@ class Network(nn.Module):
     def memory_per_pixel(self) -> int | None:
         """Peak memory of a forward pass in float32, in bytes per pixel of the image.
 
-        `bytes_per_pixel` if that is known; otherwise estimated from the layers, once. None for a network that accepts
-        images of one size only, and if it cannot be estimated.
+        `bytes_per_pixel` if that is known; otherwise estimated from the layers, once, even if several threads ask. None
+        for a network that accepts images of one size only, and if it cannot be estimated.
         """
-        if self.bytes_per_pixel is None and self.image_size is None:
-            self.bytes_per_pixel = traced_bytes_per_pixel(self)
+        with one_at_a_time:
+            if self.bytes_per_pixel is None and self.image_size is None:
+                self.bytes_per_pixel = traced_bytes_per_pixel(self)
         return self.bytes_per_pixel
 
     def train(self, mode: bool = True) -> Self:
@@ -366,4 +368,8 @@ def _normalized(image: Picture, mean: tuple[float, ...], std: tuple[float, ...])
         raise ValueError(f"found an image of shape {pixels.shape} and {pixels.dtype}, expected uint8 (H,W,3)")
     scale = np.float32(1 / 255) / np.array(std, np.float32)
     shift = np.array(mean, np.float32) / np.array(std, np.float32)
-    return torch.from_numpy(np.ascontiguousarray((pixels * scale - shift).transpose(2, 0, 1)))
+    normalised = np.empty((3, *pixels.shape[:2]), np.float32)
+    for plane, own, factor, offset in zip(normalised, pixels.transpose(2, 0, 1), scale, shift, strict=True):
+        np.multiply(own, factor, out=plane)
+        plane -= offset  # colour by colour, which is some five times faster than all three at once
+    return torch.from_numpy(normalised)

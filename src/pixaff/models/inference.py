@@ -30,7 +30,7 @@ from pixaff.models.onnx import HINT, INPUT, OPSET, ExportError, compare, missing
 from pixaff.weights.cache import cache_folder
 
 GRAPHS = Path(__file__).with_name("graphs")
-FORMAT = 1
+FORMAT = 2
 """Goes up when the same network leads to another graph."""
 FOLDER, SUFFIX, KEPT = "onnx", ".graph", 32
 """In the cache: where the graphs are, and how many stay, those written last."""
@@ -126,8 +126,10 @@ class _Session:
         # Those of the classes, of whose number a graph knows nothing.
         self._given = {one.name: weights[one.name] for one in self._session.get_inputs() if one.name != INPUT}
 
-    def __call__(self, x: Tensor) -> list[Tensor]:
-        made = self._session.run(None, {INPUT: x.detach().float().contiguous().numpy(), **self._given})
+    def __call__(self, x: Tensor, only: int | None = None) -> list[Tensor]:
+        """All results, or a single one of them, for which no more is computed than it needs."""
+        wanted = self._outputs if only is None else self._outputs[only : only + 1]
+        made = self._session.run(wanted, {INPUT: x.detach().float().contiguous().numpy(), **self._given})
         return [torch.from_numpy(one) for one in made]
 
 
@@ -138,10 +140,10 @@ class _Call:
         self._session, self._position, self._methods = session, position, methods
 
     def __call__(self, x: Tensor) -> Any:
+        if self._methods > 1:
+            return self._session(x, self._position)[0]
         made = self._session(x)
-        if self._methods > 1 or len(made) == 1:
-            return made[self._position]
-        return tuple(made)
+        return made[0] if len(made) == 1 else tuple(made)
 
 
 def _graph(network: Network, plain: Network) -> bytes:

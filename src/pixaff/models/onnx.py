@@ -7,11 +7,13 @@ of the image's sides, but ONNX rounds a quotient of integers towards zero: ``(si
 
 from __future__ import annotations
 
+import copy
 import importlib
 import importlib.util
 import io
 import os
 import warnings
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from operator import methodcaller
 from typing import Any
@@ -119,15 +121,19 @@ def onnx_graph(
             )
     except Exception as error:  # whatever the exporter or a network that is followed raises
         raise ExportError(f"{type(network).__name__} cannot be exported: {shortened(error, 200)}") from error
-    graph: bytes = buffer.getvalue()
-    return graph if len(methods) == 1 else _merged(graph)
-
-
-def _merged(graph: bytes) -> bytes:
-    """A graph without the nodes that compute what another one computes: the exporter follows one method at a time."""
     import onnx
 
-    model = onnx.load_model_from_string(graph)
+    model = onnx.load_model_from_string(buffer.getvalue())
+    if len(methods) > 1:
+        _merge(model)
+    _pad_in_convolutions(model)
+    _spell_out_elu(model)
+    graph: bytes = model.SerializeToString()
+    return graph
+
+
+def _merge(model: Any) -> None:
+    """Remove the nodes that compute what another one computes: the exporter follows one method at a time."""
     results = {one.name for one in model.graph.output}
     known: dict[tuple[object, ...], Sequence[str]] = {}
     same: dict[str, str] = {}
@@ -141,10 +147,97 @@ def _merged(graph: bytes) -> bytes:
         else:
             known.setdefault(key, tuple(node.output))
             kept.append(node)
+    _replace_nodes(model, kept)
+
+
+def _pad_in_convolutions(model: Any) -> None:
+    """Have convolutions pad their maps themselves, zeros at any side: a node of its own has them copied three times."""
+    import onnx
+
+    makers = {name: node for node in model.graph.node for name in node.output}
+    users = Counter(name for node in model.graph.node for name in node.input)
+    users.update(one.name for one in model.graph.output)
+    for conv in model.graph.node:
+        pad = makers.get(conv.input[0]) if conv.op_type == "Conv" else None
+        if pad is None or pad.op_type != "Pad" or pad.attribute[0].s != b"constant" or users[pad.output[0]] > 1:
+            continue
+        sides = _constant(pad.input[1], makers)
+        value = _constant(pad.input[2], makers) if len(pad.input) > 2 and pad.input[2] else 0
+        if sides is None or value is None or value != 0 or min(sides) < 0 or any(sides[[0, 1, 4, 5]]):
+            continue
+        own = next((one.ints for one in conv.attribute if one.name == "pads"), [0, 0, 0, 0])
+        pads = [int(side) + before for side, before in zip(sides[[2, 3, 6, 7]], own, strict=True)]
+        kept = [one for one in conv.attribute if one.name not in ("pads", "auto_pad")]
+        del conv.attribute[:]
+        conv.attribute.extend([*kept, onnx.helper.make_attribute("pads", pads)])
+        conv.input[0] = pad.input[0]
+    _drop_unused(model)
+
+
+def _constant(name: str, makers: Mapping[str, Any]) -> Any:
+    """The value of a node that depends on constants alone; otherwise None."""
+    import onnx
+    from onnx.reference import ReferenceEvaluator
+
+    needed: list[Any] = []
+    open_names = [name]
+    while open_names:
+        node = makers.get(open_names.pop())
+        if node is None:  # the image or a weight
+            return None
+        if not any(node is one for one in needed):
+            needed.append(node)
+            open_names.extend(one for one in node.input if one)
+    place = {id(node): number for number, node in enumerate(makers.values())}
+    result = onnx.helper.make_tensor_value_info(name, onnx.TensorProto.UNDEFINED, None)
+    graph = onnx.helper.make_graph(sorted(needed, key=lambda node: place[id(node)]), "constant", [], [result])
+    opset = onnx.helper.make_opsetid("", OPSET)
+    model: Any = ReferenceEvaluator(onnx.helper.make_model(graph, opset_imports=[opset]))
+    return model.run(None, {})[0]
+
+
+def _spell_out_elu(model: Any) -> None:
+    """Write elu(x) as relu(x) + (exp(min(x, 0)) - 1), of which ONNX Runtime computes each part several times faster."""
+    import onnx
+
+    kept = []
+    for node in model.graph.node:
+        if node.op_type != "Elu" or any(one.name == "alpha" and one.f != 1 for one in node.attribute):
+            kept.append(node)
+            continue
+        (x,), (result,) = node.input, node.output
+        names = [f"{result}/{part}" for part in ("above", "below", "power", "less")]
+        make = onnx.helper.make_node
+        kept += [
+            make("Relu", [x], [names[0]]),
+            make("Min", [x, "elu/zero"], [names[1]]),
+            make("Exp", [names[1]], [names[2]]),
+            make("Sub", [names[2], "elu/one"], [names[3]]),
+            make("Add", [names[0], names[3]], [result]),
+        ]
+    if len(kept) > len(model.graph.node):
+        numbers = {"elu/zero": 0.0, "elu/one": 1.0}
+        model.graph.initializer.extend(
+            onnx.helper.make_tensor(name, onnx.TensorProto.FLOAT, [], [value]) for name, value in numbers.items()
+        )
+        _replace_nodes(model, kept)
+
+
+def _drop_unused(model: Any) -> None:
+    """Remove nodes of whose results nothing is made."""
+    needed = {one.name for one in model.graph.output}
+    kept = []
+    for node in reversed(model.graph.node):  # in the order in which they are computed
+        if needed.intersection(node.output):
+            kept.append(node)
+            needed.update(node.input)
+    _replace_nodes(model, kept[::-1])
+
+
+def _replace_nodes(model: Any, nodes: Sequence[Any]) -> None:
+    copies = [copy.deepcopy(node) for node in nodes]
     del model.graph.node[:]
-    model.graph.node.extend(kept)
-    merged: bytes = model.SerializeToString()
-    return merged
+    model.graph.node.extend(copies)
 
 
 def check_graph(
