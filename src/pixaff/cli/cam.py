@@ -19,7 +19,7 @@ from pixaff.settings import Settings
 @options.options_from(Settings, command="cam", into="given")
 @options.options_from(ModelOptions, command="cam", into="given")
 def cam(
-    photos: options.Photos,
+    photos: options.AllPhotos,
     given: dict[str, Any],
     say: dict[str, Any],
     out: options.Out,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 import time
 from collections.abc import Collection
@@ -18,6 +17,7 @@ from pixaff.cli.durations import rough_words, seconds_words
 from pixaff.cli.process import replace_stream
 from pixaff.cli.stage_table import StageTable
 from pixaff.errors import shortened
+from pixaff.io.addresses import address_of
 from pixaff.io.atomic import output_errors
 from pixaff.options import option
 from pixaff.progress import ProgressBar
@@ -175,26 +175,27 @@ class Console:
         if event.kind == "failed":
             # Errors about files name them; for others, such as a lack of memory, this line does.
             named = event.photo is None or event.photo.name in event.text
-            self.say(f"failed: {event.text if named else f'{shortened(event.photo)}: {event.text}'}", always=True)
+            words = event.text if named else f"{shortened(address_of(event.photo or ''))}: {event.text}"
+            self.say(f"failed: {words}", always=True)
         elif self.options.verbose or self.options.log_file is not None:
             self._tell_photo(event)
         is_data = self.photos_of is None or event.command in self.photos_of
         if self.options.as_json and is_data:
-            facts: dict[str, Any] = {"photo": event.photo, "status": event.kind}
+            facts: dict[str, Any] = {"photo": address_of(event.photo or ""), "status": event.kind}
             if event.kind == "failed":
                 facts["error"] = event.text
             else:
-                facts["outputs"] = [str(path) for path in event.outputs]
+                facts["outputs"] = [address_of(path) for path in event.outputs]
             self.data({**facts, **event.data})
         elif self.paths and is_data:
             for path in event.outputs:
-                self._print(os.fspath(path), "stdout")
+                self._print(address_of(path), "stdout")
         if self.total:
             left = (self.total - self.count) * (time.monotonic() - self.began) / self.count
             self._say_now_and_then(f"{event.command}: {self.count} of {self.total}, {seconds_words(left)} left")
 
     def _tell_photo(self, event: Event) -> None:
-        words = f"{event.kind}: {shortened(event.photo)}"
+        words = f"{event.kind}: {shortened(address_of(event.photo or ''))}"
         if self.options.verbose:
             self.say(words)
         else:
@@ -225,7 +226,7 @@ class Console:
 def end(console: Console, command: str, report: Report, out: Path) -> None:
     """Print a summary of the photos; exit with 1 if some failed."""
     parts = [f"{count} {name}" for name, count in report.counts().items() if count or name == "done"]
-    console.say(f"{command}: {', '.join(parts)} in {seconds_words(report.seconds)}; outputs in {out}")
+    console.say(f"{command}: {', '.join(parts)} in {seconds_words(report.seconds)}; outputs in {address_of(out)}")
     if not report.ok:
         raise typer.Exit(1)
 

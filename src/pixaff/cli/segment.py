@@ -20,7 +20,7 @@ from pixaff.settings import SegSettings
 @options.options_from(SegSettings, into="given")
 @options.options_from(ModelOptions, command="segment", into="given")
 def segment(
-    photos: options.Photos,
+    photos: options.AllPhotos,
     given: dict[str, Any],
     say: dict[str, Any],
     out: Annotated[
@@ -31,9 +31,9 @@ def segment(
         typer.Option(
             "--labels",
             "-l",
-            metavar="predict|FILE|DIR",
+            metavar="predict|inside|FILE|DIR",
             help="Allow all classes, or those that the labels give a photo: a table, a folder per class, or what a "
-            "labelling tool exports.",
+            "labelling tool exports; or those inside tar or Parquet shards.",
         ),
     ] = "predict",
     listing: options.List = None,
