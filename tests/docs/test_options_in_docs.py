@@ -35,6 +35,7 @@ ELSEWHERE = {
     # of a function in a script
     "--array", "--cpus-per-task", "--gpus-per-task", "--job-name", "--mem", "--requeue", "--time",  # of sbatch
     "--rounds",  # of the fault harness
+    "--address", "--head", "--port",  # of ray start
     "--max-labels",  # the option that architecture.md adds
 }  # fmt: skip
 

@@ -118,6 +118,8 @@ def over_packs(
     Raises:
         OutputError: A pack cannot be written.
     """
+    if run.cluster is not None:
+        raise UsageError("found --cluster and shards", "give it photos in folders; --shard I/N divides shards")
     started, result = time.monotonic(), Report()
     place, share = destination(out), None if run.shard is None else Shard.of(run.shard)
     mine = [pack for pack in packs if share is None or share.has(pack.name)]
