@@ -16,10 +16,10 @@ import hashlib
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from safetensors import safe_open
 
+from pixaff.device import has_vnni
 from pixaff.models.base import Network
 
 FILES = Path(__file__).with_name("int8")
@@ -114,9 +114,3 @@ def quantized(
         "int32_scale": bias_scales,
         "int32_zero": np.zeros(len(weight), np.int32),
     }
-
-
-def has_vnni() -> bool:
-    """Whether this processor adds products of 8-bit integers in 32 bits at once."""
-    supported = getattr(torch.cpu, "_is_vnni_supported", None)  # not in every version of PyTorch
-    return bool(supported and supported())
