@@ -119,6 +119,8 @@ def over_packs(
         LabelsError: There is no file of labels.
         OutputError: A pack cannot be written.
     """
+    if run.cluster is not None:
+        raise UsageError("found --cluster and shards", "give it photos in folders; --shard I/N divides shards")
     started, result = time.monotonic(), Report()
     if str(labels) not in (PREDICT, INSIDE) and not Path(labels).exists():
         raise LabelsError(f"{labels}: no such file or folder", "check --labels")  # or each shard would fail by itself
