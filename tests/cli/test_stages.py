@@ -165,6 +165,7 @@ def test_the_end_says_where_things_are_and_what_comes_next(monkeypatch: pytest.M
     assert lines == [
         f"pixaff propagate NEW-PHOTOS --model '{out}'",
         f"pixaff fit photos --labels labels.csv --out '{out}' --cam-epochs 3 --alpha 3",
+        f"pixaff report '{out}/masks' --photos photos --out '{out}-report.html'",
         f"pixaff export '{out}/masks' --to coco --photos photos --out '{out}-dataset'",
     ]
     facts = json.loads(done.stdout)

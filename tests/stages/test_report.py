@@ -155,3 +155,15 @@ def test_the_command(folder):
     assert done.exit_code == 0, done.output
     assert "report: 2 done" in done.stderr
     assert [photo["name"] for photo in blocks(out)["data"]["photos"]] == ["b.jpg", "d.jpg"]
+
+
+def test_photos_may_lie_in_a_folder_per_class(folder):
+    photos = folder / "tagged"
+    for number, name in enumerate(reviewed.NAMES):
+        (photos / f"class{number % 2}").mkdir(parents=True, exist_ok=True)
+        (folder / "photos" / f"{name}.jpg").rename(photos / f"class{number % 2}" / f"{name}.jpg")
+    result, found = made(folder, photos=photos)
+    assert result.ok
+    assert all(one["photo"] for one in found["part-0"])
+    assert pixaff.export(folder / "photos-masks", folder / "set", to="voc", photos=photos).ok
+    assert len(list((folder / "set").rglob("*.jpg"))) == 4

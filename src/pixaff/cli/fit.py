@@ -182,10 +182,13 @@ def _tell_what_next(console: Console, trained: Trained, photos: list[str], again
     """Where the model is, what to look at, and the next commands, ready to be copied."""
     out = trained.path
     masks, sheet = out / "masks", out / SHEET
+    places = photos if len(photos) <= 3 and "-" not in photos else ["PHOTOS"]
+    shown = [word for place in places for word in ("--photos", place)]
     commands = {
         "masks of new photos": ["propagate", "NEW-PHOTOS", "--model", str(out)],
         **again,
-        "a training set": ["export", str(masks), "--to", "coco", "--photos", photos[0], "--out", f"{out}-dataset"],
+        "a page to look at the masks": ["report", str(masks), *shown, "--out", f"{out}-report.html"],
+        "a training set": ["export", str(masks), "--to", "coco", *shown, "--out", f"{out}-dataset"],
     }
     lines = [shlex.join(["pixaff", *words]) for words in commands.values()]
     doubtful = ", ".join(map(shortened, trained.doubtful[:3]))

@@ -20,7 +20,7 @@ from pixaff.io.labels import VOC_CLASSES, nfc, read_list
 from pixaff.io.masks import VOID, Colour, read_mask
 from pixaff.io.scores import read_scores
 from pixaff.stages.batch.executors import default_workers, in_threads
-from pixaff.stages.batch.inputs import existing_folder, find_images
+from pixaff.stages.batch.inputs import existing_folder, find_masked_photos
 from pixaff.stages.batch.mask_folders import files_by_stem, listed_images, mask_classes
 from pixaff.stages.batch.naming import Names
 from pixaff.stages.batch.plan import check_files, check_outputs
@@ -143,7 +143,7 @@ def export(
 
 
 def _photos(photos: str | Path | Sequence[str | Path], recursive: bool) -> dict[str, Path]:
-    found = find_images(photos, recursive=recursive, command=COMMAND)
+    found = find_masked_photos(photos, recursive=recursive, command=COMMAND)
     return {nfc(found.names.key(path)): path for path in found}
 
 

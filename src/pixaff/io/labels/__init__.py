@@ -130,7 +130,10 @@ def match_labels(path: str | os.PathLike[str], entries: Entries, classes: Sequen
     if not labels.by_image and labels.problems:
         first = next(iter(labels.problems.values()))
         count = len(labels.problems)
-        raise LabelsError(first if count == 1 else f"{path}: none of {count} entries can be used, the first: {first}")
+        own = "pixaff fit trains a model for classes of your own"
+        hint = own if count > 1 and all("found unknown class" in why for why in labels.problems.values()) else ""
+        words = first if count == 1 else f"{path}: none of {count} entries can be used, the first: {first}"
+        raise LabelsError(words, hint)
     if not labels.by_image and (entries.wanted is None or len(entries.wanted)):
         raise LabelsError(f"{path}: found no labels", *labels.strays[:1])
     return labels

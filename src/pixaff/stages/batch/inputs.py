@@ -102,6 +102,20 @@ def find_images(
     return Photos(found, names, Remote(stamps) if stamps else None)
 
 
+def find_masked_photos(
+    photos: str | Path | Sequence[str | Path], *, recursive: bool = False, command: str = ""
+) -> Photos:
+    """The photos that masks were made of, as `find_images` finds them; also those in a folder per class.
+
+    Raises:
+        UsageError: As there.
+    """
+    entries = [photos] if isinstance(photos, (str, Path)) else photos
+    given = not isinstance(photos, Photos)
+    folder = next((entry for entry in entries if given and class_folders.detect(Path(entry))), "")
+    return find_images(photos, labels=folder, recursive=recursive, command=command)
+
+
 def paths_on_stdin(null: bool = False) -> list[Path]:
     """Paths on standard input: one per line, or separated by NUL, which is recognised even without ``null``.
 

@@ -28,7 +28,7 @@ from pixaff.io.scores import ScoreFile, read_scores
 from pixaff.ops.metrics import ConfusionMatrix, rank_correlation
 from pixaff.run_options import RunOptions
 from pixaff.stages.batch.executors import default_workers, in_threads
-from pixaff.stages.batch.inputs import existing_folder, find_images
+from pixaff.stages.batch.inputs import existing_folder, find_masked_photos
 from pixaff.stages.batch.mask_folders import files_by_stem, listed_images, mask_classes
 from pixaff.stages.batch.naming import Names, Photos
 from pixaff.stages.batch.plan import check_files
@@ -103,7 +103,7 @@ def write_page(
     place = photos if photos is not None else _beside(masks)
     if place is None:
         report(Event("note", COMMAND, "showing masks without their photos; --photos DIR names the folder of photos"))
-    seen = None if place is None else find_images(place, recursive=recursive, command=COMMAND)
+    seen = None if place is None else find_masked_photos(place, recursive=recursive, command=COMMAND)
     by_key = {} if seen is None else {nfc(seen.names.key(path)): path for path in seen}
     truths = {}
     if ground_truth is not None:
