@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import lru_cache
@@ -19,6 +20,9 @@ GAIN = 1.2
 """bfloat16 is chosen on the CPU if it is at least this many times faster."""
 LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 """Files in which Linux says how much memory a container may use."""
+
+one_at_a_time = threading.Lock()
+"""Held while the layers of a network are traced, which the threads of a run would otherwise do all at once."""
 
 
 def pick_device(name: str = "auto") -> torch.device:

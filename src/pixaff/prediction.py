@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -34,7 +35,7 @@ OVERLAY_SIDE = 2000
 """Pixels of the long side up to which an overlay is as large as its photo."""
 
 
-ImageLike = str | Path | Image.Image | NDArray[Any] | Tensor
+ImageLike = str | os.PathLike[str] | Image.Image | NDArray[Any] | Tensor
 """A path, a PIL image, uint8 (H,W,3) or (H,W), or a tensor (3,H,W) of uint8 or of floats in 0..1."""
 
 
@@ -268,7 +269,7 @@ def probabilities(walked: Tensor, size: tuple[int, int], stride: int = STRIDE) -
 def image_within(image: ImageLike, max_side: int, enlarge_below: int = 0) -> tuple[NDArray[np.uint8], tuple[int, int]]:
     """An image of any kind as uint8 (h,w,3), resized as by `load_image`, and its own size (H, W)."""
     sizes = max_side, enlarge_below
-    if isinstance(image, (str, Path)):
+    if isinstance(image, (str, os.PathLike)):
         return load_image(image, *sizes)
     if isinstance(image, Image.Image):
         return image_array(image, *sizes)

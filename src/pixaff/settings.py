@@ -88,7 +88,7 @@ class Settings:
     )
     conf_fg: float = option(
         0.6,
-        "Score of the background in the labelling whose foreground is sure (--hard).",
+        "Score of the background in the labelling whose foreground is sure (confident labels).",
         "P",
         at_least=0,
         at_most=1,
@@ -96,7 +96,7 @@ class Settings:
     )
     conf_bg: float = option(
         0.3,
-        "Score of the background in the labelling whose background is sure (--hard); at most --conf-fg.",
+        "Score of the background in the labelling whose background is sure (confident labels); at most --conf-fg.",
         "P",
         at_least=0,
         at_most=1,

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -79,3 +82,25 @@ def test_a_photo_too_large_for_a_backbone_of_timm_is_named(monkeypatch: pytest.M
     assert predictor.cams(np.zeros((100, 100, 3), np.uint8), ["a"]).cams.shape == (1, 100, 100)
     with pytest.raises(ImageError, match=r"too large for TimmCam: found 101 x 100 pixels"):
         predictor.cams(np.zeros((101, 100, 3), np.uint8), ["a"])
+
+
+def test_threads_that_ask_at_once_trace_a_network_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = create_model("vgg16_cam")
+    network.bytes_per_pixel = None
+    started: list[str] = []
+    together = threading.Barrier(3)
+
+    def traced(_: object) -> int:
+        started.append("once")
+        time.sleep(0.05)
+        return 7
+
+    monkeypatch.setattr("pixaff.models.base.traced_bytes_per_pixel", traced)
+
+    def ask(_: int) -> int | None:
+        together.wait()
+        return network.memory_per_pixel()
+
+    with ThreadPoolExecutor(3) as pool:
+        assert list(pool.map(ask, range(3))) == [7, 7, 7]
+    assert started == ["once"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 import time
 from collections.abc import Collection
@@ -17,7 +16,9 @@ import typer
 from pixaff.cli.durations import rough_words, seconds_words
 from pixaff.cli.process import replace_stream
 from pixaff.cli.stage_table import StageTable
+from pixaff.cli.training_table import TrainingTable
 from pixaff.errors import shortened
+from pixaff.io.addresses import address_of
 from pixaff.io.atomic import output_errors
 from pixaff.options import option
 from pixaff.progress import ProgressBar
@@ -62,6 +63,7 @@ class Console:
         self.photos_of = photos_of
         self.bar = ProgressBar() if sys.stderr.isatty() and not self.options.quiet else None
         self.table: StageTable | None = None
+        self.training: TrainingTable | None = None
         self.stage = ""
         self.total = self.count = 0
         self.spoke = self.began = time.monotonic()
@@ -74,7 +76,7 @@ class Console:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for shown in (self.bar, self.table):
+        for shown in (self.bar, self.table, self.training):
             if shown is not None:
                 shown.close()
 
@@ -95,9 +97,13 @@ class Console:
             self._download(event)
         elif event.kind == "stage":
             self._stage(event)
-        elif event.kind != "end":
+        elif event.kind == "end":
+            if self.training is not None:
+                self.training.close()
+                self.training = None
+        else:
             self._photo(event)
-        if self.bar is not None and self.table is None:
+        if self.bar is not None and self.table is None and self.training is None:
             self.bar(event)
 
     def say(self, words: str, *, always: bool = False) -> None:
@@ -105,7 +111,7 @@ class Console:
         self._log(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {words}\n")
         if self.options.quiet and not always:
             return
-        shown = self.bar if self.table is None else self.table
+        shown = self.table or self.training or self.bar
         if shown is not None and shown.drawn:
             shown.say(words)
         else:
@@ -175,26 +181,27 @@ class Console:
         if event.kind == "failed":
             # Errors about files name them; for others, such as a lack of memory, this line does.
             named = event.photo is None or event.photo.name in event.text
-            self.say(f"failed: {event.text if named else f'{shortened(event.photo)}: {event.text}'}", always=True)
+            words = event.text if named else f"{shortened(address_of(event.photo or ''))}: {event.text}"
+            self.say(f"failed: {words}", always=True)
         elif self.options.verbose or self.options.log_file is not None:
             self._tell_photo(event)
         is_data = self.photos_of is None or event.command in self.photos_of
         if self.options.as_json and is_data:
-            facts: dict[str, Any] = {"photo": event.photo, "status": event.kind}
+            facts: dict[str, Any] = {"photo": address_of(event.photo or ""), "status": event.kind}
             if event.kind == "failed":
                 facts["error"] = event.text
             else:
-                facts["outputs"] = [str(path) for path in event.outputs]
+                facts["outputs"] = [address_of(path) for path in event.outputs]
             self.data({**facts, **event.data})
         elif self.paths and is_data:
             for path in event.outputs:
-                self._print(os.fspath(path), "stdout")
+                self._print(address_of(path), "stdout")
         if self.total:
             left = (self.total - self.count) * (time.monotonic() - self.began) / self.count
             self._say_now_and_then(f"{event.command}: {self.count} of {self.total}, {seconds_words(left)} left")
 
     def _tell_photo(self, event: Event) -> None:
-        words = f"{event.kind}: {shortened(event.photo)}"
+        words = f"{event.kind}: {shortened(address_of(event.photo or ''))}"
         if self.options.verbose:
             self.say(words)
         else:
@@ -204,6 +211,10 @@ class Console:
         if event.total != self.total:
             self.total = event.total
         self.count = event.data["step"]
+        if self.bar is not None and not self.stage:
+            self.bar.close()
+            self.training = self.training or TrainingTable()
+            self.training.update(event)
         if self.options.as_json:
             self.data(dict(event.data))
         self._say_now_and_then(event.text)
@@ -224,8 +235,10 @@ class Console:
 
 def end(console: Console, command: str, report: Report, out: Path) -> None:
     """Print a summary of the photos; exit with 1 if some failed."""
+    if report.silent:
+        return
     parts = [f"{count} {name}" for name, count in report.counts().items() if count or name == "done"]
-    console.say(f"{command}: {', '.join(parts)} in {seconds_words(report.seconds)}; outputs in {out}")
+    console.say(f"{command}: {', '.join(parts)} in {seconds_words(report.seconds)}; outputs in {address_of(out)}")
     if not report.ok:
         raise typer.Exit(1)
 

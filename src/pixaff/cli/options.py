@@ -21,6 +21,14 @@ Photos = Annotated[
     list[str],
     typer.Argument(metavar="PHOTOS...", help="Folder of photos, photo files, or - to read paths from standard input."),
 ]
+AllPhotos = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="PHOTOS...",
+        help="Folder of photos, photo files, or - to read paths from standard input; also tar or Parquet shards, and "
+        "addresses such as s3://bucket/photos.",
+    ),
+]
 Out = Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Output folder.")]
 List = Annotated[
     Path | None,
@@ -33,8 +41,9 @@ Labels = Annotated[
     typer.Option(
         "--labels",
         "-l",
-        metavar="predict|FILE|DIR",
-        help="Predict the labels, or read them: a table, a folder per class, or what a labelling tool exports.",
+        metavar="predict|inside|FILE|DIR",
+        help="Predict the labels, or read them: a table, a folder per class, or what a labelling tool exports; or take "
+        "those inside tar or Parquet shards.",
     ),
 ]
 GivenLabels = Annotated[

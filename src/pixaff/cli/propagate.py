@@ -21,7 +21,7 @@ from pixaff.settings import Settings
 @options.options_from(Settings, command="propagate", into="given")
 @options.options_from(ModelOptions, command="propagate", into="given")
 def propagate(
-    photos: options.Photos,
+    photos: options.AllPhotos,
     given: dict[str, Any],
     say: dict[str, Any],
     out: Annotated[

@@ -20,7 +20,7 @@ from pixaff.settings import SegSettings
 @options.options_from(SegSettings, into="given")
 @options.options_from(ModelOptions, command="segment", into="given")
 def segment(
-    photos: options.Photos,
+    photos: options.AllPhotos,
     given: dict[str, Any],
     say: dict[str, Any],
     out: Annotated[
@@ -31,16 +31,18 @@ def segment(
         typer.Option(
             "--labels",
             "-l",
-            metavar="predict|FILE|DIR",
+            metavar="predict|inside|FILE|DIR",
             help="Allow all classes, or those that the labels give a photo: a table, a folder per class, or what a "
-            "labelling tool exports.",
+            "labelling tool exports; or those inside tar or Parquet shards.",
         ),
     ] = "predict",
     listing: options.List = None,
     overlay: Annotated[bool, typer.Option("--overlay", help="Also write DIR/overlays/NAME.jpg.")] = False,
     null: options.Null = False,
 ) -> None:
-    """Make masks of photos with a segmentation network, in one pass. Writes DIR/NAME.png in the Pascal VOC colours.
+    """Make masks of photos with a segmentation network.
+
+    It needs no labels and one forward pass a photo. Writes DIR/NAME.png in the Pascal VOC colours.
 
     Settings that are not given are the model's own. See pixaff train-seg.
     """

@@ -14,7 +14,7 @@ from pixaff.io.regular import FOLDER, irregular
 
 # What pixaff itself reads or writes beside photos.
 # fmt: off
-_OWN_SUFFIXES = frozenset((
+OWN_SUFFIXES = frozenset((
     ".csv", ".json", ".jsonl", ".npy", ".npz", ".parquet", ".safetensors", ".xml", ".yaml", ".yml",
 ))
 # fmt: on
@@ -74,7 +74,7 @@ def kind_of(path: str | os.PathLike[str], photos: dict[str, str] | None = None) 
     if photos is not None:
         if name.lower() in _SYSTEM_NAMES:
             return Kind("ignored", "of a file manager")
-        if name.startswith(".") or suffix in _OWN_SUFFIXES or name in _OWN_NAMES:
+        if name.startswith(".") or suffix in OWN_SUFFIXES or name in _OWN_NAMES:
             return Kind("ours")
         companion = not _named_like_a_photo(name) or suffix in HEIF_SUFFIXES
         if companion and (photo := _photo_beside(name, photos)) and photo != name:

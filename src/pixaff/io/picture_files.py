@@ -17,6 +17,7 @@ from typing import BinaryIO
 from PIL import Image, UnidentifiedImageError
 
 from pixaff.errors import ImageError, PixaffError
+from pixaff.io.blob import Blob
 from pixaff.io.regular import check_regular
 
 # fmt: off
@@ -52,12 +53,11 @@ _pillow_settings = threading.Lock()
 def opened(path: str | os.PathLike[str], error: type[PixaffError] = ImageError) -> Iterator[Image.Image]:
     """Open a still picture of at most 300 megapixels; what goes wrong in the block becomes `error`, naming the file.
 
-    Pipes, devices and links that lead nowhere are refused without being opened.
+    Pipes, devices and links that lead nowhere are refused without being opened. A `Blob` is read from memory.
     """
     pixels = 0
     try:
-        check_regular(path, error)
-        with open(path, "rb") as file:
+        with _binary(path, error) as file:
             if not file.read(1):
                 raise error(f"{path}: empty file, expected an image", _AGAIN)
             file.seek(0)
@@ -81,7 +81,8 @@ def opened(path: str | os.PathLike[str], error: type[PixaffError] = ImageError) 
     except UnidentifiedImageError:
         if Path(path).suffix.lower() in RAW_SUFFIXES:
             raise error(f"{path}: found {_RAW}", _CONVERT) from None
-        found = f"{Path(path).stat().st_size:,} bytes of no known image format"
+        length = len(path.data) if isinstance(path, Blob) else Path(path).stat().st_size
+        found = f"{length:,} bytes of no known image format"
         raise error(f"{path}: found {found}", "expected JPEG, PNG, WebP, HEIC, TIFF or BMP; SVG: convert") from None
     except FileNotFoundError:
         raise error(f"{path}: no such file", "check the path") from None
@@ -94,6 +95,13 @@ def opened(path: str | os.PathLike[str], error: type[PixaffError] = ImageError) 
     except Exception as cause:
         words = str(cause)[:80] or type(cause).__name__
         raise error(f"{path}: damaged image: {words}", _AGAIN) from cause
+
+
+def _binary(path: str | os.PathLike[str], error: type[PixaffError]) -> BinaryIO:
+    if isinstance(path, Blob):
+        return io.BytesIO(path.data)
+    check_regular(path, error)
+    return open(path, "rb")
 
 
 @contextmanager

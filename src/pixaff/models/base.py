@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from pixaff.device import one_at_a_time
 from pixaff.models.footprint import traced_bytes_per_pixel
 from pixaff.ops.boundary import strided_cams
 from pixaff.ops.cam import Picture, summed_cams
@@ -72,11 +73,12 @@ class Network(nn.Module):
     def memory_per_pixel(self) -> int | None:
         """Peak memory of a forward pass in float32, in bytes per pixel of the image.
 
-        `bytes_per_pixel` if that is known; otherwise estimated from the layers, once. None for a network that accepts
-        images of one size only, and if it cannot be estimated.
+        `bytes_per_pixel` if that is known; otherwise estimated from the layers, once, even if several threads ask. None
+        for a network that accepts images of one size only, and if it cannot be estimated.
         """
-        if self.bytes_per_pixel is None and self.image_size is None:
-            self.bytes_per_pixel = traced_bytes_per_pixel(self)
+        with one_at_a_time:
+            if self.bytes_per_pixel is None and self.image_size is None:
+                self.bytes_per_pixel = traced_bytes_per_pixel(self)
         return self.bytes_per_pixel
 
     def train(self, mode: bool = True) -> Self:

@@ -12,8 +12,11 @@ from pixaff.model_options import ModelOptions
 from pixaff.options import divide
 from pixaff.run_options import BatchOptions, RunOptions
 from pixaff.settings import Settings
+from pixaff.stages.batch.destination import destination
 from pixaff.stages.batch.image_labels import PREDICT, given_entries, labels_of, names_of, read_given_labels
 from pixaff.stages.batch.inputs import find_images, given_path
+from pixaff.stages.batch.naming import Photos
+from pixaff.stages.batch.packs import asked_of, find_packs, over_packs
 from pixaff.stages.batch.plan import Plan, weights_of
 from pixaff.stages.batch.report import Report
 from pixaff.stages.batch.run import run_plan, skip_all
@@ -47,8 +50,8 @@ def cam(
     The formats of other programs are written as ``out/NAME.npy``, with CAMs of the photo's own size.
 
     Args:
-        inputs: Photos: a folder, a file, "-" for paths on standard input, or several of these.
-        out: Folder for the CAMs.
+        inputs: Photos, their address, or shards, as for `pixaff.propagate`.
+        out: Folder for the CAMs, or its address; of shards, they go to ``out/SHARD.tar`` or ``out/SHARD.parquet``.
         labels: "predict", or a file or folder of labels; see `pixaff.io.labels.read_labels`.
         listing: Image list; only its images are used.
         format: "npz", our own, or a name in `pixaff.io.cams.SUFFIXES`, such as "psa" or "irn".
@@ -71,10 +74,29 @@ def cam(
     """
     model, settings, how = divide(options, COMMAND, ModelOptions, Settings, BatchOptions)
     out, suffix, run = Path(out), SUFFIXES[check_format(format)], BatchOptions.of(run, how)
+    chosen = ModelOptions(**model)
+    if packs := find_packs(inputs, listing):
+
+        def make(photos: Photos, folder: Path, each: BatchOptions) -> Report:
+            kinds: dict[str, Any] = {"format": format, "overlay": overlay}
+            return cam(photos, folder, labels=labels, run=each, **kinds, **model, **settings)
+
+        asked = asked_of(
+            {**model, **settings, "format": format, "overlay": overlay}, weights_of(model), (labels, chosen.classes)
+        )
+        return over_packs(packs, out, run, make, command=COMMAND, labels=labels, asked=asked)
+    place = destination(out)
+    out = place.folder
     photos = find_images(
-        inputs, given_path(listing), labels=labels, recursive=run.recursive, command=COMMAND, report=run.report
+        inputs,
+        given_path(listing),
+        labels=labels,
+        recursive=run.recursive,
+        addresses=True,
+        command=COMMAND,
+        report=run.report,
     )
-    chosen, tagged = ModelOptions(**model), given_entries(labels, photos)
+    source, tagged = photos.source, given_entries(labels, photos)
 
     def outputs(path: Path) -> tuple[Path, ...]:
         key = photos.names.key(path)
@@ -86,6 +108,7 @@ def cam(
         photos,
         outputs,
         run,
+        place=place,
         labels=names_of(tagged),
         request={**model, **settings, "format": format, "overlay": overlay},
         weights=weights_of(model),
@@ -104,7 +127,7 @@ def cam(
     )
 
     def load(path: Path) -> Sample:
-        return predictor.sample(path, labels_of(path, given, labels))
+        return predictor.sample(source.open(path), labels_of(path, given, labels))
 
     def draw(sample: Sample, file: CamFile) -> Image.Image:
         shown = [value - 1 for value in file.classes]
@@ -115,9 +138,10 @@ def cam(
         file, picture = made
         target, *pictures = outputs(path)
         write_maps(target, format, file.classes.tolist(), file.cams, file.size)
-        for place in pictures:
+        for each in pictures:
             assert picture is not None
-            write_picture(place, picture, quality=90)
+            write_picture(each, picture, quality=90)
+        place.send(*outputs(path))
         return {"classes": [names[value - 1] for value in file.classes]}
 
     def compute(batch: list[Sample], spread: Spread) -> list[tuple[CamFile, Image.Image | None]]:

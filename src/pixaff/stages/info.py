@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import tempfile
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -13,6 +14,7 @@ import numpy as np
 from PIL import Image
 
 from pixaff.errors import CheckpointError, FormatError, PixaffError, UsageError, shortened
+from pixaff.io.addresses import address_of, is_address
 from pixaff.io.cams import read_cams
 from pixaff.io.checkpoints import read_metadata, read_state_dict
 from pixaff.io.images import IMAGE_SUFFIXES, image_size
@@ -20,9 +22,11 @@ from pixaff.io.labels import Wanted, format_of, nfc, read_entries, voc_xml
 from pixaff.io.masks import VOID, read_mask, voc_palette
 from pixaff.io.records import read_json
 from pixaff.settings import HYPER_PARAMETERS
+from pixaff.stages.batch.destination import records_behind
 from pixaff.stages.batch.executors import default_workers
 from pixaff.stages.batch.inputs import find_images
 from pixaff.stages.batch.naming import Photos
+from pixaff.stages.batch.packs import KEY, add_up_packs
 from pixaff.stages.batch.record import NAME, holds_outputs, read_own_record, read_record, versions
 from pixaff.stages.batch.shards import add_up, without_output
 
@@ -37,8 +41,8 @@ def info(
     """Facts about the installation, or about a file or folder, as plain values.
 
     Args:
-        path: A photo, mask, CAM file, weights or image-level labels, or a folder. None describes the installation:
-            versions, devices, CRF engines, networks, presets.
+        path: A photo, mask, CAM file, weights or image-level labels, or a folder; or the address of outputs. None
+            describes the installation: versions, devices, CRF engines, networks, presets.
         photos: The photos that labels belong to: what has only one of the two is counted. Or those that outputs are
             of: the photos without output are named.
         recursive: Equal names in different folders are different images; count the photos in subfolders, too.
@@ -51,10 +55,14 @@ def info(
         if photos is not None:
             raise UsageError("found photos without labels", "give the path of the labels, too")
         return _installation()
+    if is_address(path):
+        with tempfile.TemporaryDirectory(prefix="pixaff-") as scratch:
+            records_behind(address_of(path), Path(scratch))
+            return {**info(scratch, photos, recursive=recursive), "path": address_of(path)}
     path = Path(path)
     if photos is not None:
         if path.is_dir() and holds_outputs(path):
-            found = find_images(photos, recursive=recursive)
+            found = find_images(photos, recursive=recursive, addresses=True)
             return {"path": str(path), **_folder(path, recursive), **without_output(path, found)}
         found = find_images(photos, labels=path, recursive=recursive)
         return {"path": str(path), **_labels(path, found, recursive)}
@@ -182,8 +190,10 @@ def _folder(path: Path, recursive: bool) -> dict[str, Any]:
     if record is not None:
         facts["kind"] = f"outputs of pixaff {record.get('command')}"
         if read_own_record(path, None) is not None:
-            facts[NAME] = record
-        if (together := add_up(path)) is not None:
+            facts[NAME] = {name: value for name, value in record.items() if name != KEY}
+        if KEY in record:
+            facts["all_shards"] = add_up_packs(path, record)
+        elif (together := add_up(path)) is not None:
             common = {name: record.get(name) for name in ("settings", "versions", "device", "classes")}
             facts |= {**({} if NAME in facts else common), "all_shards": together}
     model = path / "model.json"

@@ -12,14 +12,18 @@ from pixaff.io.images import write_picture
 from pixaff.io.instances import FOLDER as INSTANCES
 from pixaff.io.instances import WHOLE, write_instances, write_whole
 from pixaff.io.scores import check_saved, write_scores
+from pixaff.io.sources import Packed, Source
 from pixaff.model_options import ModelOptions
 from pixaff.ops.powers import HIGHEST, LOWEST, background_powers
 from pixaff.options import divide
 from pixaff.run_options import BatchOptions, RunOptions
 from pixaff.settings import Settings
+from pixaff.stages.batch.destination import destination
 from pixaff.stages.batch.image_labels import PREDICT, given_entries, labels_of, names_of, read_given_labels
 from pixaff.stages.batch.inputs import default_out, existing_folder, find_images, given_path, single_file
 from pixaff.stages.batch.mask_page import check_page, write_page_of_run
+from pixaff.stages.batch.naming import Photos
+from pixaff.stages.batch.packs import asked_of, find_packs, over_packs
 from pixaff.stages.batch.plan import Plan, weights_of
 from pixaff.stages.batch.record import read_record, shard_records
 from pixaff.stages.batch.report import Report
@@ -54,10 +58,13 @@ def propagate(
     """Write ``out/NAME.png`` for each photo: a palette mask of the photo's own size and orientation.
 
     Args:
-        inputs: Photos: a folder, a file, "-" for paths on standard input, or several of these.
-        out: Folder for the masks, default ``photos-masks`` for ``photos``; for one photo it may be a file NAME.png.
-            With ``recursive``, NAME has the folders of the photo.
-        labels: "predict", or a file or folder of labels; see `pixaff.io.labels.read_labels`.
+        inputs: Photos: a folder, a file, the address of either (``s3://bucket/photos``), "-" for paths on standard
+            input, or several of these. Or shards: tar or Parquet files, or patterns (``shards/{000..099}.tar``).
+        out: Folder for the masks or its address, default ``photos-masks`` for ``photos``; for one photo it may be a
+            file NAME.png. With ``recursive``, NAME has the folders of the photo. Of shards, masks go to
+            ``out/SHARD.tar`` or ``out/SHARD.parquet``: see docs/scale.md.
+        labels: "predict", or a file or folder of labels; see `pixaff.io.labels.read_labels`. Of shards also "inside":
+            the labels that they hold.
         cams: Folder of CAMs to refine instead of the model's own, in any of the formats that
             `pixaff.io.cams.read_cams` reads.
         listing: Image list; only its images are used.
@@ -87,14 +94,34 @@ def propagate(
     run, chosen = BatchOptions.of(run, how), ModelOptions(**model)
     entries = [inputs] if isinstance(inputs, (str, Path)) else inputs
     out = Path(out) if out is not None else default_out(entries, "masks")
+    if packs := find_packs(entries, listing):
+        check_page(run, elsewhere=True)
+        kinds: dict[str, Any] = {"overlay": overlay, "save_scores": save_scores, "instances": instances}
+
+        def make(photos: Photos, folder: Path, each: BatchOptions) -> Report:
+            return propagate(photos, folder, labels=labels, cams=cams, run=each, **kinds, **model, **settings)
+
+        asked = asked_of({**model, **settings, **kinds}, weights_of(model), (labels, cams, chosen.classes))
+        return over_packs(packs, out, run, make, command=COMMAND, labels=labels, asked=asked)
+    place = destination(out)
+    out = place.folder
     photos = find_images(
-        entries, given_path(listing), labels=labels, recursive=run.recursive, command=COMMAND, report=run.report
+        entries,
+        given_path(listing),
+        labels=labels,
+        recursive=run.recursive,
+        addresses=True,
+        command=COMMAND,
+        report=run.report,
     )
+    source = photos.source
     folder = None if cams is None else existing_folder(cams)
     single = single_file(out, photos)
-    check_page(run, single)
+    check_page(run, single, elsewhere=bool(place.address) or type(source) is not Source)
     if single and instances:
         raise UsageError(f"{out}: instances are several files, found one output file", "give a folder to --out")
+    if instances and place.address:
+        raise UsageError(f"{place.address}: instances are gathered in one file", "give a folder on the disk to --out")
 
     def outputs(path: Path) -> tuple[Path, ...]:
         if single:
@@ -117,6 +144,7 @@ def propagate(
         outputs,
         run,
         recorded=not single,
+        place=place,
         labels=names_of(tagged),
         cams=None if folder is None else lambda photo: find_cams(folder, photos.names.key(photo), must_exist=False),
         request={
@@ -171,7 +199,7 @@ def propagate(
     def load(path: Path) -> Sample:
         present = labels_of(path, given, labels)
         file = None if folder is None or present == () else read_cams(find_cams(folder, photos.names.key(path)))
-        return predictor.sample(path, present, file)
+        return predictor.sample(source.open(path), present, file)
 
     def compute(batch: list[Sample], spread: Spread) -> list[Prediction]:
         return predictor.predict(batch, powers=powers, instances=instances, spread=spread)
@@ -181,7 +209,7 @@ def propagate(
         result.save(mask)
         for file in further:
             if file.suffix == ".jpg":
-                write_picture(file, result.overlay(path), quality=90)
+                write_picture(file, result.overlay(source.open(path)), quality=90)
             elif file.suffix == ".npz":
                 write_scores(file, result.scores_file())
         if result.instances is not None:
@@ -193,7 +221,8 @@ def propagate(
                 kept.values.tolist(),
                 kept.scores.tolist(),
             )
-        facts: dict[str, Any] = {"classes": list(result.classes)}
+        place.send(*outputs(path))
+        facts: dict[str, Any] = result.to_dict() if isinstance(source, Packed) else {"classes": list(result.classes)}
         if result.classes and not result.mask.any():
             which = "its labels" if given is not None else "its classes"
             facts["warning"] = f"{shortened(path)}: the mask shows none of {which} ({', '.join(result.classes)})"

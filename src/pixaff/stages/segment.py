@@ -8,13 +8,17 @@ from typing import TYPE_CHECKING, Any
 
 from pixaff.errors import shortened
 from pixaff.io.images import write_picture
+from pixaff.io.sources import Packed, Source
 from pixaff.model_options import ModelOptions
 from pixaff.options import divide
 from pixaff.run_options import BatchOptions, RunOptions
 from pixaff.settings import SegSettings
+from pixaff.stages.batch.destination import destination
 from pixaff.stages.batch.image_labels import PREDICT, given_entries, labels_of, names_of, read_given_labels
 from pixaff.stages.batch.inputs import default_out, find_images, given_path, single_file
 from pixaff.stages.batch.mask_page import check_page, write_page_of_run
+from pixaff.stages.batch.naming import Photos
+from pixaff.stages.batch.packs import asked_of, find_packs, over_packs
 from pixaff.stages.batch.plan import Plan, weights_of
 from pixaff.stages.batch.report import Report
 from pixaff.stages.batch.run import Outcome, run_plan, skip_all
@@ -45,8 +49,9 @@ def segment(
     With ``recursive``, NAME has the folders of the photo.
 
     Args:
-        inputs: Photos: a folder, a file, "-" for paths on standard input, or several of these.
-        out: Folder for the masks, default ``photos-masks`` for ``photos``; for one photo it may be a file NAME.png.
+        inputs: Photos, their address, or shards, as for `pixaff.propagate`.
+        out: Folder for the masks or its address, default ``photos-masks`` for ``photos``; for one photo it may be a
+            file NAME.png.
         labels: "predict" allows all classes; a file or folder of labels restricts each mask to those of its photo.
         listing: Image list; only its images are used.
         overlay: Also write ``out/overlays/NAME.jpg``.
@@ -69,11 +74,28 @@ def segment(
     run, chosen = BatchOptions.of(run, how), ModelOptions(**model)
     entries = [inputs] if isinstance(inputs, (str, Path)) else inputs
     out = Path(out) if out is not None else default_out(entries, "masks")
+    if packs := find_packs(entries, listing):
+        check_page(run, elsewhere=True)
+
+        def make(photos: Photos, folder: Path, each: BatchOptions) -> Report:
+            return segment(photos, folder, labels=labels, overlay=overlay, run=each, **model, **settings)
+
+        asked = asked_of({**model, **settings, "overlay": overlay}, weights_of(model), (labels,))
+        return over_packs(packs, out, run, make, command=COMMAND, labels=labels, asked=asked)
+    place = destination(out)
+    out = place.folder
     photos = find_images(
-        entries, given_path(listing), labels=labels, recursive=run.recursive, command=COMMAND, report=run.report
+        entries,
+        given_path(listing),
+        labels=labels,
+        recursive=run.recursive,
+        addresses=True,
+        command=COMMAND,
+        report=run.report,
     )
+    source = photos.source
     single = single_file(out, photos)
-    check_page(run, single)
+    check_page(run, single, elsewhere=bool(place.address) or type(source) is not Source)
 
     def outputs(path: Path) -> tuple[Path, ...]:
         if single:
@@ -94,6 +116,7 @@ def segment(
         outputs,
         run,
         recorded=not single,
+        place=place,
         labels=names_of(tagged),
         request={**model, **settings, "overlay": overlay},
         weights=weights_of(model),
@@ -117,14 +140,15 @@ def segment(
     )
 
     def load(path: Path) -> Sample:
-        return segmenter.sample(path, labels_of(path, given, labels))
+        return segmenter.sample(source.open(path), labels_of(path, given, labels))
 
     def save(path: Path, result: Segmentation) -> Mapping[str, Any]:
         mask, *pictures = outputs(path)
         result.save(mask)
         for picture in pictures:
             write_picture(picture, result.overlay(), quality=90)
-        facts: dict[str, Any] = {"classes": list(result.classes)}
+        place.send(*outputs(path))
+        facts: dict[str, Any] = result.to_dict() if isinstance(source, Packed) else {"classes": list(result.classes)}
         if given is not None and result.classes and not result.mask.any():
             words = f"the mask shows none of its labels ({', '.join(result.classes)})"
             facts["warning"] = f"{shortened(path)}: {words}"

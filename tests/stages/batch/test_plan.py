@@ -105,10 +105,10 @@ def test_a_file_as_output_is_that_file(photos: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "y.png").exists()
 
 
-@pytest.mark.parametrize("name", ["phtos", "https://example.org/photo.jpg", "s3://bucket/a.jpg"])
+@pytest.mark.parametrize("name", ["phtos", "https://example.org/photo.jpg", "memory://nowhere/a.jpg"])
 def test_a_mistyped_input_makes_nothing(tmp_path: Path, name: str, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UsageError, match=r"no such file or folder|found the address"):
+    with pytest.raises(UsageError, match=r"no such file or folder|found the address|no photos in memory"):
         propagate(name, "masks")
     assert list(tmp_path.iterdir()) == []
 

@@ -44,11 +44,11 @@ def read(path: Path, wanted: Wanted | None = None) -> Entries:
 
 
 def _take(file: Path, entries: Entries) -> None:
-    parquet = _reader()
+    parquet = parquet_library()
     try:
         with parquet.ParquetFile(file) as opened:
             image, label = _columns(file, opened.schema_arrow)
-            names = _names(opened.schema_arrow, label) or card_names(file.parent, label)
+            names = written_names(opened.schema_arrow, label) or card_names(file.parent, label)
             found = False
             for number, (name, value) in enumerate(_rows(opened, image, label), 1):
                 where = f"{file}, row {number}"
@@ -114,7 +114,7 @@ def _rows(opened: Any, image: str, label: str) -> Iterator[tuple[Any, Any]]:
             yield (cell or {}).get(inner) if inner else cell, row[label]
 
 
-def _names(schema: Any, label: str) -> list[str] | None:
+def written_names(schema: Any, label: str) -> list[str] | None:
     """The names that the file itself holds, as the `datasets` library writes them."""
     data = (schema.metadata or {}).get(b"huggingface")
     if data is None:
@@ -138,7 +138,12 @@ def _files(folder: Path) -> list[Path]:
     ]
 
 
-def _reader() -> Any:
+def parquet_library() -> Any:
+    """pyarrow's module for Parquet.
+
+    Raises:
+        PixaffError: It is not installed.
+    """
     try:
         from pyarrow import parquet  # type: ignore[import-untyped,import-not-found,unused-ignore]
     except ImportError:

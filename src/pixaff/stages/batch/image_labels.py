@@ -8,8 +8,9 @@ from pathlib import Path
 
 from pixaff.errors import UsageError, counted, shortened
 from pixaff.events import Callback, Event
-from pixaff.io.labels import Entries, Labels, doubts, match_labels, read_entries
-from pixaff.stages.batch.naming import Names, naming_of
+from pixaff.io.labels import Entries, Labels, Wanted, doubts, match_labels, read_entries
+from pixaff.io.sources import INSIDE, Packed
+from pixaff.stages.batch.naming import Names, naming_of, source_of
 
 PREDICT = "predict"
 
@@ -28,9 +29,13 @@ class PhotoLabels(Labels):
 def given_entries(source: str | Path, photos: Sequence[Path]) -> Entries | None:
     """What a label file says of the photos, before the classes are known, or None where ``source`` is "predict".
 
+    Where ``source`` is "inside", the labels are those beside the photos in their shard.
+
     Raises:
         LabelsError: The labels cannot be read, or no photo has any.
     """
+    if str(source) == INSIDE:
+        return source_of(photos).labels(Wanted(keys_of(photos)))
     return None if str(source) == PREDICT else read_entries(source, keys_of(photos))
 
 
@@ -65,9 +70,10 @@ def read_given_labels(
     """
     if str(source) == PREDICT:
         return None
-    matched = match_labels(source, entries or read_entries(source, keys_of(photos)), classes)
+    where = source_of(photos).shown if str(source) == INSIDE else source
+    matched = match_labels(where, entries or read_entries(source, keys_of(photos)), classes)
     labels = PhotoLabels(**vars(matched), names=naming_of(photos))
-    if labels.others and not listed:
+    if labels.others and not listed and not isinstance(source_of(photos), Packed):
         named = _some([shortened(image) for image in labels.others[:4]])
         text = f"{source}: no photo for {counted(len(labels.others), 'labelled image')}: {named}"
         report(Event("warning", command, text))

@@ -10,14 +10,15 @@ from pathlib import Path
 
 from pixaff.errors import LabelsError, UsageError, counted, shortened
 from pixaff.events import Callback, Event, silent
-from pixaff.io.entries import sort_folder
+from pixaff.io.addresses import Stamp, address_of, is_address, listed, local_path, stamp_of
+from pixaff.io.entries import OWN_SUFFIXES, sort_folder
 from pixaff.io.images import IMAGE_SUFFIXES
 from pixaff.io.labels import class_folders, format_of, nfc, read_list
+from pixaff.io.sources import Remote, Source
 from pixaff.stages.batch.mask_folders import listed_images
 from pixaff.stages.batch.naming import Names, Photos, naming_of
 from pixaff.stages.batch.record import holds_outputs
 
-_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _PICTURES = (b"\xff\xd8\xff", b"\x89PNG", b"II*\0", b"MM\0*", b"GIF8", b"RIFF")
 """First bytes of image files."""
 
@@ -28,19 +29,22 @@ def find_images(
     *,
     labels: str | Path = "",
     recursive: bool = False,
+    addresses: bool = False,
     command: str = "",
     report: Callback = silent,
 ) -> Photos:
     """The photos behind a command's inputs.
 
     Args:
-        inputs: Each a folder (its files in alphabetical order, without subfolders and hidden files), a file, or "-" for
-            paths on standard input, one per line or separated by NUL characters. One file among others that does not
-            exist is kept: it fails when it is read. `Photos` are taken as they are, with what they are called.
+        inputs: Each a folder (its files in alphabetical order, without subfolders and hidden files), a file, the
+            address of either, such as ``s3://bucket/photos``, or "-" for paths on standard input, one per line or
+            separated by NUL characters. One file among others that does not exist is kept: it fails when it is read.
+            `Photos` are taken as they are, with what they are called.
         listing: Image list. Only its images are used, in its order; a listed name that is not among the inputs becomes
             a path that does not exist, and fails when it is read.
         recursive: Also take the photos in subfolders, except hidden ones and outputs of pixaff. Photos are then called
             by their paths from the folder given, in outputs, labels, lists and records.
+        addresses: Whether the command reads photos through their `Source`, which may be behind addresses.
         labels: Where the labels come from. If that is one folder per class, photos are taken from its subfolders, too.
         command: Name of the command, for its events.
         report: Receives a note about ignored files that are plainly no photos.
@@ -54,6 +58,15 @@ def find_images(
     """
     if isinstance(inputs, (str, Path)):
         inputs = [inputs]
+    if isinstance(inputs, Photos) and type(inputs.source) is not Source:
+        return inputs
+    stamps: dict[Path, Stamp] = {}
+    behind = next((entry for entry in inputs if is_address(entry)), None)
+    if behind is not None and (not addresses or address_of(behind).startswith(("http://", "https://"))):
+        found_address = f"found the address {shortened(address_of(behind))}, expected a folder or files"
+        raise UsageError(found_address, "download it first")
+    if not isinstance(inputs, Photos):
+        inputs = [local_path(entry) for entry in inputs]
     names = naming_of(inputs) if isinstance(inputs, Photos) else Names(_roots(inputs) if recursive else ())
     _check_some_exist(inputs)
     found: list[Path] = []
@@ -64,6 +77,9 @@ def find_images(
             found.extend(paths_on_stdin())
         elif nested and not recursive and class_folders.detect(Path(entry)):
             found.extend(class_folders.photos_in(Path(entry)))
+        elif is_address(entry):
+            stamps |= _behind(address_of(entry), recursive, passed)
+            found = list(dict.fromkeys((*found, *stamps)))
         elif Path(entry).is_dir():
             found.extend(_tree(Path(entry), passed) if recursive else _folder(Path(entry), passed))
         else:
@@ -78,11 +94,12 @@ def find_images(
         report(Event("note", command, "no paths on standard input: nothing to do"))
     elif not found:
         raise UsageError(
-            f"no photos in {', '.join(shortened(entry) for entry in inputs) or 'the inputs'}",
+            f"no photos in {', '.join(shortened(address_of(entry)) for entry in inputs) or 'the inputs'}",
             f"give a folder, files or '-'; photos end in {', '.join(sorted(IMAGE_SUFFIXES))}"
-            + ("" if recursive else "; --recursive looks in subfolders"),
+            + ("" if recursive else "; --recursive looks in subfolders")
+            + ("" if behind is None else "; shards: 's3://bucket/*.tar'"),
         )
-    return Photos(found, names)
+    return Photos(found, names, Remote(stamps) if stamps else None)
 
 
 def paths_on_stdin(null: bool = False) -> list[Path]:
@@ -100,14 +117,21 @@ def paths_on_stdin(null: bool = False) -> list[Path]:
 
 
 def default_out(inputs: Sequence[str | Path], ending: str) -> Path:
-    """Where outputs go without ``--out``: ``photos/`` -> ``photos-masks``, beside it.
+    """Where outputs go without ``--out``: ``photos/`` -> ``photos-masks``, beside it; of an address, here.
+
+    Of a pattern such as ``shards/*.tar``, beside its folder.
 
     Raises:
         UsageError: There are several inputs, or standard input, from which no name follows.
     """
     if len(inputs) != 1 or str(inputs[0]) == "-":
         raise UsageError("where should the outputs go?", "give --out DIR with several inputs or with '-'")
-    path = Path(inputs[0])
+    path = Path(local_path(inputs[0]))
+    if is_address(path):
+        path = Path(address_of(path).split("://")[-1].rstrip("/"))
+        path = Path(path.parent.name if re.search(r"[*?{\[]", path.name) else path.name)
+    elif re.search(r"[*?{\[]", path.name) and not os.path.lexists(path):
+        path = path.parent
     if not path.name or path.name == "..":
         path = path.resolve()
     return path.parent / f"{path.name if path.is_dir() else path.stem}-{ending}"
@@ -144,12 +168,8 @@ def existing_folder(path: str | Path, hint: str = "") -> Path:
 
 def _check_some_exist(inputs: Sequence[str | Path]) -> None:
     """Refuse a mistyped name before anything is written."""
-    named = [str(entry) for entry in inputs if str(entry) != "-"]
+    named = [str(entry) for entry in inputs if str(entry) != "-" and not is_address(entry)]
     if named and len(named) == len(inputs) and not any(os.path.lexists(name) for name in named):
-        if any(_ADDRESS.match(name) for name in named):
-            raise UsageError(
-                f"found the address {shortened(named[0])}, expected a folder or files", "download it first"
-            )
         more = f" (and {len(named) - 1} more)" if len(named) > 1 else ""
         raise UsageError(f"{shortened(named[0])}: no such file or folder{more}", "check the path")
 
@@ -167,7 +187,22 @@ def _folder(folder: Path, passed: list[str]) -> Iterable[Path]:
 
 
 def _roots(inputs: Sequence[str | Path]) -> tuple[Path, ...]:
-    return tuple(Path(entry) for entry in inputs if str(entry) != "-" and Path(entry).is_dir())
+    return tuple(Path(entry) for entry in inputs if str(entry) != "-" and (is_address(entry) or Path(entry).is_dir()))
+
+
+def _behind(address: str, recursive: bool, passed: list[str]) -> dict[Path, Stamp]:
+    """The photos of a folder behind an address, or the one that the address names."""
+    if os.path.splitext(address)[1].lower() in IMAGE_SUFFIXES and (one := stamp_of(address)) is not None:
+        return {Path(address): one}
+    found = {}
+    for name, stamp in listed(address, recursive).items():
+        if any(part.startswith(".") for part in name.split("/")):
+            continue
+        if os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES:
+            found[Path(address) / name] = stamp
+        elif os.path.splitext(name)[1].lower() not in OWN_SUFFIXES:
+            passed.append(shortened(name))
+    return found
 
 
 def _tree(folder: Path, passed: list[str]) -> Iterable[Path]:

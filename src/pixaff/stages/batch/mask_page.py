@@ -234,12 +234,13 @@ def as_warnings(report: Callback) -> Callback:
     return tell
 
 
-def check_page(run: RunOptions, single: bool = False) -> None:
+def check_page(run: RunOptions, single: bool = False, elsewhere: bool = False) -> None:
     """Refuse, before anything is computed, a page that could not be made in the end.
 
     Args:
         run: How the run computes.
         single: Whether the run writes one mask alone.
+        elsewhere: Whether photos or masks are no files on the disk.
 
     Raises:
         UsageError: The page has another suffix, or there will be no folder with all masks.
@@ -249,6 +250,8 @@ def check_page(run: RunOptions, single: bool = False) -> None:
     check_name(run.page, "--report")
     if single:
         raise UsageError("--report shows a folder of masks, found one output file", "give a folder: -o DIR")
+    if elsewhere:
+        raise UsageError("--report shows photos and masks on the disk, found shards or addresses", "omit it")
     if run.shard is not None:
         raise UsageError("--report shows the masks of all shards", "run pixaff report when they are finished")
 

@@ -11,6 +11,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from pixaff.io.sources import Source
+
 
 @dataclass(frozen=True)
 class Names:
@@ -36,17 +38,23 @@ class Names:
 
 
 class Photos(list[Path]):
-    """Photos of a run, with what they are called."""
+    """Photos of a run, with what they are called and where their content is."""
 
-    def __init__(self, paths: Iterable[Path] = (), names: Names | None = None) -> None:
+    def __init__(self, paths: Iterable[Path] = (), names: Names | None = None, source: Source | None = None) -> None:
         super().__init__(paths)
         self.names = names or Names()
+        self.source = source or Source()
 
     def only(self, paths: Iterable[Path]) -> Photos:
         """Some of them, called as before."""
-        return Photos(paths, self.names)
+        return Photos(paths, self.names, self.source)
 
 
 def naming_of(photos: Sequence[Path]) -> Names:
     """How photos are called: `Photos` say it, others have the names of their files."""
     return photos.names if isinstance(photos, Photos) else Names()
+
+
+def source_of(photos: Sequence[Path]) -> Source:
+    """Where the content of photos is: `Photos` say it, others are files."""
+    return photos.source if isinstance(photos, Photos) else Source()

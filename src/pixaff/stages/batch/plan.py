@@ -19,8 +19,9 @@ from pixaff.io.whole import looks_whole
 from pixaff.run_options import RunOptions
 from pixaff.settings import value_words
 from pixaff.shard import Shard
+from pixaff.stages.batch.destination import Destination
 from pixaff.stages.batch.ledger import Ledger, digest, quick_stamps, read_ledger, same_file, stamp
-from pixaff.stages.batch.naming import Photos, naming_of
+from pixaff.stages.batch.naming import Photos, naming_of, source_of
 
 EMBEDDED = Path(__file__).parents[2] / "models" / "embedded"
 """Folder of the model inside the package; `pixaff.models.bundle` has it too, but imports torch."""
@@ -47,6 +48,7 @@ class Plan:
         weights: Weights files that the request leads to, as far as they are known without loading them.
         reads: Further files that the run reads, none of which may be an output.
         recorded: Whether the folder gets a ledger and a run record; a single output file does not.
+        place: Where the outputs go from ``out``, if that is behind an address.
 
     Attributes:
         todo: Images to do.
@@ -70,15 +72,19 @@ class Plan:
     weights: Sequence[Path] = ()
     reads: Sequence[Path] = ()
     recorded: bool = True
+    place: Destination | None = None
 
     def __post_init__(self) -> None:
         every, self.total = self.photos, len(self.photos)
-        self.names = naming_of(every)
+        self.names, self.source = naming_of(every), source_of(every)
         self.shard = None if self.run.shard is None else Shard.of(self.run.shard)
         if (shard := self.shard) is not None:
-            self.photos = Photos((photo for photo in every if shard.has(self.names.name(photo))), self.names)
+            kept = (photo for photo in every if shard.has(self.names.name(photo)))
+            self.photos = Photos(kept, self.names, self.source)
         # Two photos with one output may be in different shards.
-        check_outputs(every, self.outputs, [*self.reads, *self._cam_files()])
+        check_outputs(every, self.places, [*self.reads, *self._cam_files()])
+        if self.place is not None and self.place.address:
+            self.place.pull_records()
         self.ledger = read_ledger(self.out, shard) if self.recorded else Ledger(None)
         asked = [self.command, __version__, dict(self.request), quick_stamps(self.weights), self.labels is None]
         self.request_id = digest(asked)
@@ -103,6 +109,11 @@ class Plan:
         made = self.ledger.requests.get(self.request_id)
         known = [self.ledger.images.get(self.names.name(photo)) for photo in self.skipped]
         return not self.todo and all(line is None or line.get("made") == made for line in known)
+
+    def places(self, photo: Path) -> tuple[Path, ...]:
+        """Where the outputs of an image go, as paths that may hold addresses."""
+        files = self.outputs(photo)
+        return files if self.place is None else tuple(map(self.place.shown, files))
 
     def share(self, state: str) -> dict[str, Any]:
         """What the record of a shard says of it."""
@@ -154,10 +165,10 @@ class Plan:
                 "image": self.names.name(photo),
                 "status": "done",
                 "made": made,
-                "photo": stamp(photo),
+                "photo": self.source.stamp(photo) or stamp(photo),
                 "cams": None if cams is None else stamp(cams),
                 "labels": self._labels(photo),
-                "outputs": [_quick(path) for path in self.outputs(photo)],
+                "outputs": [self._mark(path) for path in self.outputs(photo)],
             }
         )
 
@@ -169,12 +180,12 @@ class Plan:
         """Whether the outputs of an image exist and are as they were written, or at least complete."""
         files = self.outputs(photo)
         before = (self.ledger.images.get(self.names.name(photo)) or {}).get("outputs")
-        if isinstance(before, list) and len(before) == len(files) and before == [_quick(path) for path in files]:
+        if isinstance(before, list) and len(before) == len(files) and before == [self._mark(path) for path in files]:
             return True
         # If a kill came between the output and its line, nobody knows what made it.
         if self.names.name(photo) in self.ledger.begun:
             return False
-        return all(looks_whole(path) for path in files)
+        return all(self._whole(path) for path in files)
 
     def _changes(self, photo: Path) -> list[str]:
         """What an image's outputs were made of that is different now, besides weights and settings."""
@@ -182,7 +193,7 @@ class Plan:
         if line is None or line.get("status") != "done":
             return []
         changes = []
-        if photo.exists() and not same_file(photo, line.get("photo")):
+        if not self._same(photo, line.get("photo")):
             changes.append("another photo of that name")
         if line.get("labels") != self._labels(photo):
             changes.append("other labels")
@@ -191,6 +202,25 @@ class Plan:
         if (cams is None) != (made_of is None) or (cams is not None and not same_file(cams, made_of)):
             changes.append("other CAMs")
         return changes
+
+    def _same(self, photo: Path, before: Any) -> bool:
+        now = self.source.stamp(photo)
+        if now is not None:
+            return before == list(now)
+        return not photo.exists() or same_file(photo, before)
+
+    def _mark(self, path: Path) -> list[int] | None:
+        """What tells an output from another version of it."""
+        if self.place is None or not self.place.address:
+            return _quick(path)
+        size = self.place.has(path)
+        return None if size is None else [size, 0]
+
+    def _whole(self, path: Path) -> bool:
+        """Whether an output is there as a whole: behind an address it is, or it is not there."""
+        if self.place is None or not self.place.address:
+            return looks_whole(path)
+        return bool(self.place.has(path))
 
     def _labels(self, photo: Path) -> list[str | int] | None:
         if self.labels is None:

@@ -83,6 +83,7 @@ def run_plan(
         result.seconds = time.monotonic() - started
         if plan.photos and plan.recorded:
             record(state)
+            _send_records(plan)
     report(Event("end", plan.command, data=result.counts()))
     return result
 
@@ -110,7 +111,15 @@ def skip_all(plan: Plan) -> Report:
             listing=None,
             state="ended",
         )
+        _send_records(plan)
     return result
+
+
+def _send_records(plan: Plan) -> None:
+    """Have the records where the outputs are, if that is not on the disk."""
+    if plan.place is not None and plan.ledger.path is not None:
+        plan.place.push_record(plan.ledger.path.name)
+        plan.place.push_record(plan.ledger.path.with_suffix(".json").name)
 
 
 def _is_current(plan: Plan) -> bool:
@@ -130,7 +139,7 @@ def _begin(plan: Plan, result: Report) -> None:
     plan.run.report(Event("begin", plan.command, total=len(plan.photos)))
     for photo in plan.skipped:
         result.skipped.append(plan.names.name(photo))
-        plan.run.report(Event("skipped", plan.command, photo=photo, outputs=plan.outputs(photo)))
+        plan.run.report(Event("skipped", plan.command, photo=photo, outputs=plan.places(photo)))
 
 
 def _take(plan: Plan, photo: Path, outcome: Outcome, made: str, result: Report) -> None:
@@ -141,7 +150,7 @@ def _take(plan: Plan, photo: Path, outcome: Outcome, made: str, result: Report) 
     else:
         plan.done(photo, made)
         result.done.append(plan.names.name(photo))
-        event = Event("done", plan.command, photo=photo, outputs=plan.outputs(photo), data=outcome)
+        event = Event("done", plan.command, photo=photo, outputs=plan.places(photo), data=outcome)
         plan.run.report(event)
         if "warning" in outcome:
             plan.run.report(Event("warning", plan.command, str(outcome["warning"])))
@@ -155,6 +164,8 @@ def _fail(plan: Plan, photo: Path, reason: str, result: Report) -> None:
 
 def _check_still_there(plan: Plan, result: Report) -> None:
     """Name the outputs that somebody removed during the run."""
+    if plan.place is not None and plan.place.address:
+        return
     done = set(result.done)
     for photo in plan.todo:
         name = plan.names.name(photo)
