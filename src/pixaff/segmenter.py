@@ -161,7 +161,9 @@ class Segmenter:
         if sample.labels == ():
             return Segmentation(sample.image, sample.size, (), self.classes, np.ones((1, *size), np.float32))
         allowed = list(range(1, len(self.classes) + 1)) if sample.labels is None else [i + 1 for i in sample.labels]
-        logits = self._logits(sample.image, size)[[0, *allowed]]
+        logits = self._logits(sample.image, size)
+        if sample.labels is not None:
+            logits = logits[[0, *allowed]]
         # Only the classes that some pixel shows, or that were given: few rows instead of all.
         rows, indices = [0, *range(1, len(logits))], [value - 1 for value in allowed]
         if sample.labels is None:

@@ -36,7 +36,9 @@ def mask_at_size(scores: Tensor, values: Sequence[int], size: tuple[int, int]) -
         uint8 (H, W).
     """
     scores = scores.cpu()
-    count, height, _ = scores.shape
+    count, height, width = scores.shape
+    if (height, width) == tuple(size):
+        return best_value(scores, values).numpy()
     mask = np.empty(size, np.uint8)
     # Where each row of the mask is between two rows of the scores.
     place = ((torch.arange(size[0], dtype=torch.float64) + 0.5) * height / size[0] - 0.5).clamp(0, height - 1)
