@@ -35,7 +35,7 @@ class Segmenter:
     The network is taken as it is at the first call, batch norm folded into the convolutions.
 
     Attributes:
-        inference: What computes the network, "torch" or "onnx"; see `settle_inference`.
+        inference: What computes the network, "torch", "onnx" or "int8"; see `settle_inference`.
 
     Args:
         network: The network.
@@ -203,17 +203,20 @@ class Segmenter:
         """Choose what computes the network: see `pixaff.models.inference.onnx_networks`.
 
         Raises:
-            UsageError: "onnx" cannot be followed.
+            UsageError: "onnx" or "int8" cannot be followed.
         """
-        found, refused = onnx_networks(requested, {"seg": self.network}, self.device, self.precision)
-        self._made, self.inference = found.get("seg"), "onnx" if found else "torch"
+        networks = {"seg": self.network}
+        found, self.inference, refused = onnx_networks(requested, networks, self.device, self.precision)
+        self._made = found.get("seg")
         return refused
 
     @torch.inference_mode()
     def seconds(self, precision: str) -> float:
-        """Time of a forward pass of a small image in a precision."""
+        """Time of a forward pass of a small image in a precision; bf16 is computed by PyTorch."""
         trial = self.replace(scales=(1.0,), flip=False)
         trial.precision = precision
+        if precision != self.precision:
+            trial._made = None
         tries = []
         for _ in range(3):  # the first one warms up
             began = time.perf_counter()

@@ -88,7 +88,7 @@ class Settings:
     )
     conf_fg: float = option(
         0.6,
-        "Score of the background in the labelling whose foreground is sure (--hard).",
+        "Score of the background in the labelling whose foreground is sure (confident labels).",
         "P",
         at_least=0,
         at_most=1,
@@ -96,7 +96,7 @@ class Settings:
     )
     conf_bg: float = option(
         0.3,
-        "Score of the background in the labelling whose background is sure (--hard); at most --conf-fg.",
+        "Score of the background in the labelling whose background is sure (confident labels); at most --conf-fg.",
         "P",
         at_least=0,
         at_most=1,
@@ -248,7 +248,9 @@ def check_size(size: int) -> None:
 
 
 def value_words(value: Any) -> str:
-    """A value as it is typed: 3 instead of 3.0, yes instead of True."""
+    """A value as it is typed: 3 instead of 3.0, yes instead of True, none instead of None."""
+    if value is None:
+        return "none"
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, (list, tuple)):

@@ -71,3 +71,10 @@ def test_a_format_is_checked_by_its_registry(command, tmp_path):
     done = CliRunner().invoke(app, [*call, *(["--cams", str(tmp_path)] if command == "crf" else [])])
     assert done.exit_code == 2
     assert done.stderr.startswith("Error: format is jpeg, expected npz, psa")
+
+
+def test_no_summary_of_a_command_is_cut():
+    lines = CliRunner().invoke(app, ["--help"], env={"COLUMNS": "80"}, terminal_width=80).stdout.splitlines()
+    summaries = [line for line in lines if line.split()[:1] and line.split()[0] in COMMANDS]
+    assert len(summaries) == len(COMMANDS)
+    assert not [line for line in summaries if line.endswith("...") or len(line) > 80]

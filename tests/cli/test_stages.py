@@ -14,6 +14,7 @@ from pixaff.cli.app import app
 from pixaff.cli.console import Console
 from pixaff.cli.durations import rough_words
 from pixaff.cli.stage_table import StageTable
+from pixaff.cli.training_table import TrainingTable
 from pixaff.events import Event
 from pixaff.stages.training.folder import Trained
 
@@ -96,6 +97,49 @@ def test_a_table_on_a_terminal() -> None:
     assert "2 CAMs done 40/40 photos 12 s 1.2 photos/s" in rows
     assert "3 masks 0/40 photos" in rows
     assert "about 1 min left in all" in text
+
+
+def step(number: int, **terms: float) -> Event:
+    epoch = (number - 1) // 10 + 1
+    facts = {"step": number, "steps": 80, "epoch": epoch, "epochs": 8, "lr": 2e-4, "images_per_second": 12.34}
+    return Event("progress", "train-cam", "words", total=80, data={**facts, "seconds_left": 200.0, **terms})
+
+
+def test_a_training_is_a_table_of_its_epochs() -> None:
+    from rich.console import Console as Terminal
+
+    shown = TrainingTable()
+    for number in range(1, 76):
+        shown.update(step(number, loss=1 / number, f1=0.5))
+    terminal = Terminal(width=80, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    terminal.print(shown._table())
+    shown.close()
+    rows = [" ".join(line.split()) for line in terminal.export_text().splitlines()]
+    assert rows[0] == "epoch loss f1"
+    assert rows[1:-2] == [*(f"{epoch} {0.1 / epoch:.4f} 0.5000" for epoch in (3, 4, 5, 6, 7)), "8/8 0.0133 0.5000"]
+    assert rows[-1] == "step 75/80, learning rate 0.0002, 12.3 images/s, 3 min 20 s left"
+
+
+def test_the_table_of_a_training_is_for_terminals(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events = [
+        Event("begin", "train-cam", total=80),
+        step(1, loss=0.25),
+        step(80, loss=0.125),
+        Event("end", "train-cam"),
+    ]
+
+    def told(**options: bool) -> str:
+        with Console(**options) as console:
+            for event in events:
+                console(event)
+        return capsys.readouterr().err
+
+    assert told() == ""  # a pipe
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    assert "0.1250" in told()
+    assert told(quiet=True) == ""
 
 
 def test_estimates_are_rough() -> None:

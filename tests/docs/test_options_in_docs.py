@@ -34,6 +34,7 @@ ELSEWHERE = {
     "--busy", "--cold", "--large", "--masks", "--count", "--every",  # of benchmarks and of the Python examples
     # of a function in a script
     "--array", "--cpus-per-task", "--gpus-per-task", "--job-name", "--mem", "--requeue", "--time",  # of sbatch
+    "--nproc-per-node", "--nnodes", "--rdzv-backend", "--rdzv-endpoint",  # of torchrun
     "--rounds",  # of the fault harness
     "--address", "--head", "--port",  # of ray start
     "--max-labels",  # the option that architecture.md adds

@@ -31,7 +31,9 @@ def cam(
     ] = False,
     null: options.Null = False,
 ) -> None:
-    """Make class activation maps (CAMs): where in each photo a classifier sees its classes. Writes DIR/NAME.npz.
+    """Make the class activation maps (CAMs) of photos.
+
+    They tell where in each photo a classifier sees its classes. Writes DIR/NAME.npz.
 
     Settings that are not given are the model's own, or the preset's; the defaults below are those of lite.
     """

@@ -16,6 +16,7 @@ import typer
 from pixaff.cli.durations import rough_words, seconds_words
 from pixaff.cli.process import replace_stream
 from pixaff.cli.stage_table import StageTable
+from pixaff.cli.training_table import TrainingTable
 from pixaff.errors import shortened
 from pixaff.io.addresses import address_of
 from pixaff.io.atomic import output_errors
@@ -62,6 +63,7 @@ class Console:
         self.photos_of = photos_of
         self.bar = ProgressBar() if sys.stderr.isatty() and not self.options.quiet else None
         self.table: StageTable | None = None
+        self.training: TrainingTable | None = None
         self.stage = ""
         self.total = self.count = 0
         self.spoke = self.began = time.monotonic()
@@ -74,7 +76,7 @@ class Console:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for shown in (self.bar, self.table):
+        for shown in (self.bar, self.table, self.training):
             if shown is not None:
                 shown.close()
 
@@ -95,9 +97,13 @@ class Console:
             self._download(event)
         elif event.kind == "stage":
             self._stage(event)
-        elif event.kind != "end":
+        elif event.kind == "end":
+            if self.training is not None:
+                self.training.close()
+                self.training = None
+        else:
             self._photo(event)
-        if self.bar is not None and self.table is None:
+        if self.bar is not None and self.table is None and self.training is None:
             self.bar(event)
 
     def say(self, words: str, *, always: bool = False) -> None:
@@ -105,7 +111,7 @@ class Console:
         self._log(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {words}\n")
         if self.options.quiet and not always:
             return
-        shown = self.bar if self.table is None else self.table
+        shown = self.table or self.training or self.bar
         if shown is not None and shown.drawn:
             shown.say(words)
         else:
@@ -205,6 +211,10 @@ class Console:
         if event.total != self.total:
             self.total = event.total
         self.count = event.data["step"]
+        if self.bar is not None and not self.stage:
+            self.bar.close()
+            self.training = self.training or TrainingTable()
+            self.training.update(event)
         if self.options.as_json:
             self.data(dict(event.data))
         self._say_now_and_then(event.text)
@@ -225,6 +235,8 @@ class Console:
 
 def end(console: Console, command: str, report: Report, out: Path) -> None:
     """Print a summary of the photos; exit with 1 if some failed."""
+    if report.silent:
+        return
     parts = [f"{count} {name}" for name, count in report.counts().items() if count or name == "done"]
     console.say(f"{command}: {', '.join(parts)} in {seconds_words(report.seconds)}; outputs in {address_of(out)}")
     if not report.ok:

@@ -58,7 +58,10 @@ def download_weights(
         bool, typer.Option("--prune", help="Remove unfinished downloads; with names, all their files.")
     ] = False,
 ) -> None:
-    """Download published weights and CRF results, and manage the cache."""
+    """Download published weights; manage their cache.
+
+    CRF results can be downloaded, too.
+    """
     from pixaff.stages import download_weights as stage
 
     names = names or []

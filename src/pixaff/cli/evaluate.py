@@ -76,7 +76,9 @@ def evaluate(
         ),
     ] = None,
 ) -> None:
-    """Compute the intersection over union of masks with ground truth, per class and on average.
+    """Compute the IoU of masks with ground truth.
+
+    Intersection over union per class and on average.
 
     Void pixels of the ground truth are not counted.
     """

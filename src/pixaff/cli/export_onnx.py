@@ -28,7 +28,10 @@ def export_onnx(
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing file.")] = False,
 ) -> None:
-    """Write a trained network as an ONNX file, for images of any size, checked against PyTorch on several sizes."""
+    """Write a trained network as an ONNX file.
+
+    It is for images of any size, and checked against PyTorch on several sizes.
+    """
     with Console(**say) as console:
         made = pixaff.export_onnx(model, out, part=cast(Any, part), opset=opset, overwrite=overwrite, report=console)
         if console.options.as_json:

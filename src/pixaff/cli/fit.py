@@ -117,7 +117,9 @@ def fit(
     ] = "lite_seg",
     null: options.Null = False,
 ) -> None:
-    """Train a model for your own classes on tagged photos: classifier, CAMs, CRF, AffinityNet and masks in one run.
+    """Train a model for your own classes on tagged photos.
+
+    Classifier, CAMs, CRF, AffinityNet and masks in one run.
 
     --method irn trains a network of class boundaries in place of the AffinityNet; the model then separates instances.
 

@@ -25,7 +25,10 @@ def info(
     ] = None,
     recursive: options.Recursive = False,
 ) -> None:
-    """Describe the installation, or a file or folder: photo, mask, CAMs, weights, labels, model, outputs."""
+    """Describe the installation, or a file or folder.
+
+    A photo, mask, CAMs, weights, labels, a model, outputs.
+    """
     facts = pixaff.info(path, photos, recursive=recursive)
     with Console(**say) as console:
         if console.options.as_json:

@@ -32,7 +32,10 @@ def report(
     ] = 320,
     workers: options.Workers = None,
 ) -> None:
-    """Make a page to look at masks, choose alpha by eye, and accept or reject."""
+    """Make a page to look at masks and judge them.
+
+    Choose alpha by eye, and accept or reject.
+    """
     with Console(**say) as console:
         made = pixaff.report(
             masks,

@@ -37,10 +37,15 @@ def segment(
         ),
     ] = "predict",
     listing: options.List = None,
-    overlay: Annotated[bool, typer.Option("--overlay", help="Also write DIR/overlays/NAME.jpg.")] = False,
+    overlay: Annotated[
+        bool,
+        typer.Option("--overlay", help="Also write DIR/overlays/NAME.jpg: the photo with its mask and class names."),
+    ] = False,
     null: options.Null = False,
 ) -> None:
-    """Make masks of photos with a segmentation network, in one pass. Writes DIR/NAME.png in the Pascal VOC colours.
+    """Make masks of photos with a segmentation network.
+
+    It needs no labels and one forward pass a photo. Writes DIR/NAME.png in the Pascal VOC colours.
 
     Settings that are not given are the model's own. See pixaff train-seg.
     """

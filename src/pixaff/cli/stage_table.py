@@ -5,27 +5,22 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from pixaff.cli.durations import rough_words, seconds_words
+from pixaff.cli.live_table import LiveTable
 from pixaff.events import Event
 
 if TYPE_CHECKING:
-    from rich.live import Live
     from rich.table import Table
 
 STATES = {"waiting": "", "begun": "running", "running": "running", "done": "done", "kept": "kept"}
 
 
-class StageTable:
+class StageTable(LiveTable):
     """Draws the ``stage`` events of a run: each stage with its state, progress, time and key figure."""
 
     def __init__(self) -> None:
+        super().__init__()
         self._rows: dict[int, tuple[str, Any]] = {}
         self._left: float | None = None
-        self._live: Live | None = None
-
-    @property
-    def drawn(self) -> bool:
-        """Whether the table is on the screen."""
-        return self._live is not None
 
     def update(self, event: Event) -> None:
         """Take a ``stage`` event."""
@@ -34,24 +29,7 @@ class StageTable:
         self._left = facts.get("seconds_left", self._left)
         if len(self._rows) < facts["stages"]:
             return
-        if self._live is None:
-            from rich.console import Console
-            from rich.live import Live
-
-            self._live = Live(console=Console(stderr=True), auto_refresh=False)
-            self._live.start()
-        self._live.update(self._table(), refresh=True)
-
-    def say(self, words: str) -> None:
-        """Print a line above the table."""
-        if self._live is not None:
-            self._live.console.print(words, markup=False, highlight=False, soft_wrap=True)
-
-    def close(self) -> None:
-        """Leave the table as it is."""
-        if self._live is not None:
-            self._live.stop()
-            self._live = None
+        self.show(self._table())
 
     def _table(self) -> Table:
         from rich.table import Table

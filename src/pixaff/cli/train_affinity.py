@@ -40,7 +40,9 @@ def train_affinity(
     init: options.Init = None,
     null: options.Null = False,
 ) -> None:
-    """Train an AffinityNet on the two posteriors of `pixaff crf`. Writes DIR/affinity.safetensors.
+    """Train an AffinityNet on two CRF posteriors.
+
+    `pixaff crf` makes them. Writes DIR/affinity.safetensors.
 
     Hyper-parameters that are not given are those of the network's own recipe, see docs/training.md.
     """

@@ -48,7 +48,9 @@ def train_cam(
     ] = None,
     null: options.Null = False,
 ) -> None:
-    """Train a classifier for CAMs on photos with image-level labels. Writes DIR/cam.safetensors.
+    """Train a classifier on photos with image-level labels.
+
+    Its class activation maps are the seeds of the masks. Writes DIR/cam.safetensors.
 
     Hyper-parameters that are not given are those of the network's own recipe, see docs/training.md.
     """

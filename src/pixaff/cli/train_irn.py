@@ -33,11 +33,16 @@ def train_irn(
     ] = "lite_irn",
     init: options.Init = None,
     radius: Annotated[
-        int, typer.Option("--radius", metavar="R", help="Radius of the neighbourhood of a cell, in cells of 4 pixels.")
+        int,
+        typer.Option(
+            "--radius", metavar="R", help="Radius of the neighbourhood of a cell, in cells of 4 pixels. From 2 to 64."
+        ),
     ] = 10,
     null: options.Null = False,
 ) -> None:
-    """Train a network of class boundaries and displacements (IRN). Writes DIR/irn.safetensors.
+    """Train a network of class boundaries (IRN).
+
+    It also learns displacements, which separate instances. Writes DIR/irn.safetensors.
 
     Hyper-parameters that are not given are those of the network's own recipe, see docs/irn.md.
     """

@@ -7,6 +7,7 @@ memory does not grow with the number of offsets.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -19,6 +20,13 @@ from pixaff.ops.neighbours import offsets, source_shape, source_view, target_vie
 
 _EPSILON = 1e-5
 
+Counts = Callable[[Tensor], Tensor]
+"""The numbers of pairs of a whole batch from those of the part of it that is here."""
+
+
+def _all_here(counts: Tensor) -> Tensor:
+    return counts
+
 
 class AffinityLoss(NamedTuple):
     """The loss and its three terms: scalars, float32 or float64."""
@@ -29,7 +37,7 @@ class AffinityLoss(NamedTuple):
     neg: Tensor
 
 
-def affinity_loss(affinity: Tensor, bg: Tensor, fg: Tensor, neg: Tensor) -> AffinityLoss:
+def affinity_loss(affinity: Tensor, bg: Tensor, fg: Tensor, neg: Tensor, *, whole: Counts = _all_here) -> AffinityLoss:
     """bg/4 + fg/4 + neg/2: cross-entropy of the affinities, averaged over each kind of pair separately.
 
     The mean of -log(affinity + 1e-5) over background and foreground pairs, of -log(1 + 1e-5 - affinity) over
@@ -38,6 +46,8 @@ def affinity_loss(affinity: Tensor, bg: Tensor, fg: Tensor, neg: Tensor) -> Affi
     Args:
         affinity: (B, P, L) in [0, 1], of `pixaff.ops.affinity.pair_affinity`.
         bg, fg, neg: bool of the same shape, of `pixaff.ops.labels.pair_labels`.
+        whole: the numbers of pairs by which the sums are divided, from those here: integers (3,). Where processes share
+            a batch, these are the sums over all of them, and the losses then are shares that add up.
 
     Raises:
         ValueError: for shapes that differ or masks that are not bool.
@@ -51,7 +61,10 @@ def affinity_loss(affinity: Tensor, bg: Tensor, fg: Tensor, neg: Tensor) -> Affi
         affinity = affinity.float()  # half precision cannot tell 1 from 1 + 1e-5
     alike = -torch.log(affinity + _EPSILON)
     unlike = -torch.log(1 + _EPSILON - affinity)
-    bg_loss, fg_loss, neg_loss = _masked_mean(alike, bg), _masked_mean(alike, fg), _masked_mean(unlike, neg)
+    counts = whole(torch.stack([bg.sum(), fg.sum(), neg.sum()])).clamp(min=1)
+    # Products, not indices: these would have to wait for the number of pairs on CUDA.
+    sums = torch.stack([(alike * bg).sum(), (alike * fg).sum(), (unlike * neg).sum()])
+    bg_loss, fg_loss, neg_loss = (sums / counts).unbind()
     return AffinityLoss(bg_loss / 4 + fg_loss / 4 + neg_loss / 2, bg_loss, fg_loss, neg_loss)
 
 
@@ -64,7 +77,7 @@ class BoundaryLoss(NamedTuple):
     neg: Tensor
 
 
-def boundary_loss(edge: Tensor, label_map: Tensor, radius: int = 10) -> BoundaryLoss:
+def boundary_loss(edge: Tensor, label_map: Tensor, radius: int = 10, *, whole: Counts = _all_here) -> BoundaryLoss:
     """bg/4 + fg/4 + neg/2 of a class boundary map: `affinity_loss` of its `boundary_affinity` (equations 5 and 6).
 
     A kind with no pair contributes 0. No second derivatives.
@@ -73,6 +86,7 @@ def boundary_loss(edge: Tensor, label_map: Tensor, radius: int = 10) -> Boundary
         edge: (B, h, w), a floating type, boundary probabilities in [0, 1]; half precision is computed in float32.
         label_map: integers (B, h, w): 0 background, 1.. classes, 255 ignore.
         radius: pairs are closer than this many cells; sources are those of the published graph.
+        whole: as for `affinity_loss`, with floating numbers.
 
     Raises:
         ValueError: for other shapes or types.
@@ -80,7 +94,7 @@ def boundary_loss(edge: Tensor, label_map: Tensor, radius: int = 10) -> Boundary
     if edge.ndim != 3 or not edge.is_floating_point():
         raise ValueError(f"edge: found {edge.dtype} {tuple(edge.shape)}, expected floating (batch, h, w)")
     _check_label_map(label_map, edge)
-    bg, fg, neg = _BoundaryTerms.apply(edge if edge.dtype == torch.float64 else edge.float(), label_map, radius)
+    bg, fg, neg = _BoundaryTerms.apply(edge if edge.dtype == torch.float64 else edge.float(), label_map, radius, whole)
     return BoundaryLoss(bg / 4 + fg / 4 + neg / 2, bg, fg, neg)
 
 
@@ -92,7 +106,9 @@ class DisplacementLoss(NamedTuple):
     bg: Tensor
 
 
-def displacement_loss(displacement: Tensor, label_map: Tensor, radius: int = 10) -> DisplacementLoss:
+def displacement_loss(
+    displacement: Tensor, label_map: Tensor, radius: int = 10, *, whole: Counts = _all_here
+) -> DisplacementLoss:
     """fg/2 + bg/2 of a displacement field d (equations 8 and 9).
 
     The mean of |d(source) - d(target) - offset| over the pairs of one class and both axes, and that of
@@ -100,7 +116,7 @@ def displacement_loss(displacement: Tensor, label_map: Tensor, radius: int = 10)
 
     Args:
         displacement: (B, 2, h, w), a floating type: dy and dx in cells; half precision is computed in float32.
-        label_map, radius: as for `boundary_loss`.
+        label_map, radius, whole: as for `boundary_loss`.
 
     Raises:
         ValueError: for other shapes or types.
@@ -110,13 +126,13 @@ def displacement_loss(displacement: Tensor, label_map: Tensor, radius: int = 10)
         raise ValueError(f"displacement: found {found}, expected floating (batch, 2, h, w)")
     _check_label_map(label_map, displacement[:, 0])
     field = displacement if displacement.dtype == torch.float64 else displacement.float()
-    fg, bg = _DisplacementTerms.apply(field, label_map, radius)
+    fg, bg = _DisplacementTerms.apply(field, label_map, radius, whole)
     return DisplacementLoss(fg / 2 + bg / 2, fg, bg)
 
 
 class _BoundaryTerms(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, edge: Tensor, label_map: Tensor, radius: int) -> tuple[Tensor, ...]:
+    def forward(ctx: Any, edge: Tensor, label_map: Tensor, radius: int, whole: Counts) -> tuple[Tensor, ...]:
         sums, counts = edge.new_zeros(3), edge.new_zeros(3)
         maxima = running_maxima(edge, radius)
         for offset in _pairs(edge, radius):
@@ -126,14 +142,14 @@ class _BoundaryTerms(torch.autograd.Function):
             kinds = _kinds(label_map, offset, radius)
             sums += torch.stack([(cost * kind).sum() for cost, kind in zip((alike, alike, unlike), kinds, strict=True)])
             counts += torch.stack([kind.sum() for kind in kinds])
-        counts = counts.clamp(min=1)
+        counts = whole(counts).clamp(min=1)
         ctx.save_for_backward(edge, label_map, counts)
         ctx.radius = radius
         return (sums / counts).unbind()
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
         edge, label_map, counts = ctx.saved_tensors
         radius = ctx.radius
         bg_weight, fg_weight, neg_weight = torch.stack(gradients) / counts
@@ -146,12 +162,12 @@ class _BoundaryTerms(torch.autograd.Function):
             slope = (bg * bg_weight + fg * fg_weight) / (affinity + _EPSILON)
             slope -= neg * neg_weight / (1 + _EPSILON - affinity)
             share_gradient(slope, maximum, maxima, shares, offset, radius)
-        return grid_gradient(maxima, shares), None, None
+        return grid_gradient(maxima, shares), None, None, None
 
 
 class _DisplacementTerms(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, field: Tensor, label_map: Tensor, radius: int) -> tuple[Tensor, ...]:
+    def forward(ctx: Any, field: Tensor, label_map: Tensor, radius: int, whole: Counts) -> tuple[Tensor, ...]:
         sums, counts = field.new_zeros(2), field.new_zeros(2)
         for offset in _pairs(field, radius):
             bg, fg, _ = _kinds(label_map, offset, radius)
@@ -160,14 +176,14 @@ class _DisplacementTerms(torch.autograd.Function):
             moving = _less(change, offset).abs_().sum(1) * fg
             sums += torch.stack([moving.sum(), resting.sum()])
             counts += torch.stack([fg.sum(), bg.sum()])
-        counts = 2 * counts.clamp(min=1)
+        counts = 2 * whole(counts).clamp(min=1)
         ctx.save_for_backward(field, label_map, counts)
         ctx.radius = radius
         return (sums / counts).unbind()
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
         field, label_map, counts = ctx.saved_tensors
         radius = ctx.radius
         fg_weight, bg_weight = torch.stack(gradients) / counts
@@ -179,7 +195,7 @@ class _DisplacementTerms(torch.autograd.Function):
             slope += _less(change, offset).sign_() * (fg * fg_weight)[:, None]
             source_view(total, radius).add_(slope)
             target_view(total, offset, radius).sub_(slope)
-        return total, None, None
+        return total, None, None, None
 
 
 def _pairs(grid: Tensor, radius: int) -> tuple[tuple[int, int], ...]:
@@ -201,8 +217,3 @@ def _check_label_map(label_map: Tensor, grid: Tensor) -> None:
     if label_map.shape != grid.shape or label_map.is_floating_point():
         found = f"{label_map.dtype} {tuple(label_map.shape)}"
         raise ValueError(f"label_map: found {found}, expected integers {tuple(grid.shape)}")
-
-
-def _masked_mean(values: Tensor, mask: Tensor) -> Tensor:
-    """Mean over `mask`, or 0 if it is empty, without the synchronisation that indexing costs on CUDA."""
-    return (values * mask).sum() / mask.sum().clamp(min=1)

@@ -47,6 +47,7 @@ from pixaff.stages.training.calibration import RECORD as CALIBRATION
 from pixaff.stages.training.chain import Stage, Work, of_recipe
 from pixaff.stages.training.checkpoint import CHECKPOINT
 from pixaff.stages.training.datasets import BOUNDARY_CELL
+from pixaff.stages.training.distributed import refuse_several
 from pixaff.stages.training.earlier import EARLIER, changes_since, clear_folder, clear_stale, shorter
 from pixaff.stages.training.folder import Trained, digest, leave_out, leave_out_unreadable, one_at_a_time
 from pixaff.stages.training.forecast import Pace
@@ -144,6 +145,7 @@ def fit(
         TrainingError: No photo is left, or a loss is not finite.
         CheckpointError: Initial weights cannot be read or do not fit.
     """
+    refuse_several(COMMAND, "run its steps one by one, the trainings with torchrun: docs/training.md, step by step")
     out, labels = Path(out), Path(labels)
     how = TrainingOptions.of(run, divide(options, COMMAND, TrainingOptions)[0])
     report = how.report

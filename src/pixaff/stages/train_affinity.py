@@ -24,6 +24,7 @@ from pixaff.stages.batch.executors import default_workers
 from pixaff.stages.batch.inputs import find_images
 from pixaff.stages.training.augment import Normalisation
 from pixaff.stages.training.datasets import CELL, AffinityPhotos
+from pixaff.stages.training.distributed import on_every_rank, summed
 from pixaff.stages.training.folder import Trained, digest, finish, is_trained, one_at_a_time
 from pixaff.stages.training.loop import LossFn, train
 from pixaff.stages.training.posteriors import confident_cells
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 COMMAND = "train-affinity"
 
 
+@on_every_rank
 @one_at_a_time("a training")
 def train_affinity(
     photos: str | Path | Sequence[str | Path],
@@ -117,7 +119,7 @@ def pair_loss(radius: int) -> LossFn:
         assert isinstance(model, AffinityNetwork)
         features = model.features(batch["image"]).float().contiguous()
         affinity = pair_affinity(features, radius)
-        loss = affinity_loss(affinity, *pair_labels(batch["labels"], radius))
+        loss = affinity_loss(affinity, *pair_labels(batch["labels"], radius), whole=summed)
         return {"loss": loss.total, "bg": loss.bg, "fg": loss.fg, "neg": loss.neg}
 
     return loss_fn

@@ -24,6 +24,7 @@ from pixaff.stages.batch.image_labels import ask_about, labels_of, read_given_la
 from pixaff.stages.batch.inputs import find_images
 from pixaff.stages.training.augment import Normalisation
 from pixaff.stages.training.datasets import IGNORE, AffinityPhotos, CamPhotos
+from pixaff.stages.training.distributed import on_every_rank, share_of_mean, summed
 from pixaff.stages.training.folder import (
     Trained,
     digest,
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
 COMMAND = "train-cam"
 
 
+@on_every_rank
 @one_at_a_time("a training")
 def train_cam(
     photos: str | Path | Sequence[str | Path],
@@ -161,10 +163,10 @@ def train_cam(
 def cam_loss(model: Network, batch: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """The loss of a batch, and the F1 score of the predicted classes (logit 0 and above)."""
     logits, target = model(batch["image"]).float(), batch["target"]
-    loss = F.multilabel_soft_margin_loss(logits, target)
+    loss = share_of_mean(F.multilabel_soft_margin_loss(logits, target), len(target))
     predicted = logits.detach() >= 0
     hits = (predicted * target).sum()
-    return {"loss": loss, "f1": 2 * hits / (predicted.sum() + target.sum()).clamp(min=1)}
+    return {"loss": loss, "f1": 2 * hits / summed(predicted.sum() + target.sum()).clamp(min=1)}
 
 
 def seed_loss(model: Network, batch: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -184,7 +186,7 @@ def seed_loss(model: Network, batch: Mapping[str, torch.Tensor]) -> dict[str, to
 
 
 def _mean(values: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
-    return (values * chosen).sum() / chosen.sum().clamp(min=1)
+    return (values * chosen).sum() / summed(chosen.sum()).clamp(min=1)
 
 
 def _name_missing_classes(names: Sequence[str], present: Sequence[Sequence[int]], report: Callback) -> None:

@@ -26,6 +26,7 @@ from pixaff.stages.batch.executors import default_workers
 from pixaff.stages.batch.inputs import existing_folder, find_images
 from pixaff.stages.training.augment import Normalisation
 from pixaff.stages.training.datasets import BOUNDARY_CELL, IGNORE, BoundaryPhotos, TopLeft, load_batches
+from pixaff.stages.training.distributed import on_every_rank, share, summed
 from pixaff.stages.training.folder import Trained, digest, finish, is_trained, leave_out, one_at_a_time
 from pixaff.stages.training.loop import LossFn, train
 from pixaff.stages.training.starting import seeded, start_weights
@@ -40,6 +41,7 @@ RADIUS = 10
 """Radius of the neighbourhood in the training; that of the walk is 5."""
 
 
+@on_every_rank
 @one_at_a_time("a training")
 def train_irn(
     photos: str | Path | Sequence[str | Path],
@@ -125,8 +127,8 @@ def boundary_terms(radius: int = RADIUS) -> LossFn:
 
     def loss_fn(model: Network, batch: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         logits, displacement = model(batch["image"])
-        edges = boundary_loss(torch.sigmoid(logits.float()), batch["labels"], radius)
-        offsets = displacement_loss(displacement.float(), batch["labels"], radius)
+        edges = boundary_loss(torch.sigmoid(logits.float()), batch["labels"], radius, whole=summed)
+        offsets = displacement_loss(displacement.float(), batch["labels"], radius, whole=summed)
         return {
             "loss": edges.total + offsets.total,
             "bg": edges.bg,
@@ -155,7 +157,7 @@ def store_mean_displacement(
     batches = [places[at : at + recipe.batch_size] for at in range(0, len(places), recipe.batch_size)]
     total = torch.zeros(2, device=device)
     cells = torch.arange(-(-recipe.crop // model.boundary_stride), device=device) * model.boundary_stride
-    for batch, _ in load_batches(dataset, batches, workers, device.type == "cuda"):
+    for batch, _ in load_batches(dataset, share(batches), workers, device.type == "cuda"):
         image = batch["image"].to(device, non_blocking=True, memory_format=torch.channels_last)
         _, displacement = model(image)
         extent = batch["extent"].to(device, non_blocking=True)
@@ -164,7 +166,7 @@ def store_mean_displacement(
         if model.mean_of_padding:
             inside = torch.ones_like(inside)
         total += ((displacement.float() * inside).sum((2, 3)) / inside.sum((2, 3))).sum(0)
-    model.mean_shift.running_mean.copy_(total / len(photos))
+    model.mean_shift.running_mean.copy_(summed(total) / len(photos))
 
 
 def _labelled(

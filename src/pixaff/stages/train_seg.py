@@ -22,6 +22,7 @@ from pixaff.run_options import RunOptions, TrainingOptions
 from pixaff.stages.batch.executors import default_workers
 from pixaff.stages.batch.inputs import existing_folder, find_images
 from pixaff.stages.training.datasets import IGNORE, MaskPhotos
+from pixaff.stages.training.distributed import on_every_rank, summed
 from pixaff.stages.training.folder import Trained, digest, finish, is_trained, one_at_a_time
 from pixaff.stages.training.loop import LossFn, train
 from pixaff.stages.training.pixel_labels import (
@@ -45,6 +46,7 @@ LEAST_STEPS = 240
 """Steps of a training whose number of epochs is not given: few photos are seen more often."""
 
 
+@on_every_rank
 @one_at_a_time("a training")
 def train_seg(
     photos: str | Path | Sequence[str | Path],
@@ -199,8 +201,8 @@ def mask_loss(class_weights: Sequence[float], confidence: float = 0.0) -> LossFn
         losses = F.cross_entropy(logits, labels, ignore_index=IGNORE, reduction="none")
         hits = (logits.detach().argmax(1) == labels).sum()
         return {
-            "loss": (losses * weights).sum() / weights.sum().clamp(min=1e-3),
-            "accuracy": hits / (labels != IGNORE).sum().clamp(min=1),
+            "loss": (losses * weights).sum() / summed(weights.sum()).clamp(min=1e-3),
+            "accuracy": hits / summed((labels != IGNORE).sum()).clamp(min=1),
         }
 
     return loss_fn

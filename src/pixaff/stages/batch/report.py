@@ -17,6 +17,7 @@ class Report:
         failed: Photos that failed, each with the reason in one line.
         seconds: Duration of the run.
         names: What the photos are called.
+        silent: Whether another process of the run tells its results.
     """
 
     done: list[str] = field(default_factory=list)
@@ -24,6 +25,7 @@ class Report:
     failed: list[tuple[str, str]] = field(default_factory=list)
     seconds: float = 0.0
     names: Names = field(default_factory=Names, repr=False)
+    silent: bool = field(default=False, repr=False)
 
     @property
     def ok(self) -> bool:

@@ -23,6 +23,7 @@ from pixaff.stages.batch.plan import check_files
 from pixaff.stages.batch.report import Report
 from pixaff.stages.training.checkpoint import CHECKPOINT
 from pixaff.stages.training.datasets import readable_photos
+from pixaff.stages.training.distributed import decided, is_first
 
 FILES = (CHECKPOINT, "metrics.jsonl", "loss.png", "run.json")
 """What a training writes beside the weights."""
@@ -41,6 +42,7 @@ class Trained(Report):
 
     path: Path = field(default_factory=Path)
     doubtful: list[str] = field(default_factory=list)
+    silent: bool = field(default_factory=lambda: not is_first(), repr=False)
 
 
 def one_at_a_time(what: str) -> Callable[[Callable[P, T]], Callable[P, T]]:
@@ -49,6 +51,8 @@ def one_at_a_time(what: str) -> Callable[[Callable[P, T]], Callable[P, T]]:
     def decorate(function: Callable[P, T]) -> Callable[P, T]:
         @functools.wraps(function)
         def run(*args: P.args, **kwargs: P.kwargs) -> T:
+            if not is_first():  # rank 0 holds the lock
+                return function(*args, **kwargs)
             out = Path(str(inspect.signature(function).bind(*args, **kwargs).arguments["out"]))
             try:
                 with folder_lock(out, what):
@@ -70,6 +74,10 @@ def is_trained(weights: Path, run: TrainingOptions, command: str, reads: Iterabl
     Raises:
         UsageError: There is an unfinished training, and no option says what to do with it; or an output is an input.
     """
+    return decided(lambda: _is_trained(weights, run, command, reads))
+
+
+def _is_trained(weights: Path, run: TrainingOptions, command: str, reads: Iterable[Path | str | None]) -> bool:
     checkpoint = weights.with_name(CHECKPOINT)
     check_files([weights.with_name(name) for name in (weights.name, *FILES)], reads)
     if run.overwrite and run.resume:
@@ -103,6 +111,10 @@ def leave_out_unreadable(photos: Sequence[Path], result: Report, command: str, r
 
 def finish(model: nn.Module, result: Trained, metadata: Mapping[str, Any]) -> None:
     """Write the weights, with the network and classes they are for, and remove the checkpoint, which is much larger."""
+    decided(lambda: _write_weights(model, result, metadata))
+
+
+def _write_weights(model: nn.Module, result: Trained, metadata: Mapping[str, Any]) -> None:
     texts = {name: value if isinstance(value, str) else json.dumps(value) for name, value in metadata.items()}
     write_state_dict(result.path, model.state_dict(), metadata=texts)
     result.path.with_name(CHECKPOINT).unlink(missing_ok=True)

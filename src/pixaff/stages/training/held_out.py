@@ -18,6 +18,7 @@ from pixaff.io.images import load_image
 from pixaff.models.base import Network
 from pixaff.recipe import Recipe
 from pixaff.stages.training.datasets import Failure
+from pixaff.stages.training.distributed import collected, gathered, share
 
 LEAST, MOST = 3, 300
 """Fewer photos say too little, and more take time and say no more."""
@@ -76,15 +77,16 @@ class HeldOut:
     def loss(self, model: Network, precision: str) -> float:
         """Mean multi-label soft margin loss of whole photos without augmentation; NaN if none can be decoded."""
         device, broken = next(model.parameters()).device, {path for path, _ in self.failed}
-        losses = []
+        losses: list[float] = []
+        failed: list[Failure] = []
         model.eval()
-        for path, target in zip(self.paths, self.targets, strict=True):
+        for path, target in zip(share(self.paths), self.targets[share(range(len(self.paths)))], strict=True):
             if path in broken:
                 continue
             try:
                 image, _ = load_image(path, self.long_side)
             except ImageError as error:
-                self.failed.append((path, str(error)))
+                failed.append((path, str(error)))
                 continue
             height, width = model.seen_size((image.shape[0], image.shape[1]))
             if image.shape[:2] != (height, width):
@@ -94,6 +96,8 @@ class HeldOut:
                 logits = model(x).float().cpu()
             losses.append(float(F.multilabel_soft_margin_loss(logits, target[None])))
         model.train()
+        self.failed += collected(failed)
+        losses = [loss for part in gathered(losses) for loss in part]
         return math.fsum(losses) / len(losses) if losses else math.nan
 
 

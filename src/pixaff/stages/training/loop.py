@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,19 @@ from pixaff.stages.batch.executors import default_workers
 from pixaff.stages.batch.record import write_record
 from pixaff.stages.training.checkpoint import CHECKPOINT, Position, load_checkpoint, save_checkpoint
 from pixaff.stages.training.datasets import Photos, Sample, draw_batches, load_batches
+from pixaff.stages.training.distributed import (
+    agree,
+    any_rank,
+    collected,
+    decided,
+    is_first,
+    processes_here,
+    rank_words,
+    share,
+    shared_layers,
+    sum_gradients,
+    summed,
+)
 from pixaff.stages.training.folder import Trained, leave_out
 from pixaff.stages.training.held_out import PATIENCE, HeldOut, check_every
 from pixaff.stages.training.interrupts import deferred_interrupts
@@ -87,7 +101,8 @@ def train(
         KeyboardInterrupt: After Ctrl-C, when the checkpoint has been written.
     """
     out, where, report = result.path.parent, pick_device(run.device), run.report
-    workers = (default_workers() if where.type == "cuda" else 1) if run.workers is None else run.workers
+    own = max(1, default_workers() // processes_here()) if where.type == "cuda" else 1
+    workers = own if run.workers is None else run.workers
     # Convolutions, depthwise ones above all, are faster with this layout: 1.28 times on the CPU.
     model.to(where).to(memory_format=torch.channels_last).train()
     groups = parameter_groups(model, recipe)
@@ -101,24 +116,38 @@ def train(
         at = load_checkpoint(out, model, optimizer, config)
         report(Event("note", command, f"continuing after step {at.step} of {len(batches)}"))
     began = at.step
-    keep_records(out, began)
-    write_record(out, command, config, device=device_words(where), list=listing, images=len(dataset))
+    agree(model, len(batches[0]), str(out), config, began, list(map(str, dataset.paths)))
+    if is_first():
+        keep_records(out, began)
+        device = ", ".join(filter(None, (device_words(where), rank_words())))
+        write_record(out, command, config, device=device, list=listing, images=len(dataset))
     report(Event("settings", command, data=config))
     report(Event("begin", command, total=len(batches) - began))
 
     losses = _Losses(recipe.lr, len(batches))
     validations = validated_epochs(epochs)
 
+    def record(facts: Mapping[str, Any]) -> None:
+        if is_first():
+            append_record(out, facts)
+
     def save() -> None:
         losses.read(at)
-        save_checkpoint(out, at, model, optimizer, config)
+        if is_first():
+            save_checkpoint(out, at, model, optimizer, config)
 
     failed: set[Path] = set()
     seen, paused, started, saved = 0, 0.0, time.monotonic(), time.monotonic()
-    with deferred_interrupts() as interrupted, _own_random_numbers(where), _tried_convolutions(where.type == "cuda"):
-        loading = load_batches(dataset, batches[began:], workers, where.type == "cuda")
+    cuda = where.type == "cuda"
+    with (
+        deferred_interrupts() as interrupted,
+        _own_random_numbers(where),
+        _tried_convolutions(cuda),
+        shared_layers(model),
+    ):
+        loading = load_batches(dataset, [share(batch) for batch in batches[began:]], workers, cuda)
         for batch, failures in _or_save(loading, save):
-            for photo, problem in failures:
+            for photo, problem in collected(failures):
                 if photo not in failed:
                     failed.add(photo)
                     leave_out(photo, f"{problem}; another photo takes its place", result, command, report)
@@ -126,7 +155,7 @@ def train(
                 raise TrainingError(f"none of the {len(dataset)} photos can be decoded", "copy or download them again")
             batch = {name: _moved(tensor, where) for name, tensor in batch.items()}
             if not at.precision:
-                at.precision, why = settle_precision(recipe.precision, model, loss_fn, batch, where)
+                at.precision, why = decided(partial(settle_precision, recipe.precision, model, loss_fn, batch, where))
                 report(Event("note", command, f"training in {at.precision}: {why}"))
                 started = time.monotonic()  # without the time of the trial
             lr = set_lr(optimizer, recipe.lr, at.step, len(batches))
@@ -138,6 +167,7 @@ def train(
                 losses.read(at)
             optimizer.zero_grad(set_to_none=True)
             terms["loss"].backward()
+            sum_gradients(p for group in groups for p in group["params"])
             if recipe.clip_norm:
                 nn.utils.clip_grad_norm_([p for group in groups for p in group["params"]], recipe.clip_norm)
             optimizer.step()
@@ -149,7 +179,7 @@ def train(
             if held_out is not None and (last or at.step % every == 0):
                 stopped = time.monotonic()
                 with _tried_convolutions(False):  # the photos have many sizes
-                    append_record(out, {"kind": "held-out", **_check(model, held_out, at)})
+                    record({"kind": "held-out", **_check(model, held_out, at)})
                 paused += time.monotonic() - stopped
                 last = last or at.checks >= PATIENCE
             ends = last or batches[at.step][0][0] > epoch
@@ -160,7 +190,7 @@ def train(
             whole = {"steps": len(batches), "epochs": epochs, "seconds_left": left}
             _report_step(report, command, {**facts, **whole}, at.epoch.values(), len(batches) - began)
             if last or at.step % LOG_EVERY == 0:
-                append_record(out, {"kind": "steps", **facts, **at.window.values()})
+                record({"kind": "steps", **facts, **at.window.values()})
                 at.window = Mean()
             if ends:
                 figures: Mapping[str, float] = {}
@@ -172,12 +202,12 @@ def train(
                     paused += time.monotonic() - stopped
                     words = ", ".join(f"{name} {value:.3f}" for name, value in figures.items())
                     report(Event("note", command, f"epoch {epoch + 1}/{epochs}, photos held out: {words}"))
-                append_record(out, {"kind": "epoch", **facts, **at.epoch.values(), **figures})
+                record({"kind": "epoch", **facts, **at.epoch.values(), **figures})
                 at.epoch = Mean()
-            stop = interrupted()
-            if stop or time.monotonic() - saved >= run.save_every:
+            stop, due = any_rank(interrupted(), is_first() and time.monotonic() - saved >= run.save_every)
+            if stop or due:
                 save()
-                draw_curve(out)
+                decided(partial(draw_curve, out))
                 saved = time.monotonic()
             if stop:
                 report(Event("note", command, f"stopped after step {at.step} of {len(batches)}; --resume continues"))
@@ -188,7 +218,7 @@ def train(
         model.load_state_dict(at.best, strict=False)
         words = f"after step {at.best_step}, of {at.step} done and {len(batches)} planned, their loss was lowest"
         report(Event("note", command, f"{len(held_out.paths)} photos were held out: {words}, {at.best_loss:.4f}"))
-    draw_curve(out)
+    decided(partial(draw_curve, out))
     result.seconds = time.monotonic() - started
     if held_out is not None:
         for photo, problem in held_out.failed:
@@ -211,7 +241,8 @@ class _Losses:
         self._unread: list[tuple[int, list[str], torch.Tensor]] = []
 
     def add(self, step: int, terms: Mapping[str, torch.Tensor]) -> None:
-        self._unread.append((step, list(terms), torch.stack([term.detach().float() for term in terms.values()])))
+        values = torch.stack([term.detach().float() for term in terms.values()])
+        self._unread.append((step, list(terms), summed(values)))
 
     def read(self, at: Position) -> None:
         """Add them to the means.

@@ -17,6 +17,7 @@ from pixaff.io.images import load_image
 from pixaff.io.masks import Colour, read_mask
 from pixaff.models.base import Network
 from pixaff.ops.metrics import ConfusionMatrix
+from pixaff.stages.training.distributed import share, summed
 
 MOST = 500
 """Largest number of photos that are held out: they are computed ten times in a training."""
@@ -55,7 +56,7 @@ class Validation:
         """mIoU against the masks, from 0 to 1; photos that cannot be read are left out."""
         device, matrix = next(model.parameters()).device, ConfusionMatrix(self.num_classes + 1)
         with ThreadPoolExecutor(self.workers) as pool:
-            for found in pool.map(self._read, self.photos, self.masks):
+            for found in pool.map(self._read, share(self.photos), share(self.masks)):
                 if found is None:
                     continue
                 image, mask = found
@@ -64,6 +65,7 @@ class Validation:
                     logits = model(x)
                 logits = F.interpolate(logits.float(), mask.shape, mode="bilinear", align_corners=False)
                 matrix.update(logits[0].argmax(0), mask)
+        matrix.matrix = summed(torch.from_numpy(matrix.matrix)).numpy()
         return {"miou": matrix.miou()}
 
     def _read(self, photo: Path, mask: Path) -> tuple[NDArray[np.uint8], NDArray[np.uint8]] | None:
