@@ -44,7 +44,7 @@ from pixaff.stages.batch.inputs import find_images
 from pixaff.stages.propagate import propagate
 
 PHOTOS = Path(__file__).parents[1] / "examples" / "photos"
-InferenceName = Literal["auto", "torch"]
+InferenceName = Literal["auto", "torch", "int8"]
 LABELS = (7, 14)
 """Cat and person, 0-based: the work does not depend on whether the photo shows them."""
 
@@ -118,6 +118,8 @@ def compare(source: Path, images: int, baseline: int, repeats: int) -> tuple[Row
             "pixaff, no CRF": ours(False, "auto"),
             "pixaff, as shipped, PyTorch": ours(True, "torch"),
             "pixaff, as shipped": ours(True, "auto"),
+            "pixaff, no CRF, int8": ours(False, "int8"),
+            "pixaff, int8": ours(True, "int8"),
         }
         for work in works.values():
             work()
@@ -155,6 +157,7 @@ def shares(source: Path, count: int) -> tuple[Rows, dict[str, Any]]:
         "plain": plain_predictor(),
         "folded": pixaff.load("lite", inference="torch"),
         "default": pixaff.load("lite"),
+        "int8": pixaff.load("lite", inference="int8"),
     }
     found = find_images(source)
     spent: dict[str, dict[str, list[float]]] = {name: defaultdict(list) for name in predictors}

@@ -31,6 +31,7 @@ WAYS: Mapping[str, Mapping[str, Any]] = {
     "segment, size 512": {"size": 512},
     "segment, scales 1 0.5, mirrored": {"scales": (1.0, 0.5), "flip": True},
     "segment, CRF": {"crf": True},
+    "segment, int8": {"inference": "int8"},
 }
 """Options of segment by name."""
 
@@ -61,16 +62,17 @@ def compare(source: Path, model: str | Path | None, images: int, repeats: int) -
         def segment(options: Mapping[str, Any]) -> Callable[[], None]:
             return lambda: done(pixaff.segment(photos, folder / "segment", model=model, overwrite=True, **options))
 
+        ways = {way: given for way, given in WAYS.items() if "inference" not in given or model == "lite"}
         works: list[Callable[[], None]] = [
             lambda: done(pixaff.propagate(photos, folder / "propagate", overwrite=True)),
-            *(segment(options) for options in WAYS.values()),
+            *(segment(options) for options in ways.values()),
         ]
         for work in works:
             work()
         seconds = take_turns(works, repeats)
     rows: Rows = [
         {"way": way, "photos_per_second": images / taken, "times_propagate": seconds[0] / taken}
-        for way, taken in zip(("propagate", *WAYS), seconds, strict=True)
+        for way, taken in zip(("propagate", *ways), seconds, strict=True)
     ]
     return rows, {"images": images, "model": str(model)}
 

@@ -20,7 +20,7 @@ TESTS = Path(__file__).parent
 
 LAYERS = (
     {"_version", "errors"},
-    {"options", "events", "device", "shard"},
+    {"options", "events", "device", "shard", "allocation"},
     {"settings", "recipe", "model_options", "progress", "keywords"},
     {"run_options", "ops", "io"},
     {"viz", "weights"},
@@ -30,6 +30,7 @@ LAYERS = (
     {"predictor"},
     {"segmenter"},
     {"loaders"},
+    {"ray"},
     {"stages"},
     {"cli"},
     {"pixaff", "__main__"},
@@ -77,7 +78,7 @@ ONE_NAME = {
 OF_COMMANDS = {"pixaff.stages.fit", "pixaff.stages.training.chains"}
 """What is made of other commands: fit, and the lists of its stages."""
 
-PROBED = {("stages/batch/executors.py", "os"), ("stages/batch/inputs.py", "sys.stdin")}
+PROBED = {("stages/batch/inputs.py", "sys.stdin")}
 """What is asked for an attribute that may be missing, where networks are used: the system, never a network."""
 
 

@@ -19,6 +19,7 @@ DOCS = ROOT / "docs"
 PAGES = ("CHANGELOG.md", "CONTRIBUTING.md")
 """Pages that lie beside docs/."""
 LINK = re.compile(r"\]\((?P<path>(?!https?:|mailto:)[^)#\s]+)")
+NAMED = re.compile(r"\[(?P<page>[\w/-]+\.md)\]\(")
 EQUATION = re.compile(r"^```math\n(.*?)\n```$", re.DOTALL | re.MULTILINE)
 INLINE_EQUATION = re.compile(r"\$`([^`\n]+)`\$")
 LOADED = re.compile(
@@ -40,7 +41,7 @@ def on_files(files: Files, *, config: Any) -> Files:
 
 
 def on_page_markdown(markdown: str, *, page: Any, **_: Any) -> str:
-    """Rewrite links to and from what lies beside docs/, and set equations (```math, $`...`$) as MathML."""
+    """Rewrite links to and from what lies beside docs/, name pages by their titles, and make equations MathML."""
     source = page.file.src_uri
 
     def rewritten(found: re.Match[str]) -> str:
@@ -48,7 +49,11 @@ def on_page_markdown(markdown: str, *, page: Any, **_: Any) -> str:
         place = f"files/{path}.txt" if _is_beside(path) else path.removeprefix("docs/")
         return f"]({'../' * source.count('/')}{place}"
 
-    markdown = LINK.sub(rewritten, markdown)
+    def titled(found: re.Match[str]) -> str:
+        path = DOCS / found["page"]
+        return f"[{path.read_text(encoding='utf-8').splitlines()[0].lstrip('# ')}](" if path.is_file() else found[0]
+
+    markdown = NAMED.sub(titled, LINK.sub(rewritten, markdown))
     markdown = EQUATION.sub(lambda found: f'<div class="equation">{convert(found[1], display="block")}</div>', markdown)
     return INLINE_EQUATION.sub(lambda found: convert(found[1]), markdown)
 

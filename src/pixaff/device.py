@@ -77,6 +77,12 @@ def choose_precision(requested: str, device: torch.device, seconds: Callable[[st
     return chosen, f"a trial took {fp32:.2g} s in fp32, {bf16:.2g} s in bf16"
 
 
+def has_vnni() -> bool:
+    """Whether this processor adds products of 8-bit integers in 32 bits at once."""
+    supported = getattr(torch.cpu, "_is_vnni_supported", None)  # not in every version of PyTorch
+    return bool(supported and supported())
+
+
 def is_large(*networks: nn.Module | None) -> bool:
     """Whether one of the networks has the machine to itself, image after image.
 

@@ -45,7 +45,7 @@ class CamModel(TypedDict, total=False):
     weights_dir: str | Path | None
     classes: str | Path | None
     precision: Literal["fp32", "bf16", "auto"]
-    inference: Literal["auto", "torch", "onnx"]
+    inference: Literal["auto", "torch", "onnx", "int8"]
 
 
 class WholeModel(CamModel, total=False):
@@ -72,6 +72,9 @@ class RunOverImages(Run, total=False):
 
     keep: bool
     shard: str | None
+    cluster: str | None
+    num_cpus: int | None
+    num_gpus: float | None
 
 
 class Batches(RunOverImages, total=False):
@@ -121,7 +124,7 @@ class SegModel(TypedDict, total=False):
     """How a segmentation network computes."""
 
     precision: Literal["fp32", "bf16", "auto"]
-    inference: Literal["auto", "torch", "onnx"]
+    inference: Literal["auto", "torch", "onnx", "int8"]
     engine: Literal["auto", "torch", "pydensecrf"]
 
 

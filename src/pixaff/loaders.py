@@ -19,6 +19,7 @@ from pixaff.segmenter import Segmenter
 from pixaff.settings import SegSettings, Settings
 
 if TYPE_CHECKING:
+    import torch
     from typing_extensions import Unpack
 
     from pixaff.keywords import LoadKeywords, SegLoadKeywords
@@ -99,11 +100,7 @@ def load_predictor(
         files=bundle.files,
         boundary_network=bundle.irn,
     )
-    predictor.precision, why = choose_precision(options.precision, where, predictor.seconds)
-    if options.precision == "auto":
-        report(Event("note", command, f"computing in {predictor.precision}: {why}"))
-    if refused := predictor.settle_inference(options.inference):
-        report(Event("note", command, f"computing the networks in PyTorch: {refused}"))
+    _settle(predictor, options, where, command, report)
     return predictor
 
 
@@ -152,9 +149,25 @@ def segmenter_of(
         sources={"model": bundle.source, "network": bundle.name},
         files={"seg": bundle.file},
     )
-    segmenter.precision, why = choose_precision(options.precision, where, segmenter.seconds)
-    if options.precision == "auto":
-        report(Event("note", command, f"computing in {segmenter.precision}: {why}"))
-    if refused := segmenter.settle_inference(options.inference):
-        report(Event("note", command, f"computing the network in PyTorch: {refused}"))
+    _settle(segmenter, options, where, command, report)
     return segmenter
+
+
+def _settle(
+    made: Predictor | Segmenter, options: ModelOptions, device: torch.device, command: str, report: Callback
+) -> None:
+    """Choose the precision and what computes the networks, which depend on each other: bfloat16 is for PyTorch alone.
+
+    So "auto" compares bfloat16 in PyTorch with float32 in what would compute that.
+    """
+    runtime = options.inference in ("onnx", "int8")
+    if options.precision == "auto" and device.type == "cpu" and runtime:
+        made.precision, why = "fp32", f"as --inference {options.inference} does"
+    else:
+        if options.precision == "auto" and device.type == "cpu":
+            made.settle_inference(options.inference)
+        made.precision, why = choose_precision(options.precision, device, made.seconds)
+    if options.precision == "auto":
+        report(Event("note", command, f"computing in {made.precision}: {why}"))
+    if refused := made.settle_inference(options.inference):
+        report(Event("note", command, f"computing the networks in PyTorch: {refused}"))

@@ -62,7 +62,7 @@ class Predictor:
     The networks are taken as they are at the first call, with batch norm folded into the convolutions.
 
     Attributes:
-        inference: What computes the networks, "torch" or "onnx": see `settle_inference`.
+        inference: What computes the networks, "torch", "onnx" or "int8": see `settle_inference`.
 
     Args:
         cam_network: Makes the CAMs and predicts labels; None if CAMs are always given.
@@ -116,6 +116,25 @@ class Predictor:
     def device_words(self) -> str:
         """The device in words."""
         return device_words(self.device)
+
+    @property
+    def networks(self) -> tuple[Network, ...]:
+        """Those that were loaded."""
+        networks = (self.cam_network, self.affinity_network, self.boundary_network)
+        return tuple(network for network in networks if network is not None)
+
+    def move(self, device: torch.device) -> None:
+        """Move the networks to a device, and compute them there as ``inference`` says; needed after unpickling.
+
+        Raises:
+            UsageError: ONNX Runtime was used before, and cannot be used there.
+        """
+        for network in self.networks:
+            network.to(device)
+        self.settle_inference(self.inference)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_engines": {}}  # sessions of ONNX Runtime cannot be pickled
 
     def replace(self, **settings: Any) -> Predictor:
         """The same networks with other hyper-parameters, such as ``alpha=4``.
@@ -225,19 +244,20 @@ class Predictor:
         """Choose what computes the networks: see `pixaff.models.inference.onnx_networks`.
 
         Raises:
-            UsageError: "onnx" cannot be followed.
+            UsageError: "onnx" or "int8" cannot be followed.
         """
         networks = {"cam": self.cam_network, "affinity": self.affinity_network}
         found = {part: network for part, network in networks.items() if network is not None}
-        self._engines, refused = onnx_networks(requested, found, self.device, self.precision)
-        self.inference = "onnx" if self._engines else "torch"
+        self._engines, self.inference, refused = onnx_networks(requested, found, self.device, self.precision)
         return refused
 
     @torch.inference_mode()
     def seconds(self, precision: str) -> float:
-        """Time of the networks in a precision, on a small image at one scale."""
+        """Time of the networks in a precision, on a small image at one scale; bf16 is computed by PyTorch."""
         trial = self.replace(scales=(1.0,), flip=False)
         trial.precision = precision
+        if precision != self.precision:
+            trial._engines = {}
         sample = Sample(np.full((*TRIAL_SIZE, 3), 128, np.uint8), TRIAL_SIZE, labels=(0,))
         tries = []
         for _ in range(3):  # the first one warms up

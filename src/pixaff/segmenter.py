@@ -35,7 +35,7 @@ class Segmenter:
     The network is taken as it is at the first call, batch norm folded into the convolutions.
 
     Attributes:
-        inference: What computes the network, "torch" or "onnx"; see `settle_inference`.
+        inference: What computes the network, "torch", "onnx" or "int8"; see `settle_inference`.
 
     Args:
         network: The network.
@@ -73,6 +73,23 @@ class Segmenter:
     def device_words(self) -> str:
         """The device in words."""
         return device_words(self.device)
+
+    @property
+    def networks(self) -> tuple[SegNetwork]:
+        """The network."""
+        return (self.network,)
+
+    def move(self, device: torch.device) -> None:
+        """Move the network to a device, and compute it there as ``inference`` says; needed after unpickling.
+
+        Raises:
+            UsageError: ONNX Runtime was used before, and cannot be used there.
+        """
+        self.network.to(device)
+        self.settle_inference(self.inference)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_made": None}  # a session of ONNX Runtime cannot be pickled
 
     def replace(self, **settings: Any) -> Segmenter:
         """The same network with other settings, such as ``size=512``.
@@ -186,17 +203,20 @@ class Segmenter:
         """Choose what computes the network: see `pixaff.models.inference.onnx_networks`.
 
         Raises:
-            UsageError: "onnx" cannot be followed.
+            UsageError: "onnx" or "int8" cannot be followed.
         """
-        found, refused = onnx_networks(requested, {"seg": self.network}, self.device, self.precision)
-        self._made, self.inference = found.get("seg"), "onnx" if found else "torch"
+        networks = {"seg": self.network}
+        found, self.inference, refused = onnx_networks(requested, networks, self.device, self.precision)
+        self._made = found.get("seg")
         return refused
 
     @torch.inference_mode()
     def seconds(self, precision: str) -> float:
-        """Time of a forward pass of a small image in a precision."""
+        """Time of a forward pass of a small image in a precision; bf16 is computed by PyTorch."""
         trial = self.replace(scales=(1.0,), flip=False)
         trial.precision = precision
+        if precision != self.precision:
+            trial._made = None
         tries = []
         for _ in range(3):  # the first one warms up
             began = time.perf_counter()

@@ -17,7 +17,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from pixaff._version import __version__
@@ -26,6 +28,7 @@ from pixaff.errors import OutputError, UsageError, shortened
 from pixaff.io.atomic import write_bytes
 from pixaff.models.base import Network
 from pixaff.models.folding import folded
+from pixaff.models.int8 import NEEDLESS, int8_graph, int8_weights
 from pixaff.models.onnx import HINT, INPUT, OPSET, ExportError, compare, missing_packages, onnx_graph
 from pixaff.weights.cache import cache_folder
 
@@ -43,14 +46,19 @@ TRIAL_SIZE = (128, 128)
 N = TypeVar("N", bound=Network)
 
 
-def onnx_network(network: N) -> N:
+def onnx_network(network: N, int8: bool = False) -> N:
     """The network, computed by ONNX Runtime on the CPU. It may be called from several threads.
 
     A small network takes one thread per call, for the reason given at `pixaff.device.steady_threads`; a large one as
     many as PyTorch would. The network itself stays as it is, and what is made of it is not to be trained.
 
+    Args:
+        network: The network.
+        int8: Compute most of it in 8-bit integers; see `pixaff.models.int8`.
+
     Raises:
-        ExportError: ONNX Runtime or what writes its graphs is not installed, or cannot compute this network.
+        ExportError: ONNX Runtime or what writes its graphs is not installed, or cannot compute this network; or its
+            ranges for int8 are not known.
     """
     if not network.exported:
         raise ExportError(f"{type(network).__name__} is not for ONNX Runtime", "use --inference torch")
@@ -58,7 +66,16 @@ def onnx_network(network: N) -> N:
         raise ExportError(f"{missing} not installed", HINT)
     plain = folded(network)
     threads = torch.get_num_threads() if is_large(network) else 1
-    session = _Session(_graph(network, plain), plain, threads)
+    if int8:
+        graph = int8_graph(network)
+        if graph is None:
+            raise ExportError(
+                "int8 needs the ranges of the activations, which are known of the model lite alone",
+                "use --inference auto",
+            )
+        session = _Session(graph, plain, threads, int8_weights(plain))
+    else:
+        session = _Session(_graph(network, plain), plain, threads)
     made = copy.copy(plain)  # another object with the same layers
     made.__dict__ = dict(plain.__dict__)
     for position, method in enumerate(network.exported):
@@ -68,34 +85,39 @@ def onnx_network(network: N) -> N:
 
 def onnx_networks(
     requested: str, networks: Mapping[str, N], device: torch.device, precision: str
-) -> tuple[dict[str, N], str]:
-    """The networks in ONNX Runtime, on the CPU in fp32, if it computes all of them; {} means PyTorch.
+) -> tuple[dict[str, N], str, str]:
+    """The networks in ONNX Runtime, on the CPU, if it computes all of them; {} means PyTorch.
 
     Args:
-        requested: "auto", "torch" or "onnx".
+        requested: "auto", "torch", "onnx" or "int8". "auto" is "onnx" where that is possible, otherwise "torch"; never
+            "int8", which changes masks.
         networks: The networks by part.
         device: Where they are.
         precision: "fp32" or "bf16".
 
     Returns:
-        The networks by part, and why "auto" means PyTorch although ONNX Runtime might compute them; otherwise "".
+        The networks by part; what was chosen, "torch", "onnx" or "int8"; and why "auto" means PyTorch although ONNX
+        Runtime might compute them, otherwise "".
 
     Raises:
-        UsageError: "onnx" cannot be followed.
+        UsageError: "onnx" or "int8" cannot be followed.
     """
     suits = device.type == "cpu" and precision == "fp32"
-    if requested == "onnx" and not suits:
-        raise UsageError(
-            f"found {precision} on {device}, but ONNX Runtime computes in fp32 on the CPU", "use --inference torch"
+    if requested in ("onnx", "int8") and not suits:
+        found = (
+            "ONNX Runtime computes in fp32 on the CPU" if requested == "onnx" else "int8 is for the CPU, without bf16"
         )
+        raise UsageError(f"found {precision} on {device}, but {found}", "use --inference torch")
     if requested == "torch" or not suits:
-        return {}, ""
+        return {}, "torch", ""
+    int8 = requested == "int8"
     try:
-        return {part: onnx_network(network) for part, network in networks.items()}, ""
+        made = {part: onnx_network(network, int8) for part, network in networks.items()}
+        return made, "int8" if int8 else "onnx", ""
     except ExportError as error:
-        if requested == "onnx":
+        if requested != "auto":
             raise UsageError(error.message, error.hint or "use --inference torch") from None
-        return {}, error.message + (f" ({error.hint})" if error.hint else "")
+        return {}, "torch", error.message + (f" ({error.hint})" if error.hint else "")
 
 
 class _Session:
@@ -105,9 +127,12 @@ class _Session:
         graph: As `without_weights` leaves it.
         network: Has the weights.
         threads: Number of threads of a call.
+        int8: Weights that are in the graph in place of those of the network; see `pixaff.models.int8.int8_weights`.
     """
 
-    def __init__(self, graph: bytes, network: Network, threads: int) -> None:
+    def __init__(
+        self, graph: bytes, network: Network, threads: int, int8: Mapping[str, NDArray[np.generic]] | None = None
+    ) -> None:
         runtime: Any = importlib.import_module("onnxruntime")
         options = runtime.SessionOptions()
         options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
@@ -116,12 +141,17 @@ class _Session:
         # Threads that wait by spinning take the cores from other work.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         state = {PREFIX + name: tensor.detach() for name, tensor in network.state_dict().items()}
-        weights = {name: tensor.float().contiguous().numpy() for name, tensor in state.items() if tensor.ndim}
+        weights: dict[str, NDArray[Any]] = {
+            name: tensor.float().contiguous().numpy() for name, tensor in state.items() if tensor.ndim
+        }
+        weights.update({PREFIX + name: value for name, value in (int8 or {}).items()})
         names = [name for name in weights if _has_weight(graph, name)]
         values = [runtime.OrtValue.ortvalue_from_numpy(weights[name]) for name in names]
         options.add_external_initializers(names, values)
         self._kept = weights, values  # ONNX Runtime reads them where they are
-        self._session = runtime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+        self._session = runtime.InferenceSession(
+            graph, options, providers=["CPUExecutionProvider"], disabled_optimizers=NEEDLESS if int8 else None
+        )
         self._outputs = [one.name for one in self._session.get_outputs()]
         # Those of the classes, of whose number a graph knows nothing.
         self._given = {one.name: weights[one.name] for one in self._session.get_inputs() if one.name != INPUT}
