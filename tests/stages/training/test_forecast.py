@@ -12,9 +12,9 @@ from pixaff.run_options import TrainingOptions
 from pixaff.settings import Settings
 from pixaff.stages.batch.report import Report
 from pixaff.stages.training import forecast
-from pixaff.stages.training.chain import Stage, Work
 from pixaff.stages.training.folder import Trained
 from pixaff.stages.training.forecast import Forecast, Pace
+from pixaff.stages.training.stage import Stage, Work
 from pixaff.stages.training.trials import step_seconds
 
 

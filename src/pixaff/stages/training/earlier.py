@@ -21,9 +21,9 @@ from pixaff.settings import value_words
 from pixaff.stages.batch.ledger import NAME as LEDGER
 from pixaff.stages.batch.ledger import read_ledger
 from pixaff.stages.batch.record import read_record
-from pixaff.stages.training.chain import Stage, stale_stages
 from pixaff.stages.training.forecast import Pace
 from pixaff.stages.training.optimizer import POWER
+from pixaff.stages.training.stage import Stage, stale_stages
 
 EARLIER = "earlier.safetensors"
 """Weights from which a training continues when photos have changed."""

@@ -16,7 +16,7 @@ from pixaff.stages.batch.naming import naming_of
 
 if TYPE_CHECKING:
     from pixaff.stages.batch.report import Report
-    from pixaff.stages.training.chain import Stage, Work
+    from pixaff.stages.training.stage import Stage, Work
 
 EVERY = 0.5
 """Seconds between two events about a running stage."""

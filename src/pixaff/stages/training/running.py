@@ -9,8 +9,8 @@ from pixaff.errors import TrainingError
 from pixaff.io.atomic import write_text
 from pixaff.stages.batch.naming import Photos, naming_of
 from pixaff.stages.batch.report import Report
-from pixaff.stages.training.chain import Stage, Work
 from pixaff.stages.training.forecast import Forecast, Pace
+from pixaff.stages.training.stage import Stage, Work
 
 
 def run_stages(

@@ -28,7 +28,7 @@ from pixaff.stages.training.loop import LossFn
 from pixaff.stages.training.optimizer import parameter_groups
 
 if TYPE_CHECKING:
-    from pixaff.stages.training.chain import Work
+    from pixaff.stages.training.stage import Work
 
 USUAL_SIZE = 512
 """Long side of a photo where the working size is that of each photo."""

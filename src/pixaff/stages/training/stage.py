@@ -1,4 +1,4 @@
-"""The stages of a run that trains a model, as a plain list: what each does, and what it depends on.
+"""A stage of a run that trains a model: what it does, and what it depends on. `chains` has them all.
 
 A stage names the options on which its outputs depend and the stages whose outputs it reads. So the list says what a
 change of an option, or of a stage, makes out of date.

@@ -12,10 +12,10 @@ from pixaff.recipe import Recipe
 from pixaff.run_options import TrainingOptions
 from pixaff.settings import Settings
 from pixaff.stages.batch.report import Report
-from pixaff.stages.fit import irn_stages, psa_stages
-from pixaff.stages.training.chain import Stage, Work, stale_stages
+from pixaff.stages.training.chains import irn_stages, psa_stages
 from pixaff.stages.training.folder import Trained
 from pixaff.stages.training.running import run_stages
+from pixaff.stages.training.stage import Stage, Work, stale_stages
 
 FREE = {"preset", "label_threshold"}
 """Settings that are stored in the model, and that no output of a run with given labels depends on."""
