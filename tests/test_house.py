@@ -20,7 +20,7 @@ TESTS = Path(__file__).parent
 
 LAYERS = (
     {"_version", "errors"},
-    {"options", "events", "device", "shard"},
+    {"options", "events", "device", "shard", "allocation"},
     {"settings", "recipe", "model_options", "progress", "keywords"},
     {"run_options", "ops", "io"},
     {"viz", "weights"},
@@ -30,6 +30,7 @@ LAYERS = (
     {"predictor"},
     {"segmenter"},
     {"loaders"},
+    {"ray"},
     {"stages"},
     {"cli"},
     {"pixaff", "__main__"},
@@ -74,7 +75,7 @@ ONE_NAME = {
 }
 """Names that several modules share, with what they have in common."""
 
-PROBED = {("stages/batch/executors.py", "os"), ("stages/batch/inputs.py", "sys.stdin")}
+PROBED = {("stages/batch/inputs.py", "sys.stdin")}
 """What is asked for an attribute that may be missing, where networks are used: the system, never a network."""
 
 

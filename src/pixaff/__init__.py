@@ -84,7 +84,7 @@ _HOMES = {
     "train_irn": "pixaff.stages.train_irn",
     "train_seg": "pixaff.stages.train_seg",
 }
-_PACKAGES = ("errors", "io", "models", "ops", "settings", "stages", "viz", "weights")
+_PACKAGES = ("errors", "io", "models", "ops", "ray", "settings", "stages", "viz", "weights")
 
 __all__ = [*_HOMES, "__version__"]
 

@@ -72,6 +72,9 @@ class RunOverImages(Run, total=False):
 
     keep: bool
     shard: str | None
+    cluster: str | None
+    num_cpus: int | None
+    num_gpus: float | None
 
 
 class Batches(RunOverImages, total=False):

@@ -117,6 +117,25 @@ class Predictor:
         """The device in words."""
         return device_words(self.device)
 
+    @property
+    def networks(self) -> tuple[Network, ...]:
+        """Those that were loaded."""
+        networks = (self.cam_network, self.affinity_network, self.boundary_network)
+        return tuple(network for network in networks if network is not None)
+
+    def move(self, device: torch.device) -> None:
+        """Move the networks to a device, and compute them there as ``inference`` says; needed after unpickling.
+
+        Raises:
+            UsageError: ONNX Runtime was used before, and cannot be used there.
+        """
+        for network in self.networks:
+            network.to(device)
+        self.settle_inference(self.inference)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_engines": {}}  # sessions of ONNX Runtime cannot be pickled
+
     def replace(self, **settings: Any) -> Predictor:
         """The same networks with other hyper-parameters, such as ``alpha=4``.
 

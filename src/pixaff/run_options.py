@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pixaff.errors import UsageError, shortened
 from pixaff.events import Callback, Event, silent
 from pixaff.options import check_options, keyword, option
 from pixaff.progress import ProgressBar
@@ -55,6 +57,26 @@ class RunOptions:
         "I/N",
         commands=("cam", "crf", "propagate", "segment"),
     )
+    cluster: str | None = option(
+        None,
+        "Compute on a Ray cluster: that of this machine, started if there is none, or at an address. Default: none.",
+        "ray|ray://HOST:PORT",
+        commands=("cam", "crf", "propagate", "segment"),
+    )
+    num_cpus: int | None = option(
+        None,
+        "Processors of each worker of a cluster; default: up to 4.",
+        "N",
+        at_least=1,
+        commands=("cam", "crf", "propagate", "segment"),
+    )
+    num_gpus: float | None = option(
+        None,
+        "GPUs of each worker of a cluster, such as 0.25 to share one; default: 1 if the cluster has any.",
+        "N",
+        at_least=0,
+        commands=("cam", "crf", "propagate", "segment"),
+    )
     page: str | Path | None = option(
         None,
         "Also make the page of pixaff report, to look at the masks; a file that ends in .html. Default: none.",
@@ -77,6 +99,8 @@ class RunOptions:
         check_options(self)
         if self.shard is not None:
             Shard.of(self.shard)
+        if self.cluster is not None:
+            _check_cluster(self.cluster)
         if self.progress:
             object.__setattr__(self, "report", _both(self.report, ProgressBar()))
             object.__setattr__(self, "progress", False)
@@ -113,6 +137,13 @@ class TrainingOptions(RunOptions):
         flags=("--yes",),
         commands=("train-cam", "fit"),
     )
+
+
+def _check_cluster(address: str) -> None:
+    if address != "ray" and not address.startswith("ray://"):
+        raise UsageError(f"cluster is {shortened(address)!r}, expected ray or ray://HOST:PORT")
+    if importlib.util.find_spec("ray") is None:
+        raise UsageError("ray is not installed", "pip install 'pixaff[ray]'")
 
 
 def _both(first: Callback, second: Callback) -> Callback:

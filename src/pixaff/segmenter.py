@@ -74,6 +74,23 @@ class Segmenter:
         """The device in words."""
         return device_words(self.device)
 
+    @property
+    def networks(self) -> tuple[SegNetwork]:
+        """The network."""
+        return (self.network,)
+
+    def move(self, device: torch.device) -> None:
+        """Move the network to a device, and compute it there as ``inference`` says; needed after unpickling.
+
+        Raises:
+            UsageError: ONNX Runtime was used before, and cannot be used there.
+        """
+        self.network.to(device)
+        self.settle_inference(self.inference)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_made": None}  # a session of ONNX Runtime cannot be pickled
+
     def replace(self, **settings: Any) -> Segmenter:
         """The same network with other settings, such as ``size=512``.
 

@@ -248,7 +248,9 @@ def check_size(size: int) -> None:
 
 
 def value_words(value: Any) -> str:
-    """A value as it is typed: 3 instead of 3.0, yes instead of True."""
+    """A value as it is typed: 3 instead of 3.0, yes instead of True, none instead of None."""
+    if value is None:
+        return "none"
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, (list, tuple)):

@@ -36,6 +36,7 @@ ELSEWHERE = {
     "--array", "--cpus-per-task", "--gpus-per-task", "--job-name", "--mem", "--requeue", "--time",  # of sbatch
     "--nproc-per-node", "--nnodes", "--rdzv-backend", "--rdzv-endpoint",  # of torchrun
     "--rounds",  # of the fault harness
+    "--address", "--head", "--port",  # of ray start
     "--max-labels",  # the option that architecture.md adds
 }  # fmt: skip
 

@@ -13,7 +13,7 @@ import pytest
 
 from pixaff.errors import OutputError
 from pixaff.io import atomic
-from pixaff.io.atomic import atomic_path, atomic_stream, write_bytes, write_text
+from pixaff.io.atomic import atomic_path, atomic_stream, scratch_folder, write_bytes, write_text
 
 posix = pytest.mark.skipif(os.name == "nt", reason="needs POSIX signals and permissions")
 
@@ -312,3 +312,16 @@ def test_case_file_name_that_is_no_utf8(tmp_path: Path) -> None:
     write_text(tmp_path / f"{name}.txt", f"{name}\n")
     assert os.listdir(os.fsencode(tmp_path)) == [b"caf\xe9.txt"]
     assert (tmp_path / f"{name}.txt").read_bytes() == b"caf\xe9\n"
+
+
+def test_scratch_folders_of_killed_processes_are_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    died = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True)
+    with scratch_folder() as mine:
+        left = Path(mine.replace(f"-{os.getpid()}-", f"-{died.stdout.strip()}-"))
+        (left / "inner").mkdir(parents=True)
+        other = tmp_path / f"pixaff-00000000-{died.stdout.strip()}-x"  # of another machine
+        other.mkdir()
+        with scratch_folder() as second:
+            assert sorted(map(str, tmp_path.iterdir())) == sorted([mine, second, str(other)])
+    assert list(tmp_path.iterdir()) == [other]

@@ -85,9 +85,11 @@ def test_labels_restrict_and_command_prints_json(photos: Path, run: Path, tmp_pa
 
 
 def test_a_model_without_the_network_says_how_to_get_one(photos: Path, run: Path, tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"run2 contains no seg.safetensors \(give the folder"):
+    with pytest.raises(CheckpointError, match="run2: no such folder"):
         segment(photos, tmp_path / "out", model=tmp_path / "run2")
     (tmp_path / "run2").mkdir()
+    with pytest.raises(CheckpointError, match=r"run2 contains no seg.safetensors \(give the folder"):
+        segment(photos, tmp_path / "out", model=tmp_path / "run2")
     (tmp_path / "run2" / RECORD).write_text("{}")
     with pytest.raises(CheckpointError, match=r"contains no seg.safetensors \(train it: pixaff train-seg"):
         segment(photos, tmp_path / "out", model=tmp_path / "run2")

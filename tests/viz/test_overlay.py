@@ -3,13 +3,15 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from pixaff.io.masks import voc_palette
 from pixaff.viz.curve import loss_curve
+from pixaff.viz.legend import find_font, legible
 from pixaff.viz.overlay import heatmap, overlay
 from pixaff.viz.sheet import contact_sheet
 
@@ -222,3 +224,24 @@ def test_reading_and_drawing_need_neither_torch_nor_pyplot(tmp_path: Path) -> No
         "assert 'torch' not in sys.modules and 'matplotlib.pyplot' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code, str(tmp_path / "loss.png")], check=True)
+
+
+def test_names_do_not_cover_each_other_and_unknown_letters_become_the_number() -> None:
+    font = find_font(14)
+    assert legible("Schäfchen кошка", font, "class 3") == "Schäfchen кошка"
+    assert legible("\U0001f9ff", font, "class 3") == "class 3"
+    drawn = []
+    mask = np.zeros((300, 400), np.uint8)
+    mask[140:160, 100:200], mask[140:160, 200:300] = 1, 2
+    with pytest.MonkeyPatch.context() as patch:
+        text = ImageDraw.ImageDraw.text
+
+        def noted(self: ImageDraw.ImageDraw, place: tuple[float, float], words: str, *rest: Any, **more: Any) -> None:
+            if "stroke_fill" in more:
+                drawn.append(self.textbbox(place, words, rest[1]))
+            text(self, place, words, *rest, **more)
+
+        patch.setattr(ImageDraw.ImageDraw, "text", noted)
+        overlay(np.zeros((300, 400, 3), np.uint8), mask, names={1: "a rather long class name", 2: "another long one"})
+    (_, top, _, bottom), (_, other, _, end) = drawn
+    assert bottom <= other or end <= top

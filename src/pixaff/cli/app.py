@@ -10,6 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 from pixaff import __version__
+from pixaff.allocation import settle_process
 from pixaff.cli import (
     cam,
     crf,
@@ -29,7 +30,7 @@ from pixaff.cli import (
     train_seg,
 )
 from pixaff.cli.config import with_config
-from pixaff.cli.process import settle_process, settle_streams
+from pixaff.cli.process import settle_streams
 from pixaff.errors import PixaffError, shortened
 
 

@@ -33,7 +33,9 @@ Out = Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Output fo
 List = Annotated[
     Path | None,
     typer.Option(
-        "--list", metavar="FILE", help="Image list: only use the images that it names, one per line. Default: all."
+        "--list",
+        metavar="FILE",
+        help="Image list: only use the images that it names, one per line, or as pixaff report saves it. Default: all.",
     ),
 ]
 Labels = Annotated[

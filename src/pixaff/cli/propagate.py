@@ -33,10 +33,16 @@ def propagate(
         typer.Option("--cams", metavar="DIR", help="Refine the CAMs in this folder; default: the model's own."),
     ] = None,
     listing: options.List = None,
-    overlay: Annotated[bool, typer.Option("--overlay", help="Also write DIR/overlays/NAME.jpg.")] = False,
+    overlay: Annotated[
+        bool,
+        typer.Option("--overlay", help="Also write DIR/overlays/NAME.jpg: the photo with its mask and class names."),
+    ] = False,
     save_scores: Annotated[
         bool,
-        typer.Option("--save-scores", help="Also write DIR/scores/NAME.npz, for evaluate --sweep alpha=FROM:TO:STEP."),
+        typer.Option(
+            "--save-scores",
+            help="Also write DIR/scores/NAME.npz, for other alphas: evaluate --sweep, and the slider of report.",
+        ),
     ] = False,
     instances: Annotated[
         bool,

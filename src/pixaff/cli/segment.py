@@ -37,7 +37,10 @@ def segment(
         ),
     ] = "predict",
     listing: options.List = None,
-    overlay: Annotated[bool, typer.Option("--overlay", help="Also write DIR/overlays/NAME.jpg.")] = False,
+    overlay: Annotated[
+        bool,
+        typer.Option("--overlay", help="Also write DIR/overlays/NAME.jpg: the photo with its mask and class names."),
+    ] = False,
     null: options.Null = False,
 ) -> None:
     """Make masks of photos with a segmentation network.

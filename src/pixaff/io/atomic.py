@@ -13,7 +13,9 @@ import os
 import platform
 import re
 import secrets
+import shutil
 import stat
+import tempfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -133,6 +135,15 @@ def output_errors(path: str | os.PathLike[str]) -> Iterator[None]:
         yield
     except OSError as error:
         raise _output_error(Path(path), error) from error
+
+
+def scratch_folder() -> tempfile.TemporaryDirectory[str]:
+    """A folder for what this process needs for a while; what killed processes of this machine left is removed."""
+    for left in Path(tempfile.gettempdir()).glob(f"pixaff-{_machine()}-*-*"):
+        process = left.name.split("-")[2]
+        if process.isdecimal() and not _alive(int(process)):
+            shutil.rmtree(left, ignore_errors=True)  # which follows no link
+    return tempfile.TemporaryDirectory(prefix=f"pixaff-{_machine()}-{os.getpid()}-")
 
 
 class _Stream(io.BufferedWriter):

@@ -15,7 +15,7 @@ from pixaff.io.regular import FOLDER, irregular
 # What pixaff itself reads or writes beside photos.
 # fmt: off
 OWN_SUFFIXES = frozenset((
-    ".csv", ".json", ".jsonl", ".npy", ".npz", ".parquet", ".safetensors", ".xml", ".yaml", ".yml",
+    ".csv", ".html", ".js", ".json", ".jsonl", ".npy", ".npz", ".parquet", ".safetensors", ".xml", ".yaml", ".yml",
 ))
 # fmt: on
 _OWN_NAMES = frozenset({"classes.txt", "README.md"})

@@ -47,13 +47,18 @@ def write_mask(path: str | os.PathLike[str], mask: NDArray[np.uint8]) -> None:
         ValueError: `mask` is not a uint8 plane.
         OutputError: The file cannot be written.
     """
+    write_bytes(path, mask_png(mask))
+
+
+def mask_png(mask: NDArray[np.uint8]) -> bytes:
+    """The file that `write_mask` writes."""
     if mask.dtype != np.uint8 or mask.ndim != 2 or mask.size == 0:
         raise ValueError(f"mask: found {mask.dtype} {mask.shape}, expected uint8 (H, W)")
     picture = Image.fromarray(mask)
     picture.putpalette(_palette().tobytes())
     png = io.BytesIO()  # Pillow hides the reason when it writes to a full disk itself
     picture.save(png, format="PNG")
-    write_bytes(path, png.getvalue())
+    return png.getvalue()
 
 
 def voc_colours(num_classes: int) -> dict[Colour, int]:

@@ -309,6 +309,8 @@ def _in_folder(model: str | Path, parts: Parts | None) -> _Source:
         recorded, trained = (folder / RECORD).is_file(), (folder / CAM).is_file()
     except OSError as error:
         raise CheckpointError(f"{folder}: cannot be read: {error.strerror}", "check its permissions") from None
+    if not folder.is_dir():
+        raise CheckpointError(f"{folder}: no such folder", f'check the path, or give "{EMBEDDED}"')
     if recorded:
         names, settings = _recorded(folder / RECORD)
     elif trained:

@@ -96,6 +96,10 @@ def segmentation_file(model: str | Path) -> Path:
         there, others = (folder / SEG).is_file(), any((folder / name).is_file() for name in (RECORD, CAM))
     except OSError as error:
         raise CheckpointError(f"{folder}: cannot be read: {error.strerror}", "check its permissions") from None
+    if not folder.is_dir():
+        raise CheckpointError(
+            f"{folder}: no such folder", "check the path, or give the folder of a pixaff train-seg run"
+        )
     if there:
         return folder / SEG
     if _cam_network(folder / RECORD) in HEADS and (folder / CAM).is_file():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,7 @@ from pixaff.model_options import ModelOptions
 from pixaff.options import divide
 from pixaff.run_options import BatchOptions, RunOptions
 from pixaff.settings import Settings
+from pixaff.stages.batch.cluster import loading, placed, words_for
 from pixaff.stages.batch.destination import destination
 from pixaff.stages.batch.image_labels import PREDICT, given_entries, labels_of, names_of, read_given_labels
 from pixaff.stages.batch.inputs import find_images, given_path
@@ -19,7 +20,7 @@ from pixaff.stages.batch.naming import Photos
 from pixaff.stages.batch.packs import asked_of, find_packs, over_packs
 from pixaff.stages.batch.plan import Plan, weights_of
 from pixaff.stages.batch.report import Report
-from pixaff.stages.batch.run import run_plan, skip_all
+from pixaff.stages.batch.run import Outcome, run_plan, skip_all
 from pixaff.viz.cam_panels import cam_panels
 
 if TYPE_CHECKING:
@@ -98,8 +99,10 @@ def cam(
     )
     source, tagged = photos.source, given_entries(labels, photos)
 
+    called = photos.names
+
     def outputs(path: Path) -> tuple[Path, ...]:
-        key = photos.names.key(path)
+        key = called.key(path)
         return (out / f"{key}{suffix}", *[out / OVERLAYS / f"{key}.jpg"] * overlay)
 
     plan = Plan(
@@ -120,14 +123,16 @@ def cam(
     from pixaff.loaders import load_predictor
     from pixaff.stages.batch.executors import through_predictor
 
-    predictor = load_predictor(chosen, settings, device=run.device, parts=("cam",), command=COMMAND, report=run.report)
+    placing = placed(run, chosen)
+    chosen, device = loading(placing, chosen)
+    predictor = load_predictor(chosen, settings, device=device, parts=("cam",), command=COMMAND, report=run.report)
     names = predictor.classes
     given = read_given_labels(
         labels, names, photos, command=COMMAND, listed=listing is not None, report=run.report, entries=tagged
     )
 
-    def load(path: Path) -> Sample:
-        return predictor.sample(source.open(path), labels_of(path, given, labels))
+    def load(path: Path, present: tuple[int, ...] | None) -> Sample:
+        return predictor.sample(source.open(path), present)
 
     def draw(sample: Sample, file: CamFile) -> Image.Image:
         shown = [value - 1 for value in file.classes]
@@ -148,9 +153,21 @@ def cam(
         files = spread(predictor.sample_cams, batch)
         return list(zip(files, spread(draw, batch, files) if overlay else [None] * len(files), strict=True))
 
+    def work(todo: Sequence[Path]) -> Generator[tuple[Path, Outcome], None, None]:
+        return through_predictor(
+            todo,
+            predictor,
+            placing,
+            command=COMMAND,
+            labels=lambda path: labels_of(path, given, labels),
+            load=load,
+            compute=compute,
+            save=save,
+        )
+
     return run_plan(
         plan,
-        lambda todo: through_predictor(todo, predictor, run, load=load, compute=compute, save=save),
+        work,
         settings={
             **predictor.sources,
             "labels": str(labels),
@@ -161,7 +178,7 @@ def cam(
             "precision": predictor.precision,
             "inference": predictor.inference,
         },
-        device=predictor.device_words,
+        device=words_for(placing, predictor.device_words),
         weights=predictor.files,
         classes=names,
         listing=listing,

@@ -14,6 +14,7 @@ from pixaff.model_options import ModelOptions
 from pixaff.options import divide
 from pixaff.run_options import RunOptions
 from pixaff.settings import Settings
+from pixaff.stages.batch.cluster import Work, on_cluster, placed, words_for
 from pixaff.stages.batch.executors import default_workers, in_processes, in_threads
 from pixaff.stages.batch.inputs import existing_folder, find_images, given_path
 from pixaff.stages.batch.naming import Names
@@ -97,7 +98,9 @@ def crf(
     settings = preset_settings(preset).replace(**given)
     if hard:
         check_confidences(settings)
-    where, count = pick_device(run.device), run.workers or default_workers()
+    run = placed(run)
+    where = pick_device(run.device if run.cluster is None else "cpu")
+    count = run.workers or default_workers()
     shared: dict[str, Any] = {
         "cams": folder,
         "names": photos.names,
@@ -108,7 +111,13 @@ def crf(
     }
     work = partial(_confident_labels, **shared) if hard else partial(_posteriors, form=format, **shared)
 
+    def begin(device: str) -> Work:
+        there = partial(work, device=device)
+        return lambda photos, known: in_threads(photos, there, workers=1)
+
     def spread(todo: Sequence[Path]) -> Generator[tuple[Path, Outcome], None, None]:
+        if run.cluster is not None:
+            return on_cluster(todo, begin, lambda photo: None, run, command=COMMAND, cpus=1)
         # A worker process costs seconds of imports, and CUDA works best in one process.
         if count > 1 and len(todo) >= PHOTOS_PER_WORKER * count and where.type == "cpu":
             return in_processes(todo, work, workers=count)
@@ -125,7 +134,7 @@ def crf(
             "format": format,
             **_mode(hard),
         },
-        device=device_words(where),
+        device=words_for(run, device_words(where)),
         listing=listing,
     )
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import tempfile
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -15,6 +14,7 @@ from PIL import Image
 
 from pixaff.errors import CheckpointError, FormatError, PixaffError, UsageError, shortened
 from pixaff.io.addresses import address_of, is_address
+from pixaff.io.atomic import scratch_folder
 from pixaff.io.cams import read_cams
 from pixaff.io.checkpoints import read_metadata, read_state_dict
 from pixaff.io.images import IMAGE_SUFFIXES, image_size
@@ -56,7 +56,7 @@ def info(
             raise UsageError("found photos without labels", "give the path of the labels, too")
         return _installation()
     if is_address(path):
-        with tempfile.TemporaryDirectory(prefix="pixaff-") as scratch:
+        with scratch_folder() as scratch:
             records_behind(address_of(path), Path(scratch))
             return {**info(scratch, photos, recursive=recursive), "path": address_of(path)}
     path = Path(path)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ from pixaff.ops.powers import HIGHEST, LOWEST, background_powers
 from pixaff.options import divide
 from pixaff.run_options import BatchOptions, RunOptions
 from pixaff.settings import Settings
+from pixaff.stages.batch.cluster import loading, placed, words_for
 from pixaff.stages.batch.destination import destination
 from pixaff.stages.batch.image_labels import PREDICT, given_entries, labels_of, names_of, read_given_labels
 from pixaff.stages.batch.inputs import default_out, existing_folder, find_images, given_path, single_file
@@ -27,7 +28,7 @@ from pixaff.stages.batch.packs import asked_of, find_packs, over_packs
 from pixaff.stages.batch.plan import Plan, weights_of
 from pixaff.stages.batch.record import read_record, shard_records
 from pixaff.stages.batch.report import Report
-from pixaff.stages.batch.run import run_plan, skip_all
+from pixaff.stages.batch.run import Outcome, run_plan, skip_all
 from pixaff.stages.batch.sweeps import FOLDER as SCORES
 
 if TYPE_CHECKING:
@@ -123,10 +124,12 @@ def propagate(
     if instances and place.address:
         raise UsageError(f"{place.address}: instances are gathered in one file", "give a folder on the disk to --out")
 
+    called = photos.names  # what a cluster gets of the photos, whose list may be long
+
     def outputs(path: Path) -> tuple[Path, ...]:
         if single:
             return (out,)
-        key = photos.names.key(path)
+        key = called.key(path)
         further = [out / OVERLAYS / f"{key}.jpg"] * overlay + [out / SCORES / f"{key}.npz"] * save_scores
         further += [out / INSTANCES / f"{key}{suffix}" for suffix in (".png", ".json")] * instances
         return (out / f"{key}.png", *further)
@@ -146,7 +149,7 @@ def propagate(
         recorded=not single,
         place=place,
         labels=names_of(tagged),
-        cams=None if folder is None else lambda photo: find_cams(folder, photos.names.key(photo), must_exist=False),
+        cams=None if folder is None else lambda photo: find_cams(folder, called.key(photo), must_exist=False),
         request={
             **model,
             **settings,
@@ -169,10 +172,12 @@ def propagate(
     from pixaff.models.bundle import parts_of_walk
     from pixaff.stages.batch.executors import through_predictor
 
+    placing = placed(run, chosen)
+    chosen, device = loading(placing, chosen)
     predictor = load_predictor(
         chosen,
         settings,
-        device=run.device,
+        device=device,
         parts=lambda own: parts_of_walk(own.replace(**settings), folder is None, instances),
         command=COMMAND,
         report=run.report,
@@ -196,13 +201,14 @@ def propagate(
         entries=tagged,
     )
 
-    def load(path: Path) -> Sample:
-        present = labels_of(path, given, labels)
-        file = None if folder is None or present == () else read_cams(find_cams(folder, photos.names.key(path)))
+    def load(path: Path, present: tuple[int, ...] | None) -> Sample:
+        file = None if folder is None or present == () else read_cams(find_cams(folder, called.key(path)))
         return predictor.sample(source.open(path), present, file)
 
     def compute(batch: list[Sample], spread: Spread) -> list[Prediction]:
         return predictor.predict(batch, powers=powers, instances=instances, spread=spread)
+
+    labelled = given is not None
 
     def save(path: Path, result: Prediction) -> Mapping[str, Any]:
         mask, *further = outputs(path)
@@ -215,7 +221,7 @@ def propagate(
         if result.instances is not None:
             kept = result.instances.without_fragments()
             write_instances(
-                (out / INSTANCES / photos.names.key(path)).parent,
+                (out / INSTANCES / called.key(path)).parent,
                 path,
                 kept.map,
                 kept.values.tolist(),
@@ -224,13 +230,25 @@ def propagate(
         place.send(*outputs(path))
         facts: dict[str, Any] = result.to_dict() if isinstance(source, Packed) else {"classes": list(result.classes)}
         if result.classes and not result.mask.any():
-            which = "its labels" if given is not None else "its classes"
+            which = "its labels" if labelled else "its classes"
             facts["warning"] = f"{shortened(path)}: the mask shows none of {which} ({', '.join(result.classes)})"
         return facts
 
+    def work(todo: Sequence[Path]) -> Generator[tuple[Path, Outcome], None, None]:
+        return through_predictor(
+            todo,
+            predictor,
+            placing,
+            command=COMMAND,
+            labels=lambda path: labels_of(path, given, labels),
+            load=load,
+            compute=compute,
+            save=save,
+        )
+
     report = run_plan(
         plan,
-        lambda todo: through_predictor(todo, predictor, run, load=load, compute=compute, save=save),
+        work,
         settings={
             **predictor.sources,
             "labels": str(labels),
@@ -244,7 +262,7 @@ def propagate(
             "precision": predictor.precision,
             "inference": predictor.inference,
         },
-        device=predictor.device_words,
+        device=words_for(placing, predictor.device_words),
         weights=predictor.files,
         classes=predictor.classes or None,
         listing=listing,

@@ -13,6 +13,7 @@ from pixaff.model_options import ModelOptions
 from pixaff.options import divide
 from pixaff.run_options import BatchOptions, RunOptions
 from pixaff.settings import SegSettings
+from pixaff.stages.batch.cluster import loading, placed, words_for
 from pixaff.stages.batch.destination import destination
 from pixaff.stages.batch.image_labels import PREDICT, given_entries, labels_of, names_of, read_given_labels
 from pixaff.stages.batch.inputs import default_out, find_images, given_path, single_file
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from pixaff.keywords import SegmentKeywords
     from pixaff.prediction import Segmentation
     from pixaff.predictor import Sample
+    from pixaff.stages.batch.executors import Spread
 
 COMMAND = "segment"
 OVERLAYS = "overlays"
@@ -97,10 +99,12 @@ def segment(
     single = single_file(out, photos)
     check_page(run, single, elsewhere=bool(place.address) or type(source) is not Source)
 
+    called = photos.names
+
     def outputs(path: Path) -> tuple[Path, ...]:
         if single:
             return (out,)
-        key = photos.names.key(path)
+        key = called.key(path)
         return (out / f"{key}.png", *[out / OVERLAYS / f"{key}.jpg"] * overlay)
 
     def with_page(result: Report) -> Report:
@@ -126,9 +130,11 @@ def segment(
         return with_page(skip_all(plan))
 
     from pixaff.loaders import segmenter_of
-    from pixaff.stages.batch.executors import BATCH, READERS, default_workers, in_batches, lanes
+    from pixaff.stages.batch.executors import through_predictor
 
-    segmenter = segmenter_of(chosen, settings, device=run.device, command=COMMAND, report=run.report)
+    placing = placed(run, chosen)
+    chosen, device = loading(placing, chosen)
+    segmenter = segmenter_of(chosen, settings, device=device, command=COMMAND, report=run.report)
     given = read_given_labels(
         labels,
         segmenter.classes,
@@ -139,8 +145,10 @@ def segment(
         entries=tagged,
     )
 
-    def load(path: Path) -> Sample:
-        return segmenter.sample(source.open(path), labels_of(path, given, labels))
+    labelled = given is not None
+
+    def load(path: Path, present: tuple[int, ...] | None) -> Sample:
+        return segmenter.sample(source.open(path), present)
 
     def save(path: Path, result: Segmentation) -> Mapping[str, Any]:
         mask, *pictures = outputs(path)
@@ -149,21 +157,25 @@ def segment(
             write_picture(picture, result.overlay(), quality=90)
         place.send(*outputs(path))
         facts: dict[str, Any] = result.to_dict() if isinstance(source, Packed) else {"classes": list(result.classes)}
-        if given is not None and result.classes and not result.mask.any():
+        if labelled and result.classes and not result.mask.any():
             words = f"the mask shows none of its labels ({', '.join(result.classes)})"
             facts["warning"] = f"{shortened(path)}: {words}"
         return facts
 
+    def compute(batch: list[Sample], spread: Spread) -> list[Segmentation]:
+        return segmenter.predict(batch, spread=spread)
+
     def work(todo: Sequence[Path]) -> Generator[tuple[Path, Outcome], None, None]:
-        with lanes(segmenter.device, segmenter.network) as (spread, at_a_time):
-            yield from in_batches(
-                todo,
-                load=load,
-                compute=lambda batch: segmenter.predict(batch, spread=spread),
-                save=save,
-                batch_size=run.batch_size or max(BATCH, at_a_time),
-                workers=run.workers or min(READERS, default_workers()),
-            )
+        return through_predictor(
+            todo,
+            segmenter,
+            placing,
+            command=COMMAND,
+            labels=lambda path: labels_of(path, given, labels),
+            load=load,
+            compute=compute,
+            save=save,
+        )
 
     result = run_plan(
         plan,
@@ -176,7 +188,7 @@ def segment(
             "precision": segmenter.precision,
             "inference": segmenter.inference,
         },
-        device=segmenter.device_words,
+        device=words_for(placing, segmenter.device_words),
         weights=segmenter.files,
         classes=segmenter.classes,
         listing=listing,

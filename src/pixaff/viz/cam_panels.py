@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from pixaff.viz.legend import cut, find_font
+from pixaff.viz.legend import cut, find_font, legible
 from pixaff.viz.overlay import colour_table, heatmap
 
 SIDE = 512
@@ -52,14 +52,16 @@ def cam_panels(
     scale = min(1.0, SIDE / max(image.shape[:2]))
     width, height = (max(1, round(side * scale)) for side in (image.shape[1], image.shape[0]))
     small = np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC))
+    font = find_font(_LETTERS)
     panels = [(small, "photo" if len(cams) else "photo: no class")]
     for number, (cam, name) in enumerate(zip(cams, names, strict=True)):
         plane = Image.fromarray(np.nan_to_num(cam).astype(np.float32)).resize(
             (width, height), Image.Resampling.BILINEAR
         )
-        words = cut(name) + ("" if scores is None else f"  {scores[number]:.2f}")
+        words = cut(legible(name, font, f"class {number + 1} of {len(names)}")) + (
+            "" if scores is None else f"  {scores[number]:.2f}"
+        )
         panels.append((heatmap(small, np.asarray(plane)), words))
-    font = find_font(_LETTERS)
     wide = max(width, *(math.ceil(font.getlength(words)) for _, words in panels))
     columns = _columns(len(panels), wide, height + _BAND)
     rows = -(-len(panels) // columns)

@@ -13,6 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from pixaff.io.masks import voc_palette
 
+Box = tuple[int, int, int, int]
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 _FONT_PART = 36  # of the long side
 _SMALLEST = 12  # pixels of a letter that can be read
@@ -32,8 +33,10 @@ def draw_names(picture: Image.Image, mask: NDArray[np.uint8], names: Mapping[int
     font = find_font(max(_SMALLEST, max(picture.size) // _FONT_PART))
     draw = ImageDraw.Draw(picture)
     counts = np.bincount(mask.ravel(), minlength=256)
+    names = {value: legible(name, font, f"class {value}") for value, name in names.items()}
     box = _draw_legend(picture, mask, names, counts, font)
     stroke = max(1, round(_size(font) / 9))
+    taken = [] if box is None else [box]
     for value, name in names.items():
         text = cut(name)
         x0, y0, x1, y1 = draw.textbbox((0, 0), text, font, stroke_width=stroke)
@@ -43,17 +46,22 @@ def draw_names(picture: Image.Image, mask: NDArray[np.uint8], names: Mapping[int
         y, x, room = _middle(mask == value)
         if 2 * room < height:  # it would hide the region
             y -= room + height
-        # Within the picture, and not under the legend.
+        # Within the picture, and neither under the legend nor over another name.
         left = min(max(0, x - width // 2), picture.width - width)
-        top = min(max(0, y - height // 2), picture.height - height)
-        if box is not None and left < box[2] and left + width > box[0] and top < box[3] and top + height > box[1]:
+        for moved in (0, -height, height):
+            top = min(max(0, y - height // 2 + moved), picture.height - height)
+            place = (left, top, left + width, top + height)
+            if not any(_overlap(place, other) for other in taken):
+                break
+        else:
             continue
+        taken.append(place)
         draw.text((left - x0, top - y0), text, "white", font, stroke_width=stroke, stroke_fill="black")
 
 
 def _draw_legend(
     picture: Image.Image, mask: NDArray[np.uint8], names: Mapping[int, str], counts: NDArray[np.int64], font: Font
-) -> tuple[int, int, int, int] | None:
+) -> Box | None:
     """Draw the legend; its box, or None where it would cover too much of the photo."""
     draw, size = ImageDraw.Draw(picture), _size(font)
     lines = [f"{value} {cut(name)} {_percent(counts[value] / mask.size)}" for value, name in names.items()]
@@ -112,6 +120,16 @@ def find_font(size: int) -> Font:
         if path.is_file():
             return ImageFont.truetype(path, size)
     return ImageFont.load_default(size)
+
+
+def legible(name: str, font: Font, otherwise: str) -> str:
+    """A name, or other words if the font lacks one of its letters and would draw boxes."""
+    missing = bytes(font.getmask("\U0010ffff"))
+    return otherwise if any(bytes(font.getmask(sign)) == missing for sign in name if not sign.isspace()) else name
+
+
+def _overlap(one: Box, other: Box) -> bool:
+    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
 
 
 def _size(font: Font) -> int:

@@ -88,7 +88,7 @@ def test_a_bad_member_costs_itself_alone(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["../x", "a/../../x", "/x", "\\x", "..\\x", "C:\\x", "a\0b", "", ".", "x" * 250, "\ud800"]
+    "name", ["../x", "a/../../x", "/x", "\\x", "..\\x", "C:\\x", "a\0b", "", ".", "x" * 250, "\ud800", "x.png/y.jpg"]
 )
 def test_names_that_are_no_paths_below_a_folder(name: str) -> None:
     with pytest.raises(ValueError, match="found a"):

@@ -18,6 +18,7 @@ from pixaff.io.labels.hugging_face import label_keys, labels_in
 from pixaff.io.labels.image_list import MAX_NAME, MAX_PATH
 from pixaff.io.sources.base import Source
 
+_FILES = frozenset((".png", ".jpg", ".json", ".npz", ".npy"))
 _EXTRA = 40  # bytes that an output's name is longer than its photo's
 
 
@@ -105,6 +106,8 @@ def safe_name(name: str) -> str:
     parts = [part for part in name.replace("\\", "/").split("/") if part not in ("", ".")]
     if name.startswith(("/", "\\")) or ".." in parts or re.match(r"[A-Za-z]:", name):
         raise ValueError("found a path that leads out of its shard, expected one below it")
+    if any(os.path.splitext(part)[1].lower() in _FILES for part in parts[:-1]):
+        raise ValueError("found a folder that is called like a file")  # whose output it might be in the way of
     if not parts or any(ord(sign) < 32 or 0xD800 <= ord(sign) < 0xE000 for sign in name):
         raise ValueError("found a name that no file can have")
     if len(name) > MAX_PATH or max(len(os.fsencode(part)) for part in parts) > MAX_NAME - _EXTRA:

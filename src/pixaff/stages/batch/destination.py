@@ -7,7 +7,6 @@ final name and in one piece; what is sent is removed from the scratch folder.
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Any
 
 from pixaff.errors import PixaffError, UsageError
 from pixaff.io.addresses import address_of, fetch, is_address, listed, local_path, put, read_address
-from pixaff.io.atomic import write_bytes
+from pixaff.io.atomic import scratch_folder, write_bytes
 from pixaff.io.records import parse_json
 
 _RECORDS = ("run.json", "run.jsonl", "run-")
@@ -41,7 +40,7 @@ class Destination:
         if not self.address:
             self.folder = Path(local_path(out))
             return
-        self._scratch = tempfile.TemporaryDirectory(prefix="pixaff-")
+        self._scratch = scratch_folder()
         self.folder = Path(self._scratch.name)
         self._sent = {name: stamp[0] for name, stamp in listed(self.address, recursive=True).items()}
 

@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
+from pixaff.allocation import default_workers
 from pixaff.errors import PixaffError
 from pixaff.stages.batch.run import Outcome
 
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
     from pixaff.predictor import Predictor
     from pixaff.run_options import BatchOptions
+    from pixaff.segmenter import Segmenter
+    from pixaff.stages.batch.cluster import Work
 
 Loaded = TypeVar("Loaded")
 Result = TypeVar("Result")
@@ -40,13 +43,6 @@ LANES = 16
 """Largest number of images computed side by side: each takes a few hundred megabytes."""
 
 Queue = deque[tuple[Path, "Future[Any]"]]
-
-
-def default_workers() -> int:
-    """Number of processors that this process may use, at least one."""
-    if hasattr(os, "sched_getaffinity"):
-        return max(1, len(os.sched_getaffinity(0)))
-    return max(1, os.cpu_count() or 1)
 
 
 def in_batches(
@@ -243,33 +239,65 @@ def lanes(device: torch.device, *networks: nn.Module | None) -> Iterator[tuple[S
 
 def through_predictor(
     photos: Sequence[Path],
-    predictor: Predictor,
+    predictor: Predictor | Segmenter,
     options: BatchOptions,
     *,
-    load: Callable[[Path], Loaded],
+    command: str,
+    labels: Callable[[Path], tuple[int, ...] | None],
+    load: Callable[[Path, tuple[int, ...] | None], Loaded],
     compute: Callable[[list[Loaded], Spread], list[Result]],
     save: Callable[[Path, Result], Outcome],
 ) -> Generator[tuple[Path, Outcome], None, None]:
     """`in_batches` for a predictor, with as many images side by side as suit its networks and device.
 
+    On a cluster, the predictor and the functions are pickled, all but ``labels``.
+
     Args:
         photos: The images.
         predictor: What ``compute`` calls.
         options: Batch size and workers; if they are None, this function chooses.
-        load: Decodes an image, in a thread.
+        command: Name of the command, for its events.
+        labels: The labels of an image.
+        load: Decodes an image, in a thread; the second argument is its labels.
         compute: Works on a batch; the second argument maps a function over its images.
         save: Writes the outputs of an image, in a thread.
 
     Yields:
         As `in_batches`.
     """
-    networks = predictor.cam_network, predictor.affinity_network, predictor.boundary_network
-    with lanes(predictor.device, *networks) as (spread, at_a_time):
+    workers = options.workers or min(READERS, default_workers())
+    if options.cluster is None:
+        yield from _through_lanes(photos, labels, predictor, options.batch_size, workers, load, compute, save)
+        return
+    from pixaff.stages.batch.cluster import CPUS, on_cluster
+
+    sized = options.batch_size  # the options hold the callback, which stays here
+
+    def begin(device: str) -> Work:
+        import torch
+
+        predictor.move(torch.device(device))
+        return lambda some, labels: _through_lanes(some, labels, predictor, sized, READERS, load, compute, save)
+
+    yield from on_cluster(photos, begin, labels, options, command=command, cpus=CPUS)
+
+
+def _through_lanes(
+    photos: Sequence[Path],
+    labels: Callable[[Path], tuple[int, ...] | None],
+    predictor: Predictor | Segmenter,
+    batch_size: int | None,
+    workers: int,
+    load: Callable[[Path, tuple[int, ...] | None], Loaded],
+    compute: Callable[[list[Loaded], Spread], list[Result]],
+    save: Callable[[Path, Result], Outcome],
+) -> Generator[tuple[Path, Outcome], None, None]:
+    with lanes(predictor.device, *predictor.networks) as (spread, at_a_time):
         yield from in_batches(
             photos,
-            load=load,
+            load=lambda photo: load(photo, labels(photo)),
             compute=lambda batch: compute(batch, spread),
             save=save,
-            batch_size=options.batch_size or max(BATCH, at_a_time),
-            workers=options.workers or min(READERS, default_workers()),
+            batch_size=batch_size or max(BATCH, at_a_time),
+            workers=workers,
         )

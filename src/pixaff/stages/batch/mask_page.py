@@ -388,7 +388,7 @@ def _facts(items: Sequence[_Item], record: Mapping[str, Any]) -> str:
     settings = record.get("settings", {})
     words += [f"{name} {shortened(settings[name])}" for name in ("model", "preset", "alpha") if settings.get(name)]
     if record.get("written"):
-        words.append(f"made {shortened(record['written'])}")
+        words.append(f"made {shortened(str(record['written'])[:16].replace('T', ' '))}")
     return ", ".join(words)
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import glob
 import os
 import re
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -21,13 +20,14 @@ from pixaff._version import __version__
 from pixaff.errors import FormatError, ImageError, LabelsError, UsageError, counted, shortened
 from pixaff.events import Event
 from pixaff.io.addresses import address_of, fetch, is_address, local_path, matching, stamp_of
-from pixaff.io.atomic import atomic_path
+from pixaff.io.atomic import atomic_path, scratch_folder
 from pixaff.io.images import IMAGE_SUFFIXES
 from pixaff.io.records import read_json
 from pixaff.io.sources import INSIDE, Output, Packed, ShardFormat, format_of
 from pixaff.run_options import BatchOptions
 from pixaff.shard import Shard
 from pixaff.stages.batch.destination import Destination, destination
+from pixaff.stages.batch.image_labels import PREDICT
 from pixaff.stages.batch.ledger import content_digest, digest
 from pixaff.stages.batch.naming import Names, Photos
 from pixaff.stages.batch.record import NAME as RECORD
@@ -116,9 +116,14 @@ def over_packs(
         Shards that are done or skipped, and what failed: photos, each as SHARD/NAME, and shards that cannot be read.
 
     Raises:
+        LabelsError: There is no file of labels.
         OutputError: A pack cannot be written.
     """
+    if run.cluster is not None:
+        raise UsageError("found --cluster and shards", "give it photos in folders; --shard I/N divides shards")
     started, result = time.monotonic(), Report()
+    if str(labels) not in (PREDICT, INSIDE) and not Path(labels).exists():
+        raise LabelsError(f"{labels}: no such file or folder", "check --labels")  # or each shard would fail by itself
     place, share = destination(out), None if run.shard is None else Shard.of(run.shard)
     mine = [pack for pack in packs if share is None or share.has(pack.name)]
     if share is not None:
@@ -198,7 +203,7 @@ def _one(
 ) -> dict[str, Any] | None:
     """Work through a shard; returns the record of the run over its photos, None if the shard cannot be used."""
     shown = address_of(pack.place)
-    with tempfile.TemporaryDirectory(prefix="pixaff-") as folder:
+    with scratch_folder() as folder:
         scratch, outputs = Path(folder), Path(folder) / "out"
         facts: dict[str, Any] = {"shard": pack.name, "input": _stamp(pack), "asked": request}
         told.begin()
@@ -305,7 +310,7 @@ def _describe(place: Destination, command: str, like: Mapping[str, Any] | None, 
     if before.get(KEY) == names:
         return True
     facts = {name: like[name] for name in ("device", "classes") if name in like}
-    with tempfile.TemporaryDirectory(prefix="pixaff-") as folder:
+    with scratch_folder() as folder:
         write_record(Path(folder), command, like.get("settings") or {}, **facts, **{KEY: names})
         place.take(Path(folder) / RECORD, RECORD)
     return True

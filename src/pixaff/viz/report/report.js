@@ -407,8 +407,8 @@ function enlarge(photo) {
   if (picture.photo !== photo) clear(picture);
   picture.photo = photo;
   $("viewer-name").textContent = photo.name;
-  $("viewer-facts").replaceChildren(...chips(photo), `${view.alpha === null ? "" : "saved "}${figures(photo)}`, decisions.get(photo.name) ?? "",
-    photo.trouble);
+  const words = [`${view.alpha === null ? "" : "saved "}${figures(photo)}`, decisions.get(photo.name) ?? "", photo.trouble];
+  $("viewer-facts").replaceChildren(...chips(photo), ...words.filter((text) => text).map((text) => element("span", { text })));
   $("viewer-key").classList.toggle("shown", view.mode === "difference");
   if (!viewer.open) viewer.showModal();
   draw(picture, photo);
