@@ -104,10 +104,10 @@ def onnx_networks(
     """
     suits = device.type == "cpu" and precision == "fp32"
     if requested in ("onnx", "int8") and not suits:
-        found = (
-            "ONNX Runtime computes in fp32 on the CPU" if requested == "onnx" else "int8 is for the CPU, without bf16"
+        how = "in fp32" if requested == "onnx" else "int8 in place of fp32"
+        raise UsageError(
+            f"found {precision} on {device}, but ONNX Runtime computes {how} on the CPU", "use --inference torch"
         )
-        raise UsageError(f"found {precision} on {device}, but {found}", "use --inference torch")
     if requested == "torch" or not suits:
         return {}, "torch", ""
     int8 = requested == "int8"
