@@ -71,25 +71,82 @@ view s5f --scale 0.5 --mirror
 
 # ... from which, and from the image-level labels, the last two stages and both heads learn. The 166 photos on
 # which the hyper-parameters are chosen are left out.
-[ -f "$out/second/model.json" ] || python "$here/train_lite_stages.py" "$out/second" "$voc" "$more" \
-    --cells "$out/walked.pt" --views "$out" --model "$out/first" --cam-weights "$out/classifier.safetensors" \
-    --without "$voc/lists/train.txt" --epochs 3 --seed 0
+for seed in 0 1; do
+    [ -f "$out/second-$seed/model.json" ] || python "$here/train_lite_stages.py" "$out/second-$seed" "$voc" "$more" \
+        --cells "$out/walked.pt" --views "$out" --model "$out/first" --cam-weights "$out/classifier.safetensors" \
+        --without "$voc/lists/train.txt" --epochs 3 --seed "$seed"
+done
+
+# ... twice, from the same weights in another order. The mean of their weights is better than either.
+[ -f "$out/second/model.json" ] || python - "$out/second" "$out/second-0" "$out/second-1" <<'PYTHON'
+import sys
+
+from pixaff.models.bundle import load_model, write_bundle
+
+out, *seeds = sys.argv[1:]
+models = [load_model(seed) for seed in seeds]
+states = [model.cam.state_dict() for model in models]
+mean = {name: sum(state[name] for state in states) / len(states) if value.is_floating_point() else value
+        for name, value in states[0].items()}
+models[0].cam.load_state_dict(mean)
+write_bundle(out, "lite_cam", "lite_affinity", models[0].cam, models[0].affinity, models[0].classes, models[0].settings)
+PYTHON
 
 # 6. The hyper-parameters of the walk, on these 166 photos.
 pixaff cam "$photos" "${labels[@]}" "${list[@]}" --model "$out/second" --out "$out/cams4"
 python "$here/tune_walk.py" "$photos" "$out/cams4" "$voc/SegmentationClassAug" "$voc/lists/train.txt" \
     --model "$out/second" --every 4 --borders full
 
-# 7. The model as it is shipped: matrices in half precision, the settings of the preset.
-python - "$out/second" "$out/lite" <<'PYTHON'
+# 7. Boundaries and displacements, from the confident labels of at most 60 photos with the same rarest class. The
+# 166 photos are left out here, too.
+[ -f "$out/irn.txt" ] || python - "$voc" "$more" "$out" <<'PYTHON'
+import csv
+import random
+import sys
+from collections import Counter
+from pathlib import Path
+
+*sets, out = map(Path, sys.argv[1:])
+held_out = set((sets[0] / "lists/train.txt").read_text().split()[::4])
+labels = {}
+for data, name in zip(sets, ("train_aug", "train_more")):
+    listed = set((data / f"lists/{name}.txt").read_text().split()) - held_out
+    with (data / "labels.csv").open() as file:
+        labels |= {row["image"]: row["labels"].split(";") for row in csv.DictReader(file) if row["image"] in listed}
+frequency = Counter(name for names in labels.values() for name in names)
+images, taken, chosen = sorted(labels), Counter(), []
+random.Random(0).shuffle(images)
+for image in images:
+    rarest = min(labels[image], key=frequency.__getitem__)
+    if taken[rarest] < 60:
+        taken[rarest] += 1
+        chosen.append(image)
+(out / "irn.txt").write_text("\n".join(chosen) + "\n")
+with (out / "irn.csv").open("w") as file:
+    file.writelines(["image,labels\n", *(f"{image},{';'.join(labels[image])}\n" for image in chosen)])
+(out / "irn-photos").mkdir(exist_ok=True)
+for image in chosen:
+    photo = next(path for data in sets if (path := data / f"JPEGImages/{image}.jpg").exists())
+    (out / f"irn-photos/{image}.jpg").symlink_to(photo.resolve())
+PYTHON
+pixaff cam "$out/irn-photos" --labels "$out/irn.csv" --model "$out/second" --scales 1 --out "$out/irn-cams"
+pixaff crf "$out/irn-photos" --cams "$out/irn-cams" --hard --size 320 --out "$out/irn-labels"
+pixaff train-irn "$out/irn-photos" --labels-dir "$out/irn-labels" --network lite_irn --out "$out/irn" --resume \
+    --init "$out/second/affinity.safetensors" --epochs 2 --batch-size 8 --crop 256 --resize 240:400 --precision fp32
+
+# 8. The model as it is shipped: matrices in half precision, the settings of the preset.
+python - "$out/second" "$out/irn/irn.safetensors" "$out/lite" <<'PYTHON'
 import sys
 
+from pixaff.models import create_model, load_checkpoint
 from pixaff.models.bundle import load_model, write_bundle
 from pixaff.models.registry import PRESETS
 
-model = load_model(sys.argv[1])
-write_bundle(sys.argv[2], "lite_cam", "lite_affinity", model.cam, model.affinity, model.classes, PRESETS["lite"], half=True)
+second, weights, out = sys.argv[1:]
+model, irn = load_model(second), load_checkpoint(create_model("lite_irn"), weights)
+write_bundle(out, "lite_cam", "lite_affinity", model.cam, model.affinity, model.classes, PRESETS["lite"], half=True,
+             irn="lite_irn", irn_model=irn)
 PYTHON
 
-# 8. The tables.
+# 9. The tables.
 "$here/evaluate_lite.sh" "$voc" "$out/lite" "$out"
