@@ -19,7 +19,7 @@ CLASSES = ("red", "blue")
 
 def test_lite_segments_with_the_head_of_its_cam_network() -> None:
     bundle = load_segmentation()
-    assert (bundle.name, len(bundle.classes), bundle.settings.size) == ("lite_head_seg", 20, 512)
+    assert (bundle.name, len(bundle.classes), bundle.settings.size) == ("lite_head_seg", 20, 384)
     cam = load_model("lite", parts=("cam",)).cam
     assert isinstance(cam, LiteCam)
     image = torch.rand(1, 3, 64, 96)

@@ -145,12 +145,16 @@ def _cam_network(record: Path) -> str | None:
 
 
 def _described_head(record: Path) -> tuple[str, tuple[str, ...], SegSettings]:
-    """The segmentation head of a model's CAM network, with the model's classes and working size."""
+    """The segmentation head of a model's CAM network, with the model's classes.
+
+    Its masks are so coarse that a photo larger than the default size makes them slower and no better (docs/lite.md).
+    """
     found = read_json(record, "the record of a model", CheckpointError, _COPY)
     classes = tuple(str(name) for name in entry(found, "classes", list, record, CheckpointError))
     settings = entry(found, "settings", dict, record, CheckpointError)
     size = entry(settings, "size", int, record, CheckpointError)
-    return HEADS[str(settings.get("cam"))], classes, _replaced(SegSettings(), {"size": size}, record)
+    plain = SegSettings()
+    return HEADS[str(settings.get("cam"))], classes, _replaced(plain, {"size": min(size, plain.size)}, record)
 
 
 def _described(weights: Path) -> tuple[str, tuple[str, ...], SegSettings]:
