@@ -384,7 +384,8 @@ def test_the_options_say_where_the_model_is_computed(monkeypatch: pytest.MonkeyP
         assert loading(run, model) == (ModelOptions(inference="torch" if gpus else "auto"), "cpu")
     for options, wrong in (({"device": "cuda:1"}, {}), ({"device": "cpu", "num_gpus": 1}, {}),
                            ({"device": "cuda", "num_gpus": 0}, {}), ({"num_gpus": 1}, {"precision": "auto"}),
-                           ({"num_gpus": 1}, {"inference": "onnx"})):  # fmt: skip
+                           ({"num_gpus": 1}, {"inference": "onnx"}),
+                           ({"num_gpus": 1}, {"inference": "int8"})):  # fmt: skip
         with pytest.raises(UsageError):
             placed(of(cluster="ray", **options), ModelOptions(**wrong))
 

@@ -79,8 +79,10 @@ def placed(run: Run, model: ModelOptions | None = None) -> Run:
         raise UsageError("found --device cuda and --num-gpus 0", "give one of them")
     if gpus and model is not None and model.precision == "auto":
         raise UsageError("precision auto is not settled for GPUs of a cluster", "choose --precision fp32 or bf16")
-    if gpus and model is not None and model.inference == "onnx":
-        raise UsageError("found --inference onnx, but ONNX Runtime computes on the CPU", "use --inference torch")
+    if gpus and model is not None and model.inference in ("onnx", "int8"):
+        raise UsageError(
+            f"found --inference {model.inference}, but ONNX Runtime computes on the CPU", "use --inference torch"
+        )
     return replace(run, device="cuda" if gpus else "cpu", num_gpus=gpus)
 
 
