@@ -43,7 +43,7 @@ def photos(tmp_path: Path) -> Path:
 def s3() -> Iterator[str]:
     """An empty bucket of a server on this machine."""
     pytest.importorskip("s3fs", reason="the extra pixaff[s3]")
-    server = pytest.importorskip("moto.server", reason="moto, an S3 server for tests")
+    server = pytest.importorskip("moto.server", reason="moto, flask and flask-cors: an S3 server for tests")
     running = server.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     running.start()
     host, port = running.get_host_and_port()
