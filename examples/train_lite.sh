@@ -131,8 +131,10 @@ for image in chosen:
 PYTHON
 pixaff cam "$out/irn-photos" --labels "$out/irn.csv" --model "$out/second" --scales 1 --out "$out/irn-cams"
 pixaff crf "$out/irn-photos" --cams "$out/irn-cams" --hard --size 320 --out "$out/irn-labels"
-pixaff train-irn "$out/irn-photos" --labels-dir "$out/irn-labels" --network lite_irn --out "$out/irn" --resume \
+pixaff train-irn "$out/irn-photos" --labels-dir "$out/irn-labels" --network lite_irn --out "$out/irn300" --resume \
     --init "$out/second/affinity.safetensors" --epochs 2 --batch-size 8 --crop 256 --resize 240:400 --precision fp32
+pixaff train-irn "$out/irn-photos" --labels-dir "$out/irn-labels" --network lite_irn --out "$out/irn" --resume --seed 1 \
+    --init "$out/irn300/irn.safetensors" --epochs 3 --batch-size 8 --crop 256 --resize 240:400 --precision fp32
 
 # 8. The model as it is shipped: matrices in half precision, the settings of the preset.
 python - "$out/second" "$out/irn/irn.safetensors" "$out/lite" <<'PYTHON'

@@ -144,7 +144,7 @@ def test_cams_that_are_given_or_left_out_make_other_masks(photos, tmp_path):
     (warning,) = warnings_of(photos, cams=tmp_path / "cams")
     assert warning.startswith(words.format(photos.parent / "photos-masks"))
     assert warnings_of(photos, cams=tmp_path / "cams", keep=True) == []
-    propagate(photos, cams=tmp_path / "cams", overwrite=True)
+    assert propagate(photos, cams=tmp_path / "cams", overwrite=True).failed == []
     assert warnings_of(photos, cams=tmp_path / "cams") == []
     (warning,) = warnings_of(photos)
     assert warning.startswith(words.format(photos.parent / "photos-masks"))

@@ -256,6 +256,19 @@ def test_outputs_removed_during_a_run_are_failures(photos: Path, tmp_path: Path)
     assert "was removed" in dict(report.failed)["a.png"]
 
 
+def test_an_older_output_of_a_photo_that_failed_since_is_named(photos: Path, tmp_path: Path) -> None:
+    masks, said = tmp_path / "masks", []
+    propagate(photos, masks)
+    whole = (photos / "a.png").read_bytes()
+    (photos / "a.png").write_bytes(b"half a photo")
+    assert [name for name, _ in propagate(photos, masks, overwrite=True).failed] == ["a.png"]
+    (photos / "a.png").write_bytes(whole)
+    report = propagate(photos, masks, report=lambda event: said.append(event.text) if event.kind == "warning" else None)
+    assert report.skipped == ["a.png", "b.png"]
+    (warning,) = said
+    assert "1 existing output no longer fits: 1 with a failure when last computed (a.png)" in warning
+
+
 def test_a_ledger_in_memory_writes_nothing(tmp_path: Path) -> None:
     ledger = Ledger(None)
     ledger.append({"image": "a", "status": "done"})

@@ -292,6 +292,9 @@ def _through_lanes(
     compute: Callable[[list[Loaded], Spread], list[Result]],
     save: Callable[[Path, Result], Outcome],
 ) -> Generator[tuple[Path, Outcome], None, None]:
+    if predictor.device.type == "cpu":
+        for network in predictor.networks:
+            network.memory_per_pixel()  # before the threads: an estimate runs the layers
     with lanes(predictor.device, *predictor.networks) as (spread, at_a_time):
         yield from in_batches(
             photos,

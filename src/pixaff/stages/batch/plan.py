@@ -190,6 +190,8 @@ class Plan:
     def _changes(self, photo: Path) -> list[str]:
         """What an image's outputs were made of that is different now, besides weights and settings."""
         line = self.ledger.images.get(self.names.name(photo))
+        if line is not None and line.get("status") == "failed":
+            return ["a failure when last computed"]
         if line is None or line.get("status") != "done":
             return []
         changes = []
