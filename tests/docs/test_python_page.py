@@ -18,7 +18,7 @@ BLOCKS = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
 def session(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """The names that the page has defined at its end."""
     folder = tmp_path_factory.mktemp("python")
-    for name in ("chelsea.jpg", "astronaut.jpg", "grace_hopper.jpg"):
+    for name in ("chelsea.jpg", "grace_hopper.jpg"):
         shutil.copy(ROOT / "examples" / "photos" / name, folder)
     names: dict[str, Any] = {"__name__": "page"}
     with pytest.MonkeyPatch.context() as patch:
