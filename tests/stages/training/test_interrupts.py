@@ -18,7 +18,7 @@ from pixaff.io.masks import read_mask
 COUNT = 60
 PROGRAM = """
 import sys, time
-from pixaff import predictor
+from pixaff import loaders, predictor
 from pixaff.cli.app import app
 from toy_bundle import toy_bundle
 
@@ -28,7 +28,7 @@ def slowly(*arguments, **options):
     time.sleep(pause)
     return walked(*arguments, **options)
 
-predictor.load_model = lambda *args, **kwargs: toy_bundle()
+loaders.load_model = lambda *args, **kwargs: toy_bundle()
 predictor.random_walk = slowly
 app(sys.argv[2:])
 """
