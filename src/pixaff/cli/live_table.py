@@ -1,4 +1,4 @@
-"""What a live table on a terminal is: drawn anew with each event, with room for lines above it."""
+"""A table at the bottom of the terminal that is redrawn in place, with messages printed above it."""
 
 from __future__ import annotations
 

@@ -184,12 +184,16 @@ def _make_seed_cams(work: Work) -> Report:
 
 
 def _make_seed_posteriors(work: Work) -> Report:
+    return _posteriors(work, "seed-cams", "seed-crf", work.settings.seed_low, work.settings.seed_high)
+
+
+def _posteriors(work: Work, cams: str, out: str, low: float, high: float) -> Report:
     return crf(
         work.photos,
-        work.out / "seed-cams",
-        work.out / "seed-crf",
-        crf_low=work.settings.seed_low,
-        crf_high=work.settings.seed_high,
+        work.out / cams,
+        work.out / out,
+        crf_low=low,
+        crf_high=high,
         size=work.settings.size,
         engine=work.engine,
         listing=work.listing,
@@ -269,17 +273,7 @@ def _make_posteriors(work: Work) -> Report:
         work.run.device,
         work.run.report,
     )
-    return crf(
-        work.photos,
-        work.out / "cams",
-        work.out / "crf",
-        crf_low=work.settings.crf_low,
-        crf_high=work.settings.crf_high,
-        size=work.settings.size,
-        engine=work.engine,
-        listing=work.listing,
-        run=work.run,
-    )
+    return _posteriors(work, "cams", "crf", work.settings.crf_low, work.settings.crf_high)
 
 
 def _train_affinity(work: Work) -> Report:
