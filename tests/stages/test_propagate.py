@@ -12,6 +12,7 @@ from pixaff import prediction, predictor
 from pixaff.errors import CheckpointError, LabelsError, UsageError
 from pixaff.io.cams import read_cams, write_cams
 from pixaff.io.masks import read_mask, voc_palette
+from pixaff.models.base import Network
 from pixaff.options import options_of
 from pixaff.predictor import Predictor
 from pixaff.settings import Settings
@@ -148,6 +149,17 @@ def test_cams_that_are_given_or_left_out_make_other_masks(photos, tmp_path):
     assert warnings_of(photos, cams=tmp_path / "cams") == []
     (warning,) = warnings_of(photos)
     assert warning.startswith(words.format(photos.parent / "photos-masks"))
+
+
+def test_memory_is_estimated_before_there_are_threads(photos, monkeypatch):
+    """An estimate runs the layers, which threads that compute must not meet."""
+    order = []
+    estimate, decode = Network.memory_per_pixel, prediction.load_image
+    monkeypatch.setattr(Network, "memory_per_pixel", lambda self: order.append("memory") or estimate(self))
+    monkeypatch.setattr(prediction, "load_image", lambda *given: order.append("photo") or decode(*given))
+    assert propagate(photos, workers=2).failed == []
+    assert order[:2] == ["memory", "memory"]
+    assert "photo" in order
 
 
 def test_the_masks_of_a_stopped_run_are_known_by_their_settings(photos):
