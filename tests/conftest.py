@@ -1,9 +1,16 @@
 from __future__ import annotations
 
+import gc
+
 import no_network
 import pytest
 
 no_network.install()
+gc.set_threshold(50_000)  # what the imports make stays, and need not be gone through again and again
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

@@ -32,6 +32,7 @@ CAM = Recipe(epochs=20, batch_size=4, lr=5e-3, optimizer="adamw", precision="fp3
 AFFINITY = CAM.replace(epochs=6)
 SETTINGS = Settings(
     scales=(1.0,),
+    size=96,
     seed_low=2.0,
     seed_high=6.0,
     crf_low=2.0,

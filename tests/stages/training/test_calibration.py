@@ -22,7 +22,7 @@ from pixaff.stages.fit import fit
 from pixaff.stages.training import calibration, loop
 
 CAM = Recipe(epochs=12, batch_size=4, lr=5e-3, optimizer="adamw", precision="fp32", resize=(60, 110), crop=96)
-SETTINGS = Settings(scales=(1.0,), seed_low=2.0, seed_high=6.0, beta=8.0, steps=16, final_crf=False)
+SETTINGS = Settings(scales=(1.0,), size=96, seed_low=2.0, seed_high=6.0, beta=8.0, steps=16, final_crf=False)
 FAST = {
     "settings": SETTINGS, "cam_recipe": CAM, "head_recipe": CAM, "affinity_recipe": CAM.replace(epochs=3),
     "device": "cpu", "workers": 1, "classes": CLASSES,
