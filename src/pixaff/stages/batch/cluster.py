@@ -108,6 +108,7 @@ def on_cluster(
     command: str,
     cpus: int,
     largest: int = LARGEST,
+    unit: str = "photo",
 ) -> Generator[tuple[Path, Outcome], None, None]:
     """Work through images on a Ray cluster.
 
@@ -120,6 +121,7 @@ def on_cluster(
         command: Name of the command, for its events.
         cpus: Processors of a worker where the options do not tell.
         largest: Number of images in a chunk, at most.
+        unit: What messages call an image; the "images" may be shards.
 
     Yields:
         An image and its outcome, in the order of completion.
@@ -130,7 +132,7 @@ def on_cluster(
     ray = _ray()
     packed = ray.cloudpickle.dumps(begin)
     with connected(str(options.cluster), len(packed)):
-        crew = _Crew(ray, packed, photos, known, options, command, cpus, largest)
+        crew = _Crew(ray, packed, photos, known, options, command, cpus, largest, unit)
         try:
             yield from crew.work()
         except ray.exceptions.RayTaskError:  # a mistake in the code of a worker
@@ -269,8 +271,9 @@ class _Crew:
         command: str,
         cpus: int,
         largest: int = LARGEST,
+        unit: str = "photo",
     ) -> None:
-        self.ray, self.options, self.command, self.largest = ray, options, command, largest
+        self.ray, self.options, self.command, self.largest, self.unit = ray, options, command, largest, unit
         self.fresh, self.known = deque(photos), known
         self.again: deque[_Piece] = deque()
         self.failed: deque[tuple[Path, Outcome]] = deque()
@@ -411,7 +414,7 @@ class _Crew:
                 (photo,) = piece.photos
                 self.failed.append((photo, _death(photo, reason)))
         if piece.photos and not self.failed:
-            words = f"a Ray worker died; {counted(len(piece.photos), 'photo')} of its chunk begin again"
+            words = f"a Ray worker died; {counted(len(piece.photos), self.unit)} of its chunk begin again"
             self.options.report(Event("note", self.command, f"{words} ({reason})"))
         if self.again or self.fresh:
             self._hire()

@@ -362,7 +362,16 @@ def _on_cluster(
         return of
 
     started = spoke = time.monotonic()
-    outcomes = on_cluster(list(by_name), begin, by_name.__getitem__, placing, command=command, cpus=CPUS, largest=1)
+    outcomes = on_cluster(
+        list(by_name),
+        begin,
+        by_name.__getitem__,
+        placing,
+        command=command,
+        cpus=CPUS,
+        largest=1,
+        unit="shard",
+    )
     with closing(outcomes):
         for number, (name, outcome) in enumerate(outcomes, 1):
             pack = by_name[name]
