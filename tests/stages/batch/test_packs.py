@@ -186,8 +186,6 @@ def test_listed_photos_of_shards(shards: Path, masks: dict[str, bytes], tmp_path
     events = list[Event]()
     propagate(shards, out, report=events.append, **again)
     assert any("3 shards were made with other options" in event.text for event in events)
-    names = packs.Listed(listing, packs.find_packs(f"{shards}/*.tar"))
-    assert names.of(packs.Pack("x", "x.tar", packs.format_of("x.tar")), ["b/a.jpg", "ba.jpg"]) == ({"b/a.jpg"}, {"a"})
 
 
 def test_instances_of_shards(shards: Path, photos: Path, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import glob
 import os
 import re
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -28,7 +28,6 @@ from pixaff.io.atomic import atomic_path, scratch_folder
 from pixaff.io.images import IMAGE_SUFFIXES
 from pixaff.io.instances import FOLDER as INSTANCES
 from pixaff.io.instances import WHOLE
-from pixaff.io.labels import image_path, nfc, read_list
 from pixaff.io.records import read_json
 from pixaff.io.sources import INSIDE, Output, Packed, ShardFormat, format_of
 from pixaff.run_options import BatchOptions
@@ -37,6 +36,7 @@ from pixaff.stages.batch.cluster import CPUS, Work, on_cluster, placed
 from pixaff.stages.batch.destination import Destination, destination
 from pixaff.stages.batch.image_labels import PREDICT
 from pixaff.stages.batch.ledger import content_digest, digest
+from pixaff.stages.batch.listed import Listed
 from pixaff.stages.batch.naming import Names, Photos
 from pixaff.stages.batch.record import NAME as RECORD
 from pixaff.stages.batch.record import read_record, write_record
@@ -142,7 +142,7 @@ def over_packs(
     started, result = time.monotonic(), Report()
     if str(labels) not in (PREDICT, INSIDE) and not Path(labels).exists():
         raise LabelsError(f"{labels}: no such file or folder", "check --labels")  # or each shard would fail by itself
-    listed = None if listing is None else Listed(listing, packs)
+    listed = None if listing is None else Listed(listing, [pack.name for pack in packs])
     place, share = destination(out), None if run.shard is None else Shard.of(run.shard)
     mine = [pack for pack in packs if share is None or share.has(pack.name)]
     if share is not None:
@@ -163,7 +163,7 @@ def over_packs(
         result.failed += _failures(before, pack)
         found |= _listed(before)
     described = _describe(place, command, place.record(RECORD), packs)
-    work = _Work(place, make, listed, command=command, labels=labels, request=request)
+    work = _Work(place, make, listed, command, labels, request)
     try:
         with closing(_through(todo, work, run) if run.cluster is None else _on_cluster(todo, work, run)) as made:
             for pack, facts in made:
@@ -189,53 +189,6 @@ def over_packs(
                 run.report(Event("failed", command, words, photo=Path(name)))
     run.report(Event("end", command, data=result.counts()))
     return result
-
-
-class Listed:
-    """An image list, of which each shard has a part.
-
-    An entry SHARD/NAME means the photo of that shard, any other all photos of that name. Either name may have further
-    folders in front.
-
-    Args:
-        listing: Its file.
-        packs: All shards of the run.
-
-    Attributes:
-        names: The entries.
-        shown: What messages call the list.
-
-    Raises:
-        LabelsError: The list cannot be read.
-    """
-
-    def __init__(self, listing: str | Path, packs: Sequence[Pack]) -> None:
-        self.names, self.shown = read_list(listing, folders=True), str(listing)
-        called = {nfc(pack.name): pack.name for pack in packs}
-        self._of_pack: dict[str, dict[str, str]] = {}
-        self._by_stem: dict[str, dict[str, str]] = {}
-        for name in self.names:
-            path = image_path(name)
-            ends = [at for at, sign in enumerate(path) if sign == "/" and path[:at] in called]
-            if ends:
-                self._of_pack.setdefault(called[path[: ends[-1]]], {})[path[ends[-1] + 1 :]] = name
-            else:
-                self._by_stem.setdefault(path.rpartition("/")[2], {})[path] = name
-
-    def of(self, pack: Pack, names: Iterable[str]) -> tuple[set[str], set[str]]:
-        """Which photos of a shard are listed, and the entries that name them."""
-        chosen, found, own = set[str](), set[str](), self._of_pack.get(pack.name, {})
-        for name in names:
-            key = nfc(os.path.splitext(name)[0])
-            stem = key.rpartition("/")[2]
-            entries = [own[key]] if key in own else []
-            for path, entry in self._by_stem.get(stem, {}).items():
-                if f"/{path}".endswith(f"/{key}") or f"/{key}".endswith(f"/{path}"):
-                    entries.append(entry)
-            if entries:
-                chosen.add(name)
-                found.update(entries)
-        return chosen, found
 
 
 def asked_of(options: Mapping[str, Any], weights: Sequence[Path], files: Sequence[str | Path | None]) -> list[Any]:
@@ -270,21 +223,16 @@ def add_up_packs(folder: Path, record: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+@dataclass(frozen=True)
 class _Work:
     """What is done with each shard, wherever that is."""
 
-    def __init__(
-        self,
-        place: Destination,
-        make: Make,
-        listed: Listed | None,
-        *,
-        command: str,
-        labels: str | Path,
-        request: str,
-    ) -> None:
-        self.place, self.make, self.listed = place, make, listed
-        self.command, self.labels, self.request = command, labels, request
+    place: Destination
+    make: Make
+    listed: Listed | None
+    command: str
+    labels: str | Path
+    request: str
 
     def __call__(self, pack: Pack, run: BatchOptions, told: _Once) -> dict[str, Any]:
         """Work through a shard; returns its record, with "error" if it cannot be used."""
@@ -322,7 +270,7 @@ class _Work:
 
 def _keep_listed(packed: Packed, pack: Pack, listed: Listed) -> list[str]:
     """Drop what a shard has besides the listed photos; returns the entries of the list that it has."""
-    chosen, found = listed.of(pack, [*packed.members, *packed.problems])
+    chosen, found = listed.of(pack.name, [*packed.members, *packed.problems])
     packed.members = {name: place for name, place in packed.members.items() if name in chosen}
     packed.problems = {name: reason for name, reason in packed.problems.items() if name in chosen}
     return sorted(found)
