@@ -46,7 +46,8 @@ cp "$out/affinity2/affinity.safetensors" "$out/model/"
 [ -f "$out/first/model.json" ] || python - "$out/model" "$out/first" <<'PYTHON'
 import sys
 
-from pixaff.models.bundle import load_model, write_bundle
+from pixaff.models.bundle import load_model
+from pixaff.models.folder import write_bundle
 from pixaff.models.registry import PRESETS
 
 first = PRESETS["lite"].replace(alpha=1.25, label_threshold=0.35)
@@ -81,7 +82,8 @@ done
 [ -f "$out/second/model.json" ] || python - "$out/second" "$out/second-0" "$out/second-1" <<'PYTHON'
 import sys
 
-from pixaff.models.bundle import load_model, write_bundle
+from pixaff.models.bundle import load_model
+from pixaff.models.folder import write_bundle
 
 out, *seeds = sys.argv[1:]
 models = [load_model(seed) for seed in seeds]
@@ -146,7 +148,8 @@ python - "$out/second" "$out/irn/irn.safetensors" "$out/lite" <<'PYTHON'
 import sys
 
 from pixaff.models import create_model, load_checkpoint
-from pixaff.models.bundle import load_model, write_bundle
+from pixaff.models.bundle import load_model
+from pixaff.models.folder import write_bundle
 from pixaff.models.registry import PRESETS
 
 second, weights, out = sys.argv[1:]
