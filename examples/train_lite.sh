@@ -47,7 +47,7 @@ cp "$out/affinity2/affinity.safetensors" "$out/model/"
 import sys
 
 from pixaff.models.bundle import load_model
-from pixaff.models.folder import write_bundle
+from pixaff.models.model_folder import write_bundle
 from pixaff.models.registry import PRESETS
 
 first = PRESETS["lite"].replace(alpha=1.25, label_threshold=0.35)
@@ -83,7 +83,7 @@ done
 import sys
 
 from pixaff.models.bundle import load_model
-from pixaff.models.folder import write_bundle
+from pixaff.models.model_folder import write_bundle
 
 out, *seeds = sys.argv[1:]
 models = [load_model(seed) for seed in seeds]
@@ -149,7 +149,7 @@ import sys
 
 from pixaff.models import create_model, load_checkpoint
 from pixaff.models.bundle import load_model
-from pixaff.models.folder import write_bundle
+from pixaff.models.model_folder import write_bundle
 from pixaff.models.registry import PRESETS
 
 second, weights, out = sys.argv[1:]

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from pixaff.models.base import AffinityNetwork, BoundaryNetwork, CamNetwork, MeanShift, Network, SegNetwork
 from pixaff.models.bundle import Bundle, Parts
-from pixaff.models.folder import PARTS
+from pixaff.models.model_folder import PARTS
 from pixaff.ops.instances import connected_regions
 from pixaff.predictor import Predictor
 from pixaff.segmenter import Segmenter

@@ -1,6 +1,6 @@
 """A model: its networks with their weights, the class names, and the settings that suit them.
 
-The embedded model ``lite`` and the runs of `pixaff fit` are folders: see `pixaff.models.folder`. The folder of a
+The embedded model ``lite`` and the runs of `pixaff fit` are folders: see `pixaff.models.model_folder`. The folder of a
 finished `pixaff train-cam` can be used as well: its weights name the network and the classes, and the settings are the
 preset's; with ``affinity.safetensors`` or ``irn.safetensors`` beside them it is complete. Published networks are single
 files instead, which `load_model` loads by a preset.
@@ -22,8 +22,8 @@ from pixaff.io.checkpoints import read_metadata, read_state_dict
 from pixaff.io.labels import VOC_CLASSES, read_classes
 from pixaff.io.records import parse_json
 from pixaff.models.base import AffinityNetwork, BoundaryNetwork, CamNetwork, Network
-from pixaff.models.folder import AFFINITY, CAM, FILES, PARTS, RECORD, SEG, check_model, read_header, read_record
 from pixaff.models.loading import load_state, read_weights, ready
+from pixaff.models.model_folder import AFFINITY, CAM, FILES, PARTS, RECORD, SEG, check_model, read_header, read_record
 from pixaff.models.recognise import (
     IMAGENET_CLASSES,
     count_classes,

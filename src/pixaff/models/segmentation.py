@@ -22,8 +22,8 @@ from pixaff.io.checkpoints import read_metadata, read_state_dict, write_state_di
 from pixaff.io.records import entry, parse_json, read_json
 from pixaff.models.base import SegNetwork
 from pixaff.models.bundle import EMBEDDED, embedded_folder
-from pixaff.models.folder import CAM, RECORD, SEG
 from pixaff.models.loading import load_state, ready
+from pixaff.models.model_folder import CAM, RECORD, SEG
 from pixaff.models.registry import create_seg_network
 from pixaff.settings import SegSettings
 
