@@ -1,9 +1,26 @@
 from __future__ import annotations
 
+import gc
+import os
+from collections.abc import Iterator
+
 import no_network
 import pytest
 
 no_network.install()
+gc.set_threshold(50_000)  # what the imports make stays, and need not be gone through again and again
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()
+
+
+@pytest.fixture(autouse=True, scope="session")
+def nothing_waits_for_the_disk() -> Iterator[None]:
+    """Files are not flushed: no test can see that, and the many small ones would take half a minute."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda file: None)
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -143,3 +143,12 @@ def use_tiny(
         for name, entry in registry._ENTRIES.items()
     }
     monkeypatch.setattr(registry, "_ENTRIES", entries)
+
+
+def quick_trainings(patch: pytest.MonkeyPatch) -> None:
+    """Trainings of toys without what takes longer than their steps: processes that read photos, and drawn curves."""
+    from pixaff.stages.training import loop
+    from pixaff.stages.training.datasets import load_batches
+
+    patch.setattr(loop, "load_batches", lambda data, batches, workers, pin: load_batches(data, batches, 0, pin))
+    patch.setattr(loop, "draw_curve", lambda folder: (folder / "loss.png").touch())

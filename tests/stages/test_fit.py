@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from toy_set import CLASSES, TinySeeded, use_tiny, write_set
+from toy_set import CLASSES, TinySeeded, quick_trainings, use_tiny, write_set
 
 from pixaff.errors import LabelsError, UsageError
 from pixaff.events import Event
@@ -24,7 +24,6 @@ from pixaff.stages import train_cam
 from pixaff.stages.fit import fit
 from pixaff.stages.propagate import propagate
 from pixaff.stages.segment import segment
-from pixaff.stages.training import loop
 from pixaff.stages.training.forecast import Forecast
 from pixaff.stages.training.metrics import read_records
 
@@ -32,6 +31,7 @@ CAM = Recipe(epochs=20, batch_size=4, lr=5e-3, optimizer="adamw", precision="fp3
 AFFINITY = CAM.replace(epochs=6)
 SETTINGS = Settings(
     scales=(1.0,),
+    size=96,
     seed_low=2.0,
     seed_high=6.0,
     crf_low=2.0,
@@ -55,7 +55,7 @@ FAST = {
 def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.set_num_threads(1)
     use_tiny(monkeypatch)
-    monkeypatch.setattr(loop, "draw_curve", lambda folder: None)  # slow where every step writes a checkpoint
+    quick_trainings(monkeypatch)
     monkeypatch.setattr(Forecast, "_try", lambda self: None)  # its trials take longer than toys
 
 
@@ -149,6 +149,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path]:
     with pytest.MonkeyPatch.context() as patch:
         torch.set_num_threads(1)
         use_tiny(patch)
+        quick_trainings(patch)
         fit(photos, labels, folder / "run", **FAST)
     return photos, labels, folder / "run"
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from toy_set import TinySeeded, draw, use_tiny, write_set
+from toy_set import TinySeeded, draw, quick_trainings, use_tiny, write_set
 
 from pixaff.errors import UsageError
 from pixaff.events import Event
@@ -23,7 +23,7 @@ from pixaff.settings import Settings
 from pixaff.stages.batch.ledger import read_ledger
 from pixaff.stages.fit import fit
 from pixaff.stages.propagate import propagate
-from pixaff.stages.training import earlier, loop
+from pixaff.stages.training import earlier
 from pixaff.stages.training.metrics import read_records
 
 RECIPE = Recipe(epochs=24, batch_size=4, lr=5e-3, optimizer="adamw", precision="fp32", resize=(60, 96), crop=96)
@@ -46,7 +46,7 @@ STAGES = ("train-cam", "seed-cams", "seed-crf", "train-head", "cams", "crf", "tr
 def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.set_num_threads(1)
     use_tiny(monkeypatch, TinySeeded)
-    monkeypatch.setattr(loop, "draw_curve", lambda folder: None)
+    quick_trainings(monkeypatch)
 
 
 @pytest.fixture(scope="module")
@@ -57,6 +57,7 @@ def first(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         torch.set_num_threads(1)
         use_tiny(patch, TinySeeded)
+        quick_trainings(patch)
         fit(photos, labels, folder / "run", **FAST)
     return folder
 
@@ -265,6 +266,7 @@ def warm(first: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, byt
     with pytest.MonkeyPatch.context() as patch:
         torch.set_num_threads(1)
         use_tiny(patch, TinySeeded)
+        quick_trainings(patch)
         add_photo(folder)
         again(folder)
     return everything(folder)

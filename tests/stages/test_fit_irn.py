@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from toy_set import draw, use_tiny, write_set
+from toy_set import draw, quick_trainings, use_tiny, write_set
 
 from pixaff.errors import UsageError
 from pixaff.events import Event
@@ -23,7 +23,6 @@ from pixaff.recipe import Recipe
 from pixaff.settings import Settings
 from pixaff.stages.fit import fit
 from pixaff.stages.propagate import propagate
-from pixaff.stages.training import loop
 from pixaff.stages.training.forecast import Forecast
 from pixaff.stages.training.metrics import read_records
 
@@ -48,7 +47,7 @@ STAGES = ("train-cam", "cams", "confident-labels", "train-irn", "masks")
 def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.set_num_threads(1)
     use_tiny(monkeypatch)
-    monkeypatch.setattr(loop, "draw_curve", lambda folder: None)
+    quick_trainings(monkeypatch)
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +58,7 @@ def first(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         torch.set_num_threads(1)
         use_tiny(patch)
+        quick_trainings(patch)
         patch.setattr(Forecast, "_try", lambda self: None)
         fit(photos, labels, folder / "run", **FAST)
     return folder

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from toy_set import CLASSES, use_tiny, write_set
+from toy_set import CLASSES, quick_trainings, use_tiny, write_set
 
 from pixaff.events import silent
 from pixaff.io.cams import write_cams
@@ -22,19 +22,18 @@ from pixaff.stages.fit import _clear, fit
 from pixaff.stages.train_affinity import train_affinity
 from pixaff.stages.train_cam import train_cam
 from pixaff.stages.train_irn import _labelled
-from pixaff.stages.training import loop
 from pixaff.stages.training.folder import Trained
 from pixaff.stages.training.pixel_labels import match_masks, scores_of
 
 RECIPE = Recipe(epochs=1, batch_size=2, lr=5e-3, optimizer="adamw", precision="fp32", resize=(60, 110), crop=96)
-SETTINGS = Settings(scales=(1.0,), crf_low=2.0, crf_high=6.0, alpha=3.0, beta=8.0, steps=16, final_crf=False)
+SETTINGS = Settings(scales=(1.0,), size=96, crf_low=2.0, crf_high=6.0, alpha=3.0, beta=8.0, steps=16, final_crf=False)
 
 
 @pytest.fixture(autouse=True)
 def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.set_num_threads(1)
     use_tiny(monkeypatch)
-    monkeypatch.setattr(loop, "draw_curve", lambda folder: None)
+    quick_trainings(monkeypatch)
 
 
 @pytest.fixture

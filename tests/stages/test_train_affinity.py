@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from toy_set import TinyAffinity, use_tiny, write_set
+from toy_set import TinyAffinity, quick_trainings, use_tiny, write_set
 
 from pixaff.errors import TrainingError, UsageError
 from pixaff.io.cams import CamFile, write_cams
@@ -28,6 +28,7 @@ FAST = {"recipe": RECIPE, "device": "cpu", "workers": 1}
 @pytest.fixture(autouse=True)
 def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     use_tiny(monkeypatch)
+    quick_trainings(monkeypatch)
 
 
 def posteriors(mask: np.ndarray, doubt: float) -> tuple[np.ndarray, np.ndarray]:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from toy_set import CLASSES, TinyCam, use_tiny, write_set
+from toy_set import CLASSES, TinyCam, quick_trainings, use_tiny, write_set
 
 from pixaff.errors import CheckpointError, TrainingError, UsageError
 from pixaff.events import Event
@@ -27,6 +27,7 @@ FAST = {"recipe": RECIPE, "device": "cpu", "workers": 1}
 @pytest.fixture(autouse=True)
 def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     use_tiny(monkeypatch)
+    quick_trainings(monkeypatch)
 
 
 def test_network_learns_to_tell_the_classes(tmp_path: Path) -> None:

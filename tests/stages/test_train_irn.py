@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from toy_set import TinyIrn, use_tiny, write_set
+from toy_set import TinyIrn, quick_trainings, use_tiny, write_set
 
 from pixaff.errors import TrainingError, UsageError
 from pixaff.events import Event
@@ -28,6 +28,7 @@ FAST: dict[str, Any] = {"recipe": RECIPE, "device": "cpu", "workers": 1}
 @pytest.fixture(autouse=True)
 def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     use_tiny(monkeypatch)
+    quick_trainings(monkeypatch)
 
 
 def write_labels(folder: Path, masks: dict[str, np.ndarray]) -> Path:

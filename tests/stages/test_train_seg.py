@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from toy_set import CLASSES, TinySeg, use_tiny, write_set
+from toy_set import CLASSES, TinySeg, quick_trainings, use_tiny, write_set
 
 from pixaff.errors import CheckpointError, TrainingError, UsageError
 from pixaff.events import Event
@@ -34,6 +34,7 @@ FAST = {"classes": CLASSES, "recipe": RECIPE, "device": "cpu", "workers": 1}
 @pytest.fixture(autouse=True)
 def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     use_tiny(monkeypatch)
+    quick_trainings(monkeypatch)
 
 
 def write_masks(folder: Path, count: int) -> tuple[Path, Path]:

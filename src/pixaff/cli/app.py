@@ -10,7 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 from pixaff import __version__
-from pixaff.allocation import settle_process
+from pixaff.allocation import collect_later, settle_process
 from pixaff.cli import (
     cam,
     crf,
@@ -111,4 +111,5 @@ def main() -> None:
     """Entry point of the `pixaff` script."""
     settle_streams()
     settle_process()
+    collect_later()
     app()

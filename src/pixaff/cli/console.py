@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from pixaff.allocation import collect_now
 from pixaff.cli.durations import rough_words, seconds_words
 from pixaff.cli.process import replace_stream
 from pixaff.cli.stage_table import StageTable
@@ -89,6 +90,7 @@ class Console:
         elif event.kind == "note":
             self.say(event.text)
         elif event.kind == "begin":
+            collect_now()
             self.total, self.count = event.total, 0
             self.began = self.spoke = time.monotonic()
         elif event.kind == "progress":

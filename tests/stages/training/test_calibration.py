@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from toy_set import CLASSES, TinySeeded, use_tiny, write_set
+from toy_set import CLASSES, TinySeeded, quick_trainings, use_tiny, write_set
 
 import pixaff
 from pixaff.errors import UsageError
@@ -19,10 +19,10 @@ from pixaff.ops.mask_measures import ALPHAS
 from pixaff.recipe import Recipe
 from pixaff.settings import Settings
 from pixaff.stages.fit import fit
-from pixaff.stages.training import calibration, loop
+from pixaff.stages.training import calibration
 
 CAM = Recipe(epochs=12, batch_size=4, lr=5e-3, optimizer="adamw", precision="fp32", resize=(60, 110), crop=96)
-SETTINGS = Settings(scales=(1.0,), seed_low=2.0, seed_high=6.0, beta=8.0, steps=16, final_crf=False)
+SETTINGS = Settings(scales=(1.0,), size=96, seed_low=2.0, seed_high=6.0, beta=8.0, steps=16, final_crf=False)
 FAST = {
     "settings": SETTINGS, "cam_recipe": CAM, "head_recipe": CAM, "affinity_recipe": CAM.replace(epochs=3),
     "device": "cpu", "workers": 1, "classes": CLASSES,
@@ -33,7 +33,7 @@ FAST = {
 def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.set_num_threads(1)
     use_tiny(monkeypatch, TinySeeded)
-    monkeypatch.setattr(loop, "draw_curve", lambda folder: None)
+    quick_trainings(monkeypatch)
 
 
 def settings_of(run: Path) -> dict:

@@ -10,6 +10,7 @@ import json
 import platform
 import time
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,6 +31,7 @@ SHARDS = "run-*-of-*.json"
 OTHERS = "other_settings"
 
 
+@lru_cache(maxsize=1)
 def versions() -> dict[str, str]:
     """Versions of pixaff, Python and the libraries that influence its results, as far as they are installed."""
     found = {"pixaff": __version__, "python": platform.python_version()}

@@ -107,7 +107,7 @@ def load_batches(dataset: Photos, batches: list[list[Key]], workers: int, pin: b
             raise
         raise TrainingError(
             "a process that reads photos died: out of memory, or too little shared memory (/dev/shm)",
-            "continue with --resume and fewer workers, -j 1 or -j 0, or give the container more memory",
+            "continue with --resume and fewer workers (-j 1), or give the container more memory",
         ) from error
 
 

@@ -1,0 +1,40 @@
+"""When a process looks for objects that nothing reaches."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterator
+
+import pytest
+
+from pixaff import allocation
+from pixaff.cli.console import Console
+from pixaff.events import Event
+
+
+@pytest.fixture
+def untouched() -> Iterator[None]:
+    yield
+    gc.unfreeze()
+    gc.set_threshold(*allocation.USUAL)
+
+
+def test_nothing_is_collected_before_the_work_begins(untouched: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    at_end: list[object] = []
+    monkeypatch.setattr("atexit.register", at_end.append)
+    allocation.collect_later()
+    assert gc.get_threshold()[0] == allocation.STARTING > 200_000
+    with Console() as console:
+        console(Event("note", "propagate", "there is a photo"))
+        assert gc.get_threshold()[0] == allocation.STARTING
+        console(Event("begin", "propagate", total=1))
+    assert gc.get_threshold() == allocation.USUAL
+    assert gc.get_freeze_count() > 1000
+    assert at_end == [gc.freeze]
+
+
+def test_a_callers_own_process_is_left_as_it_is(untouched: None) -> None:
+    gc.unfreeze()
+    gc.set_threshold(500, 5, 5)
+    allocation.collect_now()
+    assert (gc.get_threshold(), gc.get_freeze_count()) == ((500, 5, 5), 0)
