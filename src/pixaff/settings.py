@@ -137,9 +137,7 @@ class Settings:
         at_most=64,
         commands=WALK,
     )
-    steps: int = option(
-        64, "Number of steps of the random walk; in the walk psa, 256 is usual.", "T", at_least=0, commands=WALK
-    )
+    steps: int = option(256, "Number of steps of the random walk.", "T", at_least=0, commands=WALK)
     borders: Literal["full", "published"] = option(
         "full", "Neighbourhood of cells near the border: complete, or as in the published code.", commands=WALK
     )
