@@ -50,8 +50,8 @@ def make_boundaries(shape: Sequence[int], seed: int = 0) -> Tensor:
     return torch.sigmoid(4 - 12 * field_of(shape, 16, seed).abs())
 
 
-def dense_walk(scores: Tensor, edge: Tensor) -> Tensor:
-    """scores T^256, T a dense matrix that is squared eight times."""
+def dense_walk(scores: Tensor, edge: Tensor, squarings: int = SQUARINGS) -> Tensor:
+    """scores T^(2^squarings), T a dense matrix that is squared again and again."""
     h, w = edge.shape
     affinity = boundary_affinity(edge)
     nodes = torch.arange(h * w).view(h, w)
@@ -63,7 +63,7 @@ def dense_walk(scores: Tensor, edge: Tensor) -> Tensor:
         weights[targets, sources] = values[rows, left:right].flatten()
     transition = weights.pow_(BETA)
     transition /= transition.sum(0)
-    for _ in range(SQUARINGS):
+    for _ in range(squarings):
         transition = transition @ transition
     return ((scores * (1 - edge)).flatten(1) @ transition).view_as(scores)
 

@@ -1,13 +1,16 @@
 """Photo to mask with `lite`: images per second against the same networks run the published way, shares, and memory.
 
-    python -m benchmarks.propagate [PHOTOS] [--images N] [--baseline N] [--long-run N] [--repeats N] [--json]
+    python -m benchmarks.propagate [PHOTOS] [--images N] [--baseline N] [--irn-baseline N] [--long-run N] [--repeats N]
+        [--json]
 
-The published way takes one image, one scale and one mirror image at a time, enlarges the maps of all 20 classes and
-squares a dense transition matrix; it reads before and writes after computing. The dense CRF that `lite` ends with is
-no part of that way and left out of the comparison; the row "pixaff, as shipped" has it. Labels are given. The photos
-are taken again and again under new names until there are enough. Rows without an engine's name are those of the
-default, ONNX Runtime where it is installed. Ratios of processor seconds stand beside those of the wall clock, since
-other programs on the machine change them less.
+The published way is that of PSA, with the CAM network and the AffinityNet of `lite`: it takes one image, one scale and
+one mirror image at a time, enlarges the maps of all 20 classes and squares a dense transition matrix; it reads before
+and writes after computing. `lite` as shipped walks within class boundaries instead, as IRN does; IRN's published way
+squares a matrix of 16 times the size, which takes minutes a photo, so it is timed once, and only if asked for. The dense
+CRF that `lite` ends with is no part of either and left out of the comparison; the row "pixaff, as shipped" has it.
+Labels are given. The photos are taken again and again under new names until there are enough. Rows without an engine's
+name are those of the default, ONNX Runtime where it is installed. Ratios of processor seconds stand beside those of the
+wall clock, since other programs on the machine change them less.
 """
 
 from __future__ import annotations
@@ -29,6 +32,7 @@ from PIL import Image
 from torch import Tensor
 
 import pixaff
+from benchmarks.irn_walk import dense_walk as dense_boundary_walk
 from benchmarks.measuring import arguments, peak_memory, resident_memory, show, take_turns_on
 from benchmarks.walk import Rows, dense_transition
 from pixaff.events import Event
@@ -36,7 +40,7 @@ from pixaff.io.images import load_image
 from pixaff.io.labels import VOC_CLASSES, write_labels
 from pixaff.io.masks import write_mask
 from pixaff.ops.crf import refine_labels
-from pixaff.ops.resize import mask_at_size
+from pixaff.ops.resize import mask_at_size, resize_scores
 from pixaff.ops.walk import cell_scores, upsample_scores
 from pixaff.prediction import probabilities
 from pixaff.predictor import Predictor
@@ -62,7 +66,7 @@ def link_photos(source: Path, folder: Path, count: int) -> Path:
 
 @torch.inference_mode()
 def published_way(predictor: Predictor, photos: list[Path], out: Path) -> None:
-    """Masks one photo after the other."""
+    """Masks one photo after the other, by PSA."""
     settings = predictor.settings
     for photo in photos:
         image, _ = load_image(photo, settings.size)
@@ -74,8 +78,29 @@ def published_way(predictor: Predictor, photos: list[Path], out: Path) -> None:
         for _ in range(round(math.log2(settings.steps))):
             transition = transition @ transition
         walked = (cells.flatten(1) @ transition).view_as(cells)
-        best = upsample_scores(walked, image.shape[:2]).argmax(0).cpu().numpy()
-        write_mask(out / f"{photo.stem}.png", np.array([0, *(k + 1 for k in LABELS)], np.uint8)[best])
+        write_best(walked, image, 8, out / f"{photo.stem}.png")
+
+
+@torch.inference_mode()
+def published_irn_way(predictor: Predictor, photos: list[Path], out: Path) -> None:
+    """Masks one photo after the other, by IRN."""
+    settings = predictor.settings
+    for photo in photos:
+        image, _ = load_image(photo, settings.size)
+        edge = predictor.boundaries(image).edge
+        size = (4 * edge.shape[0], 4 * edge.shape[1])
+        maps = published_maps(predictor, np.asarray(Image.fromarray(image).resize(size[::-1])))
+        background = (1 - maps.max(0, keepdim=True)[0]) ** settings.alpha
+        cells = cell_scores(torch.cat([background, maps]), 4)
+        walked = dense_boundary_walk(cells, edge, round(math.log2(settings.steps)))
+        write_best(walked, image, 4, out / f"{photo.stem}.png")
+
+
+def write_best(walked: Tensor, image: np.ndarray, stride: int, path: Path) -> None:
+    """Write the mask of propagated scores."""
+    large = upsample_scores(walked, (walked.shape[1] * stride, walked.shape[2] * stride), stride)
+    best = F.interpolate(large[None], image.shape[:2], mode="bilinear", align_corners=False)[0].argmax(0).cpu().numpy()
+    write_mask(path, np.array([0, *(k + 1 for k in LABELS)], np.uint8)[best])
 
 
 def published_maps(predictor: Predictor, image: np.ndarray) -> Tensor:
@@ -101,13 +126,15 @@ def compare(source: Path, images: int, baseline: int, repeats: int) -> tuple[Row
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         photos = link_photos(source, folder, images)
-        predictor = plain_predictor(borders="published")
+        predictor = plain_predictor(preset="lite-psa", borders="published")
         some = find_images(photos)[:baseline]
 
-        def ours(crf: bool, inference: InferenceName) -> Callable[[], None]:
+        def ours(crf: bool, inference: InferenceName, preset: str | None = None) -> Callable[[], None]:
             def work() -> None:
                 out, labels = folder / "out", folder / "labels.csv"
-                done = propagate(photos, out, labels=labels, final_crf=crf, inference=inference, overwrite=True)
+                done = propagate(
+                    photos, out, labels=labels, preset=preset, final_crf=crf, inference=inference, overwrite=True
+                )
                 assert done.ok
 
             return work
@@ -116,6 +143,7 @@ def compare(source: Path, images: int, baseline: int, repeats: int) -> tuple[Row
             "published way": lambda: published_way(predictor, some, folder / "published"),
             "pixaff, no CRF, PyTorch": ours(False, "torch"),
             "pixaff, no CRF": ours(False, "auto"),
+            "pixaff, no CRF, lite-psa": ours(False, "auto", "lite-psa"),
             "pixaff, as shipped, PyTorch": ours(True, "torch"),
             "pixaff, as shipped": ours(True, "auto"),
             "pixaff, no CRF, int8": ours(False, "int8"),
@@ -139,12 +167,25 @@ def compare(source: Path, images: int, baseline: int, repeats: int) -> tuple[Row
     return rows, {"images": images, "images_of_the_published_way": baseline}
 
 
+def irn_way(source: Path, photos: int) -> tuple[Rows, dict[str, Any]]:
+    """Seconds of IRN's published way, once."""
+    with tempfile.TemporaryDirectory() as name:
+        found = find_images(link_photos(source, Path(name), photos))
+        predictor = plain_predictor()
+        clocks = [time.perf_counter, time.process_time]
+        ((wall, cpu),) = take_turns_on(clocks, [lambda: published_irn_way(predictor, found, Path(name))], 1)
+    row: dict[str, float | str] = {
+        "way": "IRN's",
+        "images_per_second": photos / wall,
+        "cpu_seconds_per_image": cpu / photos,
+    }
+    return [row], {"images": photos}
+
+
 def plain_predictor(**settings: Any) -> Predictor:
     """`lite` with the networks as they are, neither folded nor in ONNX Runtime."""
     predictor = pixaff.load("lite", inference="torch", **settings)
-    assert predictor.cam_network is not None
-    assert predictor.affinity_network is not None
-    predictor._engines.update(cam=predictor.cam_network, affinity=predictor.affinity_network)
+    predictor._engines.update(predictor._networks)
     return predictor
 
 
@@ -192,17 +233,18 @@ def one_photo(predictor: Predictor, path: Path, folder: Path, spent: dict[str, l
 
     with clock("read"):
         sample = predictor.sample(path, LABELS)
-    with clock("CAM network"):
-        file = predictor.sample_cams(sample)
-    with clock("AffinityNet"):
-        affinity = predictor.affinity(sample.image)
+    size = sample.image.shape[:2]
+    with clock("networks"):
+        cams, found = predictor._seen(sample, displacement=False)
     with clock("walk"):
-        walked = predictor.walk(file.cams, affinity)
-        scores = probabilities(walked, sample.image.shape[:2])
+        start, affinity = predictor._start(sample, cams, found, ())
+        walked = predictor._walk([start], [affinity], predictor.settings.boundary_beta)[0]
+        scores = probabilities(walked, predictor._walked_size(size), predictor.stride)
     with clock("CRF"):
-        scores = refine_labels(sample.image, scores)
+        scores = refine_labels(sample.image, resize_scores(scores, size))
     with clock("mask and writing"):
-        write_mask(folder / "mask.png", mask_at_size(scores, [0, *file.classes.tolist()], sample.size))
+        values = [0, *(index + 1 for index in cams.present)]
+        write_mask(folder / "mask.png", mask_at_size(scores, values, sample.size))
 
 
 def long_run(folder: Path, marks: dict[int, str], result: Path) -> Callable[[], None]:
@@ -240,12 +282,15 @@ def main() -> None:
     parser.add_argument("photos", type=Path, nargs="?", default=PHOTOS, help="folder (default: %(default)s)")
     parser.add_argument("--images", type=int, default=24, help="of a timed run of pixaff (default: %(default)s)")
     parser.add_argument("--baseline", type=int, default=3, help="of one the published way (default: %(default)s)")
+    parser.add_argument("--irn-baseline", type=int, default=0, help="of one IRN's way, once (default: %(default)s)")
     parser.add_argument("--long-run", type=int, default=300, help="images of the memory test; 0: none")
     options = parser.parse_args()
     # Squared again and again, small affinities become denormal numbers, over which the dense products take minutes.
     torch.set_flush_denormal(True)
     title = "Photo to mask with lite"
     show(title, *compare(options.photos, options.images, options.baseline, options.repeats), options.json)
+    if options.irn_baseline:
+        show("Photo to mask as IRN published it", *irn_way(options.photos, options.irn_baseline), options.json)
     show("Share of each stage", *shares(options.photos, options.images), options.json)
     if options.long_run:
         show("Memory over a long run", *memory(options.photos, options.long_run), options.json)

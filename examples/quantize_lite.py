@@ -39,6 +39,8 @@ from pixaff.models.onnx import INPUT, onnx_graph
 
 FIRST = ("backbone.net.conv_stem", "backbone.net.blocks.0.", "backbone.net.blocks.1.")
 CAM = (*FIRST, "classifier", "pixel")
+IRN = (*FIRST, "edge", "offset")
+JOINT = (*FIRST, "cam.classifier", "cam.pixel", "irn")
 AFFINITY = (*FIRST, *(f"backbone.net.blocks.{stage}." for stage in (2, 3, 4)), "level", "merge")
 """First words of the names of layers that stay in float32."""
 PERCENTILE = 99.99
@@ -180,13 +182,18 @@ def main() -> None:
     names = read_list(options.list)
     photos = [options.photos / f"{name}.jpg" for name in names[:: max(1, len(names) // options.count)]][: options.count]
     model = pixaff.load("lite", inference="torch")
-    cam, affinity = model.cam_network, model.affinity_network
+    cam, affinity, irn = model.cam_network, model.affinity_network, model.boundary_network
     assert cam is not None
     assert affinity is not None
+    assert irn is not None
+    joint = cam.joined(irn, displacement=True)
+    assert joint is not None
     options.out.mkdir(parents=True, exist_ok=True)
     for network, kept, scales, graphs in (
         (cam, CAM, (1.0, 0.5), ("lite_cam", "lite_cam_seeded", "lite_head")),
         (affinity, AFFINITY, (1.0,), ("lite_affinity",)),
+        (irn, IRN, (1.0,), ("lite_irn",)),
+        (joint, JOINT, (1.0,), ("lite_joint", "lite_joint_displacement")),
     ):
         outputs = [f"{name}_of_image" for name in network.exported]
         ranges, means = statistics(onnx_graph(network, network.exported, outputs), kept, views(network, photos, scales))

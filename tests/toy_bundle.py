@@ -91,7 +91,7 @@ class ToyIrn(Toy, BoundaryNetwork):
 
 
 def toy_bundle(**settings: object) -> Bundle:
-    walk = {"alpha": 3.0, "beta": 8.0, "steps": 16, "borders": "published", "final_crf": False}
+    walk = {"walk": "psa", "alpha": 3.0, "beta": 8.0, "steps": 16, "borders": "published", "final_crf": False}
     values = {"scales": (1.0, 0.5), "size": 108, "label_threshold": 0.5, **walk, **settings}
     return Bundle(ToyCam(), ToyAffinity(), CLASSES, Settings().replace(**values), Path("toy"), irn=ToyIrn())
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar, cast, overload
+from typing import Any, NamedTuple, TypeVar, overload
 
 import numpy as np
 import torch
@@ -25,12 +25,12 @@ from pixaff.device import autocast, check_memory, device_words, steady_threads
 from pixaff.errors import CheckpointError, FormatError, LabelsError, UsageError, quoted
 from pixaff.io.cams import CamFile
 from pixaff.io.labels import class_indices
-from pixaff.models.base import AffinityNetwork, Boundaries, BoundaryNetwork, CamNetwork, Network
+from pixaff.models.base import AffinityNetwork, Boundaries, BoundaryNetwork, CamNetwork, JointNetwork, Network
 from pixaff.models.folding import folded
 from pixaff.models.inference import TRIAL_SIZE, onnx_networks
 from pixaff.ops.affinity import pair_affinity
 from pixaff.ops.boundary import boundary_affinity, boundary_walk, product_affinity, semantic_scores, strided_cams
-from pixaff.ops.cam import background_score, normalized_cams, with_background
+from pixaff.ops.cam import background_score, normalized_cams, sum_of_scales, with_background
 from pixaff.ops.crf import refine_labels
 from pixaff.ops.instances import (
     detect_instances,
@@ -103,6 +103,7 @@ class Predictor:
         self.files = dict(files or {})
         self.inference = "torch"
         self._engines: dict[str, Network] = {}
+        self._networks = _by_part(cam_network, affinity_network, boundary_network)
         if cam_network is not None and cam_network.single_scale and settings.scales != (1.0,):
             words = ", ".join(f"{scale:g}" for scale in settings.scales)
             raise UsageError(f"found the scales {words}, but {settings.cam} works at one scale", "omit --scales")
@@ -156,11 +157,17 @@ class Predictor:
         other.inference, other._engines = self.inference, self._engines
         return other
 
-    def _engine(self, part: str, network: N) -> N:
+    def _engine(self, part: str, kind: type[N]) -> N:
         """The copy of a network for inference; made once, or by each of the threads that come first."""
         if part not in self._engines:
-            self._engines[part] = folded(network)
-        return cast(N, self._engines[part])
+            network, made = self._networks[part], {}
+            if self.inference != "torch":
+                requested = "int8" if self.inference == "int8" else "auto"
+                made = onnx_networks(requested, {part: network}, self.device, self.precision)[0]
+            self._engines[part] = made.get(part) or folded(network)
+        engine = self._engines[part]
+        assert isinstance(engine, kind)
+        return engine
 
     @overload
     def __call__(
@@ -233,12 +240,14 @@ class Predictor:
     def boundaries(self, image: ImageLike) -> Boundaries:
         """Compute class boundaries and displacements (IRN, section 3) at stride 4, at the working size.
 
+        The network of `lite` sees an image at the nearest size whose sides are multiples of 16.
+
         Raises:
             CheckpointError: The model has no network for them.
         """
-        network = self.require_boundary_network()
+        self.require_boundary_network()
         with self._steady():
-            return self._boundaries(network, self.sample(image).image)
+            return self._boundaries(self.sample(image).image)
 
     def settle_inference(self, requested: str) -> str:
         """Choose what computes the networks: see `pixaff.models.inference.onnx_networks`.
@@ -246,26 +255,44 @@ class Predictor:
         Raises:
             UsageError: "onnx" or "int8" cannot be followed.
         """
-        networks = {"cam": self.cam_network, "affinity": self.affinity_network}
-        found = {part: network for part, network in networks.items() if network is not None}
+        found = {part: self._networks[part] for part in self._used_parts()}
         self._engines, self.inference, refused = onnx_networks(requested, found, self.device, self.precision)
         return refused
+
+    def _used_parts(self) -> list[str]:
+        """The networks that masks without instances need, as far as the model has them."""
+        settings = self.settings
+        walked = {"psa": ["affinity"], "irn": ["irn"], "both": ["affinity", "irn"]}[settings.walk]
+        if self._in_one_pass(False) and settings.walk != "psa":
+            walked = [*walked[:-1], "joint"]
+        needless = "joint" in walked and settings.scales == (1.0,)
+        return [part for part in (*([] if needless else ["cam"]), *walked) if part in self._networks]
+
+    def _in_one_pass(self, displacement: bool) -> str:
+        """Name of the network that makes CAMs and boundaries of the same pass; "" if they need one each."""
+        part = "joint_displacement" if displacement else "joint"
+        return part if part in self._networks and self.settings.flip and 1.0 in self.settings.scales else ""
 
     @torch.inference_mode()
     def seconds(self, precision: str) -> float:
         """Time of the networks in a precision, on a small image at one scale; bf16 is computed by PyTorch."""
-        trial = self.replace(scales=(1.0,), flip=False)
+        trial = self.replace(scales=(1.0,))
         trial.precision = precision
         if precision != self.precision:
-            trial._engines = {}
+            trial._engines, trial.inference = {}, "torch"
         sample = Sample(np.full((*TRIAL_SIZE, 3), 128, np.uint8), TRIAL_SIZE, labels=(0,))
+        used = trial._used_parts()
         tries = []
         for _ in range(3):  # the first one warms up
             began = time.perf_counter()
-            if trial.cam_network is not None:
+            if "joint" in used:
+                trial._seen(sample, displacement=False)
+            elif "cam" in used:
                 trial._cams(sample)
-            if trial.affinity_network is not None:
-                trial._affinity(_at_network_size(trial.affinity_network, sample.image))
+            if "irn" in used:
+                trial._boundaries(sample.image)
+            if "affinity" in used:
+                trial._affinity(_at_network_size(trial.require_affinity_network(), sample.image))
             tries.append(time.perf_counter() - began)
         return min(tries[1:])
 
@@ -303,7 +330,7 @@ class Predictor:
         if network is None:
             raise UsageError("the model was loaded without its CAM network", "load both networks")
         with self._steady(), autocast(self.precision, self.device):
-            found: NDArray[np.float32] = self._predicted(self._engine("cam", network), sample.image)[1].cpu().numpy()
+            found: NDArray[np.float32] = self._probabilities(network, sample.image).cpu().numpy()
         return found
 
     @torch.inference_mode()
@@ -329,8 +356,10 @@ class Predictor:
         by_boundaries = settings.walk != "psa" or instances
 
         def begin(sample: Sample) -> _Begun:
-            cams = self._cams(sample, small=by_boundaries)
-            found = self._boundaries(self.require_boundary_network(), sample.image) if by_boundaries else None
+            if by_boundaries:
+                cams, found = self._seen(sample, instances)
+            else:
+                cams, found = self._cams(sample), None
             return _Begun(cams, found, *self._start(sample, cams, found, powers))
 
         def finish(sample: Sample, begun: _Begun, walked: Tensor) -> tuple[Tensor, Tensor, Instances | None]:
@@ -344,7 +373,7 @@ class Predictor:
                 scores = probabilities(classes, self._walked_size(size), self.stride)
             if settings.final_crf:
                 scores = refine_labels(sample.image, resize_scores(scores, size), self.engine)
-            found = self._instances(sample, begun, resize_scores(scores, size).argmax(0)) if instances else None
+            found = self._instances(sample, begun, scores) if instances else None
             return scores.cpu(), walked.cpu(), found
 
         with self._steady():
@@ -381,7 +410,9 @@ class Predictor:
 
     def _walked_size(self, size: tuple[int, int]) -> tuple[int, int]:
         """The size (h, w) at which an image of some size is walked."""
-        return size if self.settings.walk == "irn" else self.require_affinity_network().seen_size(size)
+        irn = self.settings.walk == "irn"
+        network: Network = self.require_boundary_network() if irn else self.require_affinity_network()
+        return network.seen_size(size)
 
     def _start(
         self, sample: Sample, cams: _Cams, found: Boundaries | None, powers: Sequence[float]
@@ -392,7 +423,8 @@ class Predictor:
         if settings.walk == "irn":
             assert found is not None
             assert cams.small is not None
-            background = _scores_to_walk(cams.maps, settings.alpha, powers, FINE)
+            maps = resize_scores(cams.maps, self._walked_size(sample.image.shape[:2]))
+            background = _scores_to_walk(maps, settings.alpha, powers, FINE)
             classes = 1 + len(cams.small)
             rows = torch.cat([background[:1], cams.small, background[classes:]])[first:]
             affinity = boundary_affinity(found.edge, settings.radius, settings.borders)
@@ -407,8 +439,8 @@ class Predictor:
             affinity = product_affinity(affinity, edge, betas, settings.radius, settings.borders)
         return start, affinity
 
-    def _instances(self, sample: Sample, begun: _Begun, mask: Tensor) -> Instances:
-        """The instances of an image, whose mask (h, w) has the numbers of its classes: 0, 1..C.
+    def _instances(self, sample: Sample, begun: _Begun, scores: Tensor) -> Instances:
+        """The instances of an image, of whose mask the scores (C + 1, h, w) are.
 
         With a constant background they compete with it and with each other, as published; otherwise they divide the
         mask.
@@ -419,10 +451,11 @@ class Predictor:
         places = instance_map(displacement_centroids(found.displacement), found.displacement)
         rows = instance_scores(cams.small, places)
         walked = boundary_walk(rows, found.edge, settings.boundary_beta, settings.steps, settings.radius)
+        size = self.require_boundary_network().seen_size((sample.image.shape[0], sample.image.shape[1]))
         if settings.background:
-            size = sample.image.shape[0], sample.image.shape[1]
             detected = detect_instances(walked, size, settings.background)
         else:
+            mask = resize_scores(scores.to(walked.device), size).argmax(0)
             detected = divide_mask(mask, walked, len(cams.small))
         count = int(places.max()) + 1
         indices = [cams.present[row // count] for row in detected.rows.tolist()]
@@ -455,6 +488,30 @@ class Predictor:
             else None,
         )
 
+    def _seen(self, sample: Sample, displacement: bool) -> tuple[_Cams, Boundaries]:
+        """CAMs, also at stride 4, and boundaries: of one pass of the networks if one is enough for both.
+
+        The displacements are empty if they are not wanted and nothing is saved by making them.
+        """
+        size = (sample.image.shape[0], sample.image.shape[1])
+        part = self._in_one_pass(displacement) if sample.cams is None else ""
+        if not part:
+            cams, found = self._cams(sample, small=True), self._boundaries(sample.image)
+        else:
+            settings = self.settings
+            joint = self._engine(part, JointNetwork)
+            self._check_memory(self._networks[part], size, max(settings.scales), 2)
+            others = self._engine("cam", CamNetwork) if len(settings.scales) > 1 else None
+            with autocast(self.precision, self.device):
+                seen = joint.see(sample.image, settings.scales, others)
+            present, probabilities = self._present(sample, torch.sigmoid(seen.logits))
+            maps = sum_of_scales((one[:, list(present)] for one in seen.maps), size)
+            cams, found = _Cams(present, maps, probabilities), seen.boundaries
+        walked = self.require_boundary_network().seen_size(size)
+        if cams.small is None or walked != size:
+            cams = cams._replace(small=strided_cams(resize_scores(cams.maps, walked)))
+        return cams, found
+
     def _cams(self, sample: Sample, small: bool = False) -> _Cams:
         """The CAMs of an image; with ``small``, also at stride 4."""
         if sample.cams is not None:
@@ -463,15 +520,13 @@ class Predictor:
         network = self.cam_network
         if network is None:
             raise UsageError("the model was loaded without its CAM network", "give cams=, or load both networks")
-        present, probabilities = sample.labels, {}
-        if present == ():
+        if sample.labels == ():
             return _Cams((), torch.zeros(0, *sample.image.shape[:2]), {})
         self._check_memory(network, sample.image.shape[:2], max(self.settings.scales), 2 if self.settings.flip else 1)
-        engine = self._engine("cam", network)
+        engine = self._engine("cam", CamNetwork)
         with autocast(self.precision, self.device):
-            if present is None:
-                present, found = self._predicted(engine, sample.image)
-                probabilities = {self.classes[index]: float(found[index]) for index in present}
+            predicted = self._probabilities(network, sample.image) if sample.labels is None else torch.zeros(0)
+            present, probabilities = self._present(sample, predicted)
             scales, flip = self.settings.scales, self.settings.flip
             if small:
                 maps, strided = engine.two_cams(sample.image, present, scales, flip)
@@ -479,12 +534,21 @@ class Predictor:
             maps = normalized_cams(engine, sample.image, present, scales=scales, flip=flip)
         return _Cams(present, maps, probabilities)
 
-    def _predicted(self, network: CamNetwork, image: NDArray[np.uint8]) -> tuple[tuple[int, ...], Tensor]:
-        """Classes whose probability reaches the threshold, or the most probable one; and all probabilities."""
+    def _present(self, sample: Sample, predicted: Tensor) -> tuple[tuple[int, ...], dict[str, float]]:
+        """The classes of an image, and the probabilities by name if they are predicted.
+
+        These are the classes whose probability (K,) reaches the threshold, or the most probable one.
+        """
+        if sample.labels is not None:
+            return sample.labels, {}
+        reached = torch.nonzero(predicted >= self.settings.label_threshold).flatten().tolist()
+        present = tuple(reached) or (int(predicted.argmax()),)
+        return present, {self.classes[index]: float(predicted[index]) for index in present}
+
+    def _probabilities(self, network: CamNetwork, image: NDArray[np.uint8]) -> Tensor:
+        """The classifier's probabilities (K,)."""
         x = network.preprocess(_at_network_size(network, image))[None].to(self.device)
-        probabilities = torch.sigmoid(network(x)[0].float())
-        present = torch.nonzero(probabilities >= self.settings.label_threshold).flatten().tolist()
-        return tuple(present) or (int(probabilities.argmax()),), probabilities
+        return torch.sigmoid(self._engine("cam", CamNetwork)(x)[0].float())
 
     def _affinity(self, image: NDArray[np.uint8]) -> Tensor:
         """Pair affinities (P,L) of an image (h,w,3), zero-padded to whole cells at the right and bottom.
@@ -495,16 +559,17 @@ class Predictor:
         self._check_memory(network, image.shape[:2])
         x = network.preprocess(image)[None].to(self.device)
         x = F.pad(x, (0, -x.shape[3] % STRIDE, 0, -x.shape[2] % STRIDE))
-        engine = self._engine("affinity", network)
+        engine = self._engine("affinity", AffinityNetwork)
         with autocast(self.precision, x.device):
             features = engine.features(x.contiguous(memory_format=torch.channels_last))
         return pair_affinity(features.float().contiguous(), self.settings.radius, self.settings.borders)[0]
 
-    def _boundaries(self, network: BoundaryNetwork, image: NDArray[np.uint8]) -> Boundaries:
-        padded = network.padded_size((image.shape[0], image.shape[1]))
-        self._check_memory(network, padded, images=2)
+    def _boundaries(self, image: NDArray[np.uint8]) -> Boundaries:
+        network = self.require_boundary_network()
+        image = _at_network_size(network, image)
+        self._check_memory(network, network.padded_size((image.shape[0], image.shape[1])), images=2)
         with autocast(self.precision, self.device):
-            return self._engine("irn", network).boundaries(image)
+            return self._engine("irn", BoundaryNetwork).boundaries(image)
 
     def _walk(
         self,
@@ -660,6 +725,16 @@ def fitted_cams(file: CamFile, sample: Sample, device: torch.device) -> tuple[tu
         raise FormatError("found CAMs of none of the photo's labels")
     maps = torch.from_numpy(file.cams[rows]).to(device)
     return tuple(int(file.classes[i]) - 1 for i in rows), resize_scores(maps, size)
+
+
+def _by_part(
+    cam: CamNetwork | None, affinity: AffinityNetwork | None, irn: BoundaryNetwork | None
+) -> dict[str, Network]:
+    """The networks that there are, and those that do the work of two of them."""
+    found: dict[str, Network | None] = {"cam": cam, "affinity": affinity, "irn": irn}
+    if cam is not None and irn is not None:
+        found |= {"joint": cam.joined(irn), "joint_displacement": cam.joined(irn, displacement=True)}
+    return {part: network for part, network in found.items() if network is not None}
 
 
 def _scores_to_walk(maps: Tensor, alpha: float, powers: Sequence[float] = (), stride: int = STRIDE) -> Tensor:

@@ -51,7 +51,7 @@ class Settings:
     preset: str = "lite"
     cam: str = "lite_cam"
     affinity: str = "lite_affinity"
-    irn: str = ""
+    irn: str = "lite_irn"
     scales: tuple[float, ...] = option(
         (1.0, 0.5), "Image scales whose CAMs are summed.", "S,S,...", above=0, at_most=8, commands=CAMS
     )
@@ -103,7 +103,7 @@ class Settings:
         commands=("crf",),
     )
     walk: Literal["psa", "irn", "both"] = option(
-        "psa",
+        "irn",
         "Affinities of the walk: of the AffinityNet (psa), of class boundaries (irn), or the product of both.",
         commands=WALK,
     )
@@ -137,7 +137,9 @@ class Settings:
         at_most=64,
         commands=WALK,
     )
-    steps: int = option(256, "Number of steps of the random walk.", "T", at_least=0, commands=WALK)
+    steps: int = option(
+        64, "Number of steps of the random walk; in the walk psa, 256 is usual.", "T", at_least=0, commands=WALK
+    )
     borders: Literal["full", "published"] = option(
         "full", "Neighbourhood of cells near the border: complete, or as in the published code.", commands=WALK
     )

@@ -10,11 +10,11 @@ import torch
 from toy_set import TinyCam, use_tiny
 
 from pixaff.errors import CheckpointError
-from pixaff.io.checkpoints import write_state_dict
+from pixaff.io.checkpoints import read_metadata, write_state_dict
 from pixaff.models import create_affinity_network, create_cam_network
 from pixaff.models.base import AffinityNetwork, CamNetwork
-from pixaff.models.bundle import load_model, write_bundle
-from pixaff.models.registry import PRESETS
+from pixaff.models.bundle import load_model, parts_of_walk, write_bundle
+from pixaff.models.registry import PRESETS, create_boundary_network
 from pixaff.settings import Settings
 
 
@@ -31,7 +31,7 @@ def affinity() -> AffinityNetwork:
 
 
 def test_a_model_folder_comes_back_as_it_was(cam: CamNetwork, affinity: AffinityNetwork, tmp_path: Path) -> None:
-    settings = Settings(alpha=2.5, scales=(1.0, 0.5))
+    settings = Settings(alpha=2.5, scales=(1.0, 0.5), irn="", walk="psa")
     write_bundle(tmp_path, "lite_cam", "lite_affinity", cam, affinity, ["a", "b", "c"], settings)
     bundle = load_model(tmp_path)
     assert bundle.classes == ("a", "b", "c")
@@ -121,3 +121,38 @@ def test_swapped_files_of_a_folder_are_told(cam: CamNetwork, affinity: AffinityN
     swap = r"\(swap cam\.safetensors and affinity\.safetensors\)"
     with pytest.raises(CheckpointError, match=rf"cam\.safetensors: found the weights of lite_affinity, .*{swap}"):
         load_model(tmp_path)
+
+
+def test_a_boundary_network_takes_the_backbone_of_the_network_that_has_the_same(
+    cam: CamNetwork, tmp_path: Path
+) -> None:
+    irn, affinity = create_boundary_network("lite_irn"), create_affinity_network("lite_affinity")
+    for name, other, file in (("a", cam, "cam.safetensors"), ("b", affinity, "affinity.safetensors")):
+        irn.backbone.load_state_dict(other.backbone.state_dict())
+        settings, folder = Settings(), tmp_path / name
+        write_bundle(
+            folder, "lite_cam", "lite_affinity", cam, affinity, ["a", "b", "c"], settings, irn="lite_irn", irn_model=irn
+        )
+        assert read_metadata(folder / "irn.safetensors")["shares"] == file
+        bundle = load_model(folder)
+        assert bundle.settings == settings
+        assert bundle.irn is not None
+        assert all(torch.equal(tensor, bundle.irn.state_dict()[key]) for key, tensor in irn.state_dict().items())
+
+
+def test_a_record_from_before_the_walk_was_a_choice_means_that_of_psa(
+    cam: CamNetwork, affinity: AffinityNetwork, tmp_path: Path
+) -> None:
+    write_bundle(tmp_path, "lite_cam", "lite_affinity", cam, affinity, ["a", "b", "c"], Settings(steps=256))
+    record = json.loads((tmp_path / "model.json").read_text())
+    del record["settings"]["walk"], record["settings"]["irn"]
+    (tmp_path / "model.json").write_text(json.dumps(record))
+    settings = load_model(tmp_path).settings
+    assert (settings.walk, settings.irn, settings.steps) == ("psa", "", 256)
+
+
+def test_a_preset_that_is_lent_decides_which_networks_are_loaded() -> None:
+    assert load_model("lite", parts=parts_of_walk).affinity is None
+    lent = load_model("lite", "lite-psa", parts=parts_of_walk)
+    assert lent.affinity is not None
+    assert lent.irn is None

@@ -75,7 +75,8 @@ def test_a_channel_without_weights_keeps_its_bias():
 
 def test_other_weights_have_no_ranges(lite):
     names = sorted({path.stem for path in FILES.iterdir()})
-    assert names == ["lite_affinity", "lite_cam", "lite_cam_seeded", "lite_head"]
+    joint = ["lite_joint", "lite_joint_displacement"]
+    assert names == ["lite_affinity", "lite_cam", "lite_cam_seeded", "lite_head", "lite_irn", *joint]
     assert int8_graph(lite.cam_network) is not None
     other = create_model("lite_cam", 3)
     assert int8_graph(other) is None
@@ -138,16 +139,14 @@ def test_auto_compares_bfloat16_with_what_would_compute_float32(kind, bf16_gains
 
 def test_bfloat16_is_tried_in_pytorch(lite, monkeypatch):
     made = pixaff.load("lite")
-    called = []
-    for part, method in (("cam", "cam"), ("affinity", "features")):
-        network = made._engines[part]
+    called, joint = [], made._engines["joint"]
 
-        def noted(x, run=network.__dict__[method]):
-            called.append(1)
-            return run(x)
+    def noted(x, run=joint.everything):
+        called.append(1)
+        return run(x)
 
-        monkeypatch.setitem(network.__dict__, method, noted)
+    monkeypatch.setitem(joint.__dict__, "everything", noted)
     made.seconds("bf16")
     assert not called
     made.seconds("fp32")
-    assert len(called) == 6
+    assert len(called) == 3

@@ -111,19 +111,22 @@ def test_the_page_about_presets_has_their_numbers() -> None:
     rows = dict(re.findall(r"^\| `([\w-]+)` \| (.+) \|$", page, re.MULTILINE))
     assert list(rows) == list(PRESETS)
     for name, settings in PRESETS.items():
-        if settings.walk == "irn":
+        if settings.cam == "resnet50_cam":
             numbers = [float(number) for number in rows[name].split(" | ")[:3]]
             assert numbers == [settings.conf_fg, settings.conf_bg, settings.background]
             assert (settings.cam, settings.affinity, settings.irn) == ("resnet50_cam", "", "resnet50_irn")
             continue
         networks, alphas, walk, scales, side = rows[name].split(" | ")
-        assert networks == "the same" or networks.startswith(f"`{settings.cam}`, `{settings.affinity}`")
+        walks, beta = {"psa": (settings.affinity, settings.beta), "irn": (settings.irn, settings.boundary_beta)}[
+            settings.walk
+        ]
+        assert networks == "the same" or networks.startswith(f"`{settings.cam}`, `{walks}`")
         assert [float(number) for number in alphas.split(" / ")] == [
             settings.crf_low,
             settings.alpha,
             settings.crf_high,
         ]
-        assert [float(number) for number in walk.split(", ")] == [settings.beta, settings.radius, settings.steps]
+        assert [float(number) for number in walk.split(", ")] == [beta, settings.radius, settings.steps]
         assert [float(number) for number in scales.split(", ")] == list(settings.scales)
         assert side.startswith(str(settings.size) if settings.size else "the photo's own")
     assert PRESETS["psa-resnet38-cvpr"].cam == PRESETS["psa-resnet38"].cam
@@ -134,7 +137,7 @@ def test_the_embedded_model_has_the_numbers_of_its_preset() -> None:
 
 
 def test_unknown_presets_list_the_known_ones() -> None:
-    with pytest.raises(UsageError, match=r'no preset is called "vgg" \(presets: lite, psa-vgg16'):
+    with pytest.raises(UsageError, match=r'no preset is called "vgg" \(presets: lite, lite-psa, psa-vgg16'):
         load_model(preset="vgg")
 
 

@@ -20,7 +20,6 @@ from pixaff.models.registry import (
     published_weights,
     settings_of_network,
 )
-from pixaff.settings import Settings
 
 KINDS = {"cam": CamNetwork, "affinity": AffinityNetwork, "irn": BoundaryNetwork, "seg": SegNetwork}
 PROMISES = {CamNetwork: "cam", AffinityNetwork: "features", BoundaryNetwork: "forward", SegNetwork: "forward"}
@@ -43,7 +42,8 @@ def test_every_name_is_one_network_of_the_kind_that_it_says() -> None:
             assert not network.training
             assert getattr(network, PROMISES[kind]) is not getattr(kind, PROMISES[kind])
             # What a network promises without saying so itself: some side, and initial weights under their own names.
-            assert network.seen_size((30, 50)) in ((30, 50), (network.image_size, network.image_size))
+            side = network.image_size
+            assert network.seen_size((30, 50)) in ((30, 50), (side, side), (32, 48)), name
             assert network.own_names({"a": torch.zeros(1)}).keys() == {"a"}
             assert all(network.parameter_groups().values())
 
@@ -109,6 +109,8 @@ def test_presets_carry_their_own_names_and_the_published_numbers():
 def test_a_preset_gives_all_and_a_network_finds_its_preset():
     assert preset_settings("psa-resnet38-cvpr") is PRESETS["psa-resnet38-cvpr"]
     assert settings_of_network("resnet38_cam") is PRESETS["psa-resnet38"]
-    assert settings_of_network("other_cam") == Settings(cam="other_cam")
+    assert settings_of_network("other_cam") == PRESETS["lite-psa"].replace(cam="other_cam")
+    assert settings_of_network("lite_cam", "irn") is PRESETS["lite"]
+    assert settings_of_network("vgg16_cam", "irn") is PRESETS["psa-vgg16"]
     with pytest.raises(UsageError, match="psa-vgg16"):
         preset_settings("vgg")

@@ -126,13 +126,14 @@ def fit(
     Run the same command again to continue a stopped run. With other options, such as --alpha, it makes again what
     depends on them; with a few more photos or other labels, the trainings continue from the earlier weights. DIR
     becomes a model: pixaff propagate --model DIR. Settings that are not given are the preset's, the defaults below
-    those of lite; but with the method psa, alpha and the alphas of the CRF are chosen to suit the model's own CAMs.
+    those of lite; but with the method psa the walk takes 256 steps, and alpha and the alphas of the CRF are chosen to
+    suit the model's own CAMs.
     Hyper-parameters of the trainings are those of each network's own recipe.
     """
     from pixaff.models.registry import preset_settings, settings_of_network
     from pixaff.stages.training.calibration import CALIBRATED
 
-    base = preset_settings(preset) if preset else settings_of_network(network) if network else preset_settings("lite")
+    base = preset_settings(preset) if preset else settings_of_network(network or "lite_cam", method or "psa")
     chosen = base.replace(preset="own", cam=network, affinity=affinity_network, irn=irn_network, **settings)
     with Console(**say, photos_of=("propagate",)) as console:
         trained = pixaff.fit(

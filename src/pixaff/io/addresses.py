@@ -22,6 +22,7 @@ Stamp = tuple[int, str]
 _ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)(:/{1,3}|::)")  # two letters at least: "C:/" is a disk
 _LOCAL = ("file", "local")
 _EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gs", "gcs": "gs"}
+_PACKAGES = {**{name: f"'pixaff[{extra}]'" for name, extra in _EXTRAS.items()}, "hf": "huggingface_hub"}
 _WHOLE = frozenset(("s3", "s3a", "gs", "gcs", "hf", "memory", "az", "abfs", "abfss", "adl", "oci", "oss", "r2"))
 """Stores in which a file appears with all its bytes or not at all."""
 _CREDENTIALS = {
@@ -189,8 +190,8 @@ def _errors(address: str, done: str, error: type[PixaffError] = PixaffError) -> 
     except FileNotFoundError:
         raise error(f"{shown}: no such file or folder", "check the address") from None
     except ImportError as cause:
-        extra = _EXTRAS.get(protocol)
-        hint = f"pip install 'pixaff[{extra}]'" if extra else f"install it: {shortened(cause)}"
+        package = _PACKAGES.get(protocol)
+        hint = f"pip install {package}" if package else f"install it: {shortened(cause)}"
         raise error(f"{shown}: {protocol}:// needs a package that is not installed", hint) from None
     except ValueError as cause:
         if "rotocol" in str(cause):

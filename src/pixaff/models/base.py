@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from pixaff.device import one_at_a_time
 from pixaff.models.footprint import traced_bytes_per_pixel
 from pixaff.ops.boundary import strided_cams
-from pixaff.ops.cam import Picture, summed_cams
+from pixaff.ops.cam import Picture, resized_to_cells, summed_cams
 from pixaff.recipe import Recipe
 from pixaff.settings import Settings
 from pixaff.weights.catalogue import Entry
@@ -162,6 +162,15 @@ class CamNetwork(Network):
         maps = self.normalized_cams(image, classes, scales, flip)
         return maps, strided_cams(maps)
 
+    def joined(self, other: BoundaryNetwork, displacement: bool = False) -> JointNetwork | None:
+        """This network and a boundary network as one, if they have the same backbone with the same weights.
+
+        Args:
+            other: The boundary network.
+            displacement: Whether displacements are wanted, too.
+        """
+        return None
+
     def segmentation_logits(self, x: Tensor) -> Tensor:
         """Normalised images (B,3,H,W) -> the segmentation head's logits (B,K + 1,h,w), background first."""
         raise NotImplementedError
@@ -206,7 +215,8 @@ class MeanShift(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B,2,h,w) -> the same, less the mean."""
-        return x if self.training else x - self.running_mean[:, None, None]
+        # Channels last for the subtraction, because the ONNX exporter makes a constant of a mean that is reshaped.
+        return x if self.training else (x.movedim(1, 3) - self.running_mean).movedim(3, 1)
 
 
 class BoundaryNetwork(Network):
@@ -251,8 +261,68 @@ class BoundaryNetwork(Network):
         both = F.pad(torch.cat([x, x.flip(3)]), (0, padded[1] - width, 0, padded[0] - height))
         logits, displacement = self(both.contiguous(memory_format=torch.channels_last))
         h, w = (-(-side // self.boundary_stride) for side in (height, width))
-        seen, mirrored = logits.float()[:, :h, :w]
-        return Boundaries(torch.sigmoid((seen + mirrored.flip(1)) / 2), displacement[0].float()[:, :h, :w].contiguous())
+        edge = mean_of_mirrored(logits.float()[:, :h, :w])
+        return Boundaries(edge, displacement[0].float()[:, :h, :w].contiguous())
+
+
+def mean_of_mirrored(logits: Tensor) -> Tensor:
+    """Boundary logits (2,h,w) of an image and of its mirror image -> probabilities (h,w) of their mean."""
+    return torch.sigmoid((logits[0] + logits[1].flip(1)) / 2)
+
+
+class Seen(NamedTuple):
+    """What a `JointNetwork` makes of one image.
+
+    Attributes:
+        maps: For each scale float32 (1,K,h,w): the maps of all classes, with those of the mirror image added.
+        logits: float32 (K,), of the image-level labels.
+        boundaries: At stride 4 of `Network.seen_size`; the displacements are empty if the network makes none.
+    """
+
+    maps: list[Tensor]
+    logits: Tensor
+    boundaries: Boundaries
+
+
+class JointNetwork(Network):
+    """A CAM network and a boundary network that have the same backbone, computed in one pass.
+
+    What the CAM network sees of an image at scale 1, and of its mirror image, the boundary network sees, too.
+    """
+
+    exported: ClassVar[tuple[str, ...]] = ("everything",)
+
+    def everything(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Normalised images -> maps (B,K,h,w), logits (B,K), boundary logits (B,h,w) and displacements (B,2,h,w).
+
+        The images (B,3,H,W) have sides that are multiples of ``size_divisor``. The last results are there if the
+        network was made with displacements.
+        """
+        raise NotImplementedError
+
+    @torch.inference_mode()
+    def see(self, image: NDArray[np.uint8], scales: Sequence[float], cam_network: CamNetwork | None) -> Seen:
+        """Maps, logits and boundaries of one image and its mirror image.
+
+        Args:
+            image: uint8 (H,W,3) RGB.
+            scales: Factors on the image's sides, for the maps; 1 is among them.
+            cam_network: Makes the maps at the other scales, if there are any.
+        """
+        summed = []
+        for scale in scales:
+            x = self.preprocess(resized_to_cells(image, scale, self.size_divisor))[None]
+            x = x.to(next(self.parameters()).device)
+            both = torch.cat([x, x.flip(3)]).contiguous(memory_format=torch.channels_last)
+            if scale == 1:
+                maps, logits, edge, *others = self.everything(both)
+                displacement = others[0][0] if others else edge.new_zeros(2, 0, 0)
+                boundaries = Boundaries(mean_of_mirrored(edge.float()), displacement.float().contiguous())
+            else:
+                assert cam_network is not None
+                maps = cam_network.cam(both)
+            summed.append(maps[:1].float() + maps[1:].float().flip(3))
+        return Seen(summed, logits[0].float(), boundaries)
 
 
 class SegNetwork(Network):

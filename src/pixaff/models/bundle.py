@@ -174,10 +174,9 @@ def load_model(
         source = _of_preset(own, weights, _wanted(parts, own), fetch)
         settings = own
     else:
-        source = _in_folder(EMBEDDED if model is None else model, parts)
+        lent = None if preset is None else preset_settings(preset)
+        source = _in_folder(EMBEDDED if model is None else model, lent, parts)
         settings = source.settings
-        if preset is not None:
-            settings = settings.with_hyper_parameters_of(preset_settings(preset))
     names = source.names or VOC_CLASSES
     cam, affinity, irn = None, None, None
     if "cam" in source.files:
@@ -215,7 +214,7 @@ def write_bundle(
         settings: The hyper-parameters that suit them.
         half: Store matrices in float16.
         irn, irn_model: Registry name of the boundary network, and the network; without one, the walk is psa. A backbone
-            that equals the AffinityNet's is not stored twice.
+            that equals that of another network is not stored twice.
 
     Raises:
         OutputError: A file cannot be written.
@@ -227,10 +226,12 @@ def write_bundle(
     if irn is not None and irn_model is not None:
         state, metadata = irn_model.state_dict(), {"network": irn}
         own = {name: tensor for name, tensor in state.items() if not name.startswith(SHARED)}
-        known = {} if affinity_model is None else affinity_model.state_dict()
-        same = (name in known and torch.equal(known[name], state[name]) for name in state.keys() - own.keys())
-        if len(own) < len(state) and all(same):
-            state, metadata = own, {**metadata, SHARES: AFFINITY}
+        for file, other in ((CAM, cam_model), (AFFINITY, affinity_model)):
+            known = {} if other is None else other.state_dict()
+            same = (name in known and torch.equal(known[name], state[name]) for name in state.keys() - own.keys())
+            if len(own) < len(state) and all(same):
+                state, metadata = own, {**metadata, SHARES: file}
+                break
         write_state_dict(folder / IRN, state, half, metadata)
     settings = settings.replace(cam=cam, affinity=affinity, irn=irn or "", walk=None if irn else "psa")
     record = {"format": FORMAT, "classes": list(classes), "settings": settings.to_dict()}
@@ -302,8 +303,8 @@ def _preset_with_networks(model: str | Path | None, preset: str | None, weights:
     return None
 
 
-def _in_folder(model: str | Path, parts: Parts | None) -> _Source:
-    """The embedded model, or the one in a folder."""
+def _in_folder(model: str | Path, lent: Settings | None, parts: Parts | None) -> _Source:
+    """The embedded model, or the one in a folder, with its own hyper-parameters or with lent ones."""
     folder = embedded_folder() if str(model) == EMBEDDED else Path(model)
     try:
         recorded, trained = (folder / RECORD).is_file(), (folder / CAM).is_file()
@@ -321,6 +322,7 @@ def _in_folder(model: str | Path, parts: Parts | None) -> _Source:
             f'give "{EMBEDDED}" or the folder of a finished `pixaff fit` or `pixaff train-cam`',
         )
     _check_model(folder / (RECORD if recorded else CAM), names, settings)
+    settings = settings if lent is None else settings.with_hyper_parameters_of(lent)
     wanted = [part for part in _wanted(parts, settings) if network_of(settings, part)]
     files = {part: folder / FILES[part] for part in wanted if part == "cam" or (folder / FILES[part]).is_file()}
     return _Source(settings, files, names, f"swap {CAM} and {AFFINITY}", folder, {"model": str(model)})
@@ -338,8 +340,9 @@ def _recorded(record: Path) -> tuple[tuple[str, ...], Settings]:
     for name in ("preset", "cam", "affinity", "irn"):
         if name in values:
             entry(values, name, str, record, CheckpointError)
+    earlier = {"walk": "psa", "irn": ""}  # of records that are older than the choice
     try:
-        return tuple(classes), Settings.from_dict(values)
+        return tuple(classes), Settings.from_dict({**earlier, **values})
     except (UsageError, TypeError, ValueError) as error:
         raise CheckpointError(f"{record}: {error.message if isinstance(error, UsageError) else error}", _COPY) from None
 
@@ -349,14 +352,14 @@ def _trained(weights: Path) -> tuple[tuple[str, ...], Settings]:
     metadata = read_metadata(weights)
     try:
         classes = tuple(str(name) for name in parse_json(metadata["classes"]))
-        settings = settings_of_network(metadata["network"])
+        network = metadata["network"]
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(
             f"{weights} does not say which network and classes it is for", "train it with pixaff train-cam"
         ) from error
     others = {part: weights.with_name(FILES[part]) for part in ("affinity", "irn")}
     found = {part: read_metadata(path).get("network") for part, path in others.items() if path.is_file()}
-    return classes, settings.replace(**found)
+    return classes, settings_of_network(network, "irn" if "irn" in found else "psa").replace(**found)
 
 
 def _check_model(record: Path, names: Sequence[str], settings: Settings) -> None:

@@ -78,8 +78,9 @@ def onnx_network(network: N, int8: bool = False) -> N:
         session = _Session(_graph(network, plain), plain, threads)
     made = copy.copy(plain)  # another object with the same layers
     made.__dict__ = dict(plain.__dict__)
+    several = len(network.exported) > 1
     for position, method in enumerate(network.exported):
-        made.__dict__[method] = _Call(session, position, len(network.exported))
+        made.__dict__[method] = _Call(session, position) if several else session.results
     return made
 
 
@@ -157,23 +158,25 @@ class _Session:
         self._given = {one.name: weights[one.name] for one in self._session.get_inputs() if one.name != INPUT}
 
     def __call__(self, x: Tensor, only: int | None = None) -> list[Tensor]:
-        """All results, or a single one of them, for which no more is computed than it needs."""
+        """All results, or a single one of them."""
         wanted = self._outputs if only is None else self._outputs[only : only + 1]
         made = self._session.run(wanted, {INPUT: x.detach().float().contiguous().numpy(), **self._given})
         return [torch.from_numpy(one) for one in made]
 
+    def results(self, x: Tensor) -> Any:
+        """The only method of a network: its result, or a tuple if it has several."""
+        made = self(x)
+        return made[0] if len(self._outputs) == 1 else tuple(made)
+
 
 class _Call:
-    """One method of a network in ONNX Runtime."""
+    """One of several methods of a network in ONNX Runtime, each with one result."""
 
-    def __init__(self, session: _Session, position: int, methods: int) -> None:
-        self._session, self._position, self._methods = session, position, methods
+    def __init__(self, session: _Session, position: int) -> None:
+        self._session, self._position = session, position
 
-    def __call__(self, x: Tensor) -> Any:
-        if self._methods > 1:
-            return self._session(x, self._position)[0]
-        made = self._session(x)
-        return made[0] if len(made) == 1 else tuple(made)
+    def __call__(self, x: Tensor) -> Tensor:
+        return self._session(x, self._position)[0]
 
 
 def _graph(network: Network, plain: Network) -> bytes:
@@ -249,12 +252,27 @@ def _has_weight(graph: bytes, name: str) -> bool:
 
 def write_graphs(folder: Path = GRAPHS) -> None:
     """Write the graphs that are part of pixaff."""
-    from pixaff.models.registry import create_affinity_network, create_cam_network, create_seg_network
+    from pixaff.models.registry import (
+        create_affinity_network,
+        create_boundary_network,
+        create_cam_network,
+        create_seg_network,
+    )
 
     for seeded in (False, True):
         network, other = create_cam_network("lite_cam", 20), create_cam_network("lite_cam", 21)
         network.use_segmentation_head(seeded)
         _write_graph(folder, network, folded(other).state_dict())
+    irn = create_boundary_network("lite_irn")
+    irn.load_state_dict(network.state_dict(), strict=False)
+    other.load_state_dict(irn.state_dict(), strict=False)
+    other.use_segmentation_head(True)
+    pairs = [(network.joined(irn, both), other.joined(irn, both)) for both in (False, True)]
+    for joint, more in pairs:
+        assert joint is not None
+        assert more is not None
+        _write_graph(folder, joint, folded(more).state_dict())
+    _write_graph(folder, irn, None)
     _write_graph(folder, create_affinity_network("lite_affinity"), None)
     for name in ("lite_head_seg", "lite_seg"):
         _write_graph(folder, create_seg_network(name, 20), folded(create_seg_network(name, 21)).state_dict())

@@ -9,21 +9,34 @@ padded by half a cell at the left and top: then the CAMs of a photo and of its m
 
 from __future__ import annotations
 
+import copy
 from collections import OrderedDict
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pixaff.models.base import AffinityNetwork, BoundaryNetwork, CamNetwork, Family, MeanShift, Network, SegNetwork
+from pixaff.models.base import (
+    AffinityNetwork,
+    BoundaryNetwork,
+    CamNetwork,
+    Family,
+    JointNetwork,
+    MeanShift,
+    Network,
+    SegNetwork,
+)
 from pixaff.models.efficientnet_lite import FEATURES, EfficientNetLite2, head
+from pixaff.ops.cam import whole_cells
 from pixaff.recipe import Recipe
 from pixaff.settings import Settings
 
 if TYPE_CHECKING:
     from typing_extensions import Self
+
+N = TypeVar("N", bound=Network)
 
 STRIDE = 16
 FINE_LEVELS = (16, 24)
@@ -97,7 +110,14 @@ class _Lite(Network):
         self.backbone = LiteBackbone(fine)
 
 
-class LiteCam(_Lite, CamNetwork):
+class _LiteInCells(_Lite):
+    """Those that see an image at a size whose sides are multiples of a cell, and so the same image."""
+
+    def seen_size(self, size: tuple[int, int]) -> tuple[int, int]:
+        return whole_cells(size, 1.0, STRIDE)
+
+
+class LiteCam(_LiteInCells, CamNetwork):
     """Classifier with two ways to make CAMs.
 
     After the training from image-level labels, CAMs are the classifier's weights applied to every cell (Zhou et al.,
@@ -134,7 +154,11 @@ class LiteCam(_Lite, CamNetwork):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalised images (B,3,H,W) -> logits (B,K): the classifier of the average feature."""
-        return self.classifier(self.top(self.backbone(x)[2]).mean((2, 3), keepdim=True)).flatten(1)
+        return self.logits_of_top(self.top(self.backbone(x)[2]))
+
+    def logits_of_top(self, top: Tensor) -> Tensor:
+        """`forward` of the last features (B,1280,h,w)."""
+        return self.classifier(top.mean((2, 3), keepdim=True)).flatten(1)
 
     def cam(self, x: Tensor) -> Tensor:
         """Normalised images (B,3,H,W) -> maps (B,K,h,w) >= 0, h = ceil(H / 16).
@@ -142,14 +166,19 @@ class LiteCam(_Lite, CamNetwork):
         relu of the class scores or, if seeded, the probability of each class against the background alone.
         """
         _, middle, coarse = self.backbone(x)
+        return self.cam_of_top(middle, self.top(coarse))
+
+    def cam_of_top(self, middle: Tensor, top: Tensor) -> Tensor:
+        """`cam` of the last levels of the backbone, (B,120,h,w) and (B,1280,h,w)."""
         if not self.seeded:
-            return F.relu(self.classifier(self.top(coarse)))
-        rows = self._pixel_rows(middle, coarse)
+            return F.relu(self.classifier(top))
+        rows = self.pixel(torch.cat([top, middle], 1))
         return torch.sigmoid(rows[:, 1:] - rows[:, :1])
 
     def segmentation_logits(self, x: Tensor) -> Tensor:
         """Normalised images (B,3,H,W) -> logits (B,K + 1,h,w) of background and classes at stride 16."""
-        return self._pixel_rows(*self.backbone(x)[1:])
+        _, middle, coarse = self.backbone(x)
+        return self.pixel(torch.cat([self.top(coarse), middle], 1))
 
     def use_segmentation_head(self, used: bool) -> None:
         self.seeded.fill_(used)
@@ -160,8 +189,12 @@ class LiteCam(_Lite, CamNetwork):
         self.pixel.get_submodule("norm").train(mode)
         return self
 
-    def _pixel_rows(self, middle: Tensor, coarse: Tensor) -> Tensor:
-        return self.pixel(torch.cat([self.top(coarse), middle], 1))
+    def joined(self, other: BoundaryNetwork, displacement: bool = False) -> LiteJoint | None:
+        if not isinstance(other, LiteIrn) or not self.seeded:
+            return None
+        own, others = self.backbone.state_dict(), other.backbone.state_dict()
+        same = all(torch.equal(tensor, others[name]) for name, tensor in own.items())
+        return LiteJoint(self, other, displacement) if same else None
 
 
 class LiteHead(_Lite, SegNetwork):
@@ -223,7 +256,7 @@ class LiteAffinity(_Lite, AffinityNetwork):
         return merged[:, :, : (x.shape[2] + 7) // 8, : (x.shape[3] + 7) // 8]
 
 
-class LiteIrn(_Lite, BoundaryNetwork):
+class LiteIrn(_LiteInCells, BoundaryNetwork):
     """Inter-pixel relation network (IRN) on five levels of the backbone; see `pixaff.models.resnet50.ResNet50Irn`.
 
     It has no group norm, so that padding does not matter and photos are not brought to 512 x 512, and in its place 3x3
@@ -233,6 +266,7 @@ class LiteIrn(_Lite, BoundaryNetwork):
     """
 
     new = ("edge_levels", "edge_merge", "edge", "offset_levels", "offset_coarse", "offset_merge", "offset")
+    graph = "lite_irn"
 
     def __init__(self) -> None:
         super().__init__(fine=True)
@@ -252,26 +286,64 @@ class LiteIrn(_Lite, BoundaryNetwork):
         In training mode the stored mean displacement is not subtracted.
         """
         levels = self.backbone.all_levels(x)
-        parts = [F.relu(conv(level)) for conv, level in zip(self.edge_levels, levels, strict=True)]
-        logits = self.edge(F.relu(self.edge_merge(_joined(parts))))
-        parts = [F.relu(conv(level)) for conv, level in zip(self.offset_levels, levels, strict=True)]
-        coarse = F.relu(self.offset_coarse(_joined(parts[2:])))
-        displacement = self.offset(F.relu(self.offset_merge(_joined([*parts[:2], coarse]))))
+        logits, displacement = self.edge_of_levels(levels), self.displacement_of_levels(levels)
         h, w = ((side + self.boundary_stride - 1) // self.boundary_stride for side in x.shape[2:])
-        return logits[:, 0, :h, :w], self.mean_shift(displacement[:, :, :h, :w])
+        return logits[:, :h, :w], displacement[:, :, :h, :w]
+
+    def edge_of_levels(self, levels: Sequence[Tensor]) -> Tensor:
+        """Boundary logits (B,h,w) of all levels of the backbone, h as that of the finest."""
+        parts = [F.relu(conv(level)) for conv, level in zip(self.edge_levels, levels, strict=True)]
+        return self.edge(F.relu(self.edge_merge(_at_finest(parts))))[:, 0]
+
+    def displacement_of_levels(self, levels: Sequence[Tensor]) -> Tensor:
+        """Displacements (B,2,h,w) of all levels of the backbone, h as that of the finest."""
+        parts = [F.relu(conv(level)) for conv, level in zip(self.offset_levels, levels, strict=True)]
+        coarse = F.relu(self.offset_coarse(_at_finest(parts[2:])))
+        return self.mean_shift(self.offset(F.relu(self.offset_merge(_at_finest([*parts[:2], coarse])))))
+
+
+class LiteJoint(_LiteInCells, JointNetwork):
+    """`LiteCam` and `LiteIrn` on the same backbone.
+
+    Args:
+        cam, irn: The networks, whose layers it takes.
+        displacement: Whether it makes displacements, too.
+    """
+
+    def __init__(self, cam: LiteCam, irn: LiteIrn, displacement: bool) -> None:
+        nn.Module.__init__(self)
+        self.backbone, self.cam, self.irn, self.displacement = irn.backbone, _heads(cam), _heads(irn), displacement
+        self.training = cam.training
+
+    @property
+    def graph(self) -> str:
+        return "lite_joint_displacement" if self.displacement else "lite_joint"
+
+    def everything(self, x: Tensor) -> tuple[Tensor, ...]:
+        levels = self.backbone.all_levels(x)
+        top = self.cam.top(levels[4])
+        maps, logits = self.cam.cam_of_top(levels[3], top), self.cam.logits_of_top(top)
+        edge = self.irn.edge_of_levels(levels)
+        return (maps, logits, edge, *([self.irn.displacement_of_levels(levels)] if self.displacement else ()))
+
+
+def _heads(network: N) -> N:
+    """A network without its backbone; its other layers are the same objects."""
+    made = copy.copy(network)
+    made.__dict__["_modules"] = {name: layer for name, layer in network.named_children() if name != "backbone"}
+    return made
 
 
 def _reductions(channels: Sequence[int], widths: Sequence[int]) -> nn.ModuleList:
     return nn.ModuleList(nn.Conv2d(one, width, 1) for one, width in zip(channels, widths, strict=True))
 
 
-def _joined(parts: Sequence[Tensor]) -> Tensor:
+def _at_finest(parts: Sequence[Tensor]) -> Tensor:
     """Maps (B,C,h,w), those that are smaller than the first enlarged to its size (bilinear), as channels of one."""
     size = parts[0].shape[2:]
+    # Which of them are smaller does not depend on the image.
     same = [
-        one
-        if one.shape[2:] == size
-        else F.interpolate(one, (int(size[0]), int(size[1])), mode="bilinear", align_corners=False)
+        one if one.shape[2:] == size else F.interpolate(one, size, mode="bilinear", align_corners=False)
         for one in parts
     ]
     return torch.cat(same, 1)
@@ -351,7 +423,7 @@ FAMILY = Family(
         backbone_lr_scale=0.0,
         precision="fp32",
     ),
-    presets={"lite": Settings()},
+    presets={"lite": Settings(), "lite-psa": Settings(walk="psa", steps=256)},
     shipped=True,
 )
 

@@ -10,6 +10,7 @@ SETTINGS = Settings(
     size=0,
     crf_low=4.0,
     crf_high=32.0,
+    walk="psa",
     alpha=16.0,
     beta=8.0,
     steps=256,

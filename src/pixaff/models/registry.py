@@ -185,9 +185,14 @@ def preset_settings(name: str) -> Settings:
     return PRESETS[name]
 
 
-def settings_of_network(cam: str) -> Settings:
-    """The settings that suit a CAM network: those of the first preset with it, or else the defaults."""
-    return next((settings for settings in PRESETS.values() if settings.cam == cam), Settings(cam=cam))
+def settings_of_network(cam: str, walk: str = "psa") -> Settings:
+    """The settings that suit a CAM network and a walk.
+
+    Those of the first preset with both, or else with the network; for one without presets those of lite.
+    """
+    suiting = [settings for settings in PRESETS.values() if settings.cam == cam]
+    suiting = suiting or [settings.replace(cam=cam) for settings in PRESETS.values() if settings.cam == "lite_cam"]
+    return next((settings for settings in suiting if settings.walk == walk), suiting[0])
 
 
 def published_weights(network: str) -> str | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
@@ -91,9 +91,14 @@ def summed_cams(
 ) -> Tensor:
     """`normalized_cams` as a sum over scales and mirror images, whose sizes are multiples of ``divisor``."""
     height, width = image.size[::-1] if isinstance(image, Image.Image) else image.shape[:2]
+    return sum_of_scales(scale_maps(model, image, classes, scales, flip, divisor), (height, width))
+
+
+def sum_of_scales(maps: Iterable[Tensor], size: tuple[int, int]) -> Tensor:
+    """Maps (1,C,h,w) of several scales, enlarged to a size and summed: CAMs (C,H,W) in 0..1."""
     total: Tensor | None = None
-    for maps in scale_maps(model, image, classes, scales, flip, divisor):
-        summed = F.interpolate(maps, (height, width), mode="bilinear", align_corners=False)[0]
+    for one in maps:
+        summed = F.interpolate(one, size, mode="bilinear", align_corners=False)[0]
         total = summed if total is None else total + summed
     assert total is not None
     return divided_by_maximum(total)
@@ -110,13 +115,9 @@ def scale_maps(
     if not classes or not scales:
         raise _nothing_to_sum(classes, scales)
     picture = image if isinstance(image, Image.Image) else Image.fromarray(image)
-    width, height = picture.size
     device = next(model.parameters()).device
     for scale in scales:
-        columns, rows = (max(1, round(side * scale / divisor)) for side in (width, height))
-        size = (columns * divisor, rows * divisor)
-        resized = picture if size == picture.size else picture.resize(size, Image.Resampling.BICUBIC)
-        x = model.preprocess(resized)[None].to(device)
+        x = model.preprocess(resized_to_cells(picture, scale, divisor))[None].to(device)
         if flip:
             x = torch.cat([x, x.flip(3)])
         maps = model.cam(x.contiguous(memory_format=torch.channels_last)).float()
@@ -125,6 +126,21 @@ def scale_maps(
         maps = maps[:, list(classes)]
         # Interpolation is linear and symmetric: un-mirroring before it saves half of the work.
         yield maps[:1] + maps[1:].flip(3) if flip else maps
+
+
+def whole_cells(size: tuple[int, int], scale: float, divisor: int) -> tuple[int, int]:
+    """A size (h, w) times a scale, rounded to multiples of the divisor."""
+    height, width = (max(1, round(side * scale / divisor)) * divisor for side in size)
+    return height, width
+
+
+def resized_to_cells(image: Picture, scale: float, divisor: int) -> Image.Image:
+    """An image at a scale (bicubic), with sides that are multiples of the divisor."""
+    picture = image if isinstance(image, Image.Image) else Image.fromarray(image)
+    height, width = whole_cells((picture.height, picture.width), scale, divisor)
+    if picture.size == (width, height):
+        return picture
+    return picture.resize((width, height), Image.Resampling.BICUBIC)
 
 
 def divided_by_maximum(maps: Tensor) -> Tensor:

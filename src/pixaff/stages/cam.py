@@ -76,16 +76,14 @@ def cam(
     model, settings, how = divide(options, COMMAND, ModelOptions, Settings, BatchOptions)
     out, suffix, run = Path(out), SUFFIXES[check_format(format)], BatchOptions.of(run, how)
     chosen = ModelOptions(**model)
-    if packs := find_packs(inputs, listing):
+    if packs := find_packs(inputs):
 
         def make(photos: Photos, folder: Path, each: BatchOptions) -> Report:
-            kinds: dict[str, Any] = {"format": format, "overlay": overlay}
-            return cam(photos, folder, labels=labels, run=each, **kinds, **model, **settings)
+            return cam(photos, folder, labels=labels, format=format, overlay=overlay, run=each, **model, **settings)
 
-        asked = asked_of(
-            {**model, **settings, "format": format, "overlay": overlay}, weights_of(model), (labels, chosen.classes)
-        )
-        return over_packs(packs, out, run, make, command=COMMAND, labels=labels, asked=asked)
+        kinds = {"format": format, "overlay": overlay}
+        asked = asked_of({**model, **settings, **kinds}, weights_of(model), (labels, chosen.classes, listing))
+        return over_packs(packs, out, run, make, command=COMMAND, labels=labels, asked=asked, listing=listing)
     place = destination(out)
     out = place.folder
     photos = find_images(
@@ -103,7 +101,7 @@ def cam(
 
     def outputs(path: Path) -> tuple[Path, ...]:
         key = called.key(path)
-        return (out / f"{key}{suffix}", *[out / OVERLAYS / f"{key}.jpg"] * overlay)
+        return (place.folder / f"{key}{suffix}", *[place.folder / OVERLAYS / f"{key}.jpg"] * overlay)
 
     plan = Plan(
         out,

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pixaff.errors import UsageError
+from pixaff.errors import UsageError, shortened
 from pixaff.io.cams import POSTERIOR_FORMATS, SUFFIXES, check_format, find_cams, read_cams, write_maps
 from pixaff.io.images import load_image
 from pixaff.model_options import ModelOptions
@@ -18,6 +18,7 @@ from pixaff.stages.batch.cluster import Work, on_cluster, placed, words_for
 from pixaff.stages.batch.executors import default_workers, in_processes, in_threads
 from pixaff.stages.batch.inputs import existing_folder, find_images, given_path
 from pixaff.stages.batch.naming import Names
+from pixaff.stages.batch.packs import find_packs
 from pixaff.stages.batch.plan import Plan
 from pixaff.stages.batch.report import Report
 from pixaff.stages.batch.run import Outcome, run_plan, skip_all
@@ -75,6 +76,9 @@ def crf(
     """
     model, given, how = divide(options, COMMAND, ModelOptions, Settings, RunOptions)
     engine, run = ModelOptions(**model).engine, RunOptions.of(run, how)
+    if packs := find_packs(inputs):
+        hint = "trainings read posteriors from folders: unpack the photos, and the CAMs for --cams"
+        raise UsageError(f"found the shard {shortened(packs[0].place)}, expected photos in folders", hint)
     out, folder = Path(out), existing_folder(cams, "make CAMs first: pixaff cam")
     photos = find_images(inputs, given_path(listing), recursive=run.recursive, command=COMMAND, report=run.report)
     suffix = SUFFIXES[check_format(format, POSTERIOR_FORMATS)]

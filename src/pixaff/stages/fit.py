@@ -139,7 +139,7 @@ def fit(
     report = how.report
     check_page(how)
     calibrate = (CALIBRATED if settings is None else ()) if calibrate is None else checked_names(calibrate)
-    settings = _settings_for(method, settings or Settings())
+    settings = _settings_for(method, settings or registry.settings_of_network("lite_cam", method or "psa"))
     cam_recipe = whole_recipe(cam_recipe, registry.cam_recipe(settings.cam))
     head_recipe = whole_recipe(head_recipe, registry.head_recipe(settings.cam) or cam_recipe)
     by_boundaries = settings.walk == "irn"

@@ -74,7 +74,8 @@ def propagate(
             `pixaff.evaluate` makes the masks of any alpha.
         instances: Also write the instances of each photo, ``out/instances/NAME.png`` (16 bits) and ``NAME.json``, and
             all of them together as a COCO data set, ``out/instances.json``; see `pixaff.io.instances`. A shard does not
-            write the latter: the same call without ``shard`` does.
+            write the latter: the same call without ``shard`` does. Of tar and Parquet files, there is one for each:
+            ``out/instances/SHARD.json``.
         run: How the run computes and to whom it reports, as one object; single ``options`` override it.
         **options: Fields of `pixaff.Settings` that decide masks, such as ``alpha``; of
             `pixaff.model_options.ModelOptions` (``model``, ``preset``, ``cam_weights``, ``affinity_weights``,
@@ -95,15 +96,15 @@ def propagate(
     run, chosen = BatchOptions.of(run, how), ModelOptions(**model)
     entries = [inputs] if isinstance(inputs, (str, Path)) else inputs
     out = Path(out) if out is not None else default_out(entries, "masks")
-    if packs := find_packs(entries, listing):
+    if packs := find_packs(entries):
         check_page(run, elsewhere=True)
         kinds: dict[str, Any] = {"overlay": overlay, "save_scores": save_scores, "instances": instances}
 
         def make(photos: Photos, folder: Path, each: BatchOptions) -> Report:
             return propagate(photos, folder, labels=labels, cams=cams, run=each, **kinds, **model, **settings)
 
-        asked = asked_of({**model, **settings, **kinds}, weights_of(model), (labels, cams, chosen.classes))
-        return over_packs(packs, out, run, make, command=COMMAND, labels=labels, asked=asked)
+        asked = asked_of({**model, **settings, **kinds}, weights_of(model), (labels, cams, chosen.classes, listing))
+        return over_packs(packs, out, run, make, command=COMMAND, labels=labels, asked=asked, listing=listing)
     place = destination(out)
     out = place.folder
     photos = find_images(
@@ -122,17 +123,19 @@ def propagate(
     if single and instances:
         raise UsageError(f"{out}: instances are several files, found one output file", "give a folder to --out")
     if instances and place.address:
-        raise UsageError(f"{place.address}: instances are gathered in one file", "give a folder on the disk to --out")
+        words = f"{place.address}: instances are gathered in one file"
+        raise UsageError(words, "give a folder on the disk to --out, or pack the photos in shards")
 
     called = photos.names  # what a cluster gets of the photos, whose list may be long
 
     def outputs(path: Path) -> tuple[Path, ...]:
+        folder = place.folder
         if single:
-            return (out,)
+            return (folder,)
         key = called.key(path)
-        further = [out / OVERLAYS / f"{key}.jpg"] * overlay + [out / SCORES / f"{key}.npz"] * save_scores
-        further += [out / INSTANCES / f"{key}{suffix}" for suffix in (".png", ".json")] * instances
-        return (out / f"{key}.png", *further)
+        further = [folder / OVERLAYS / f"{key}.jpg"] * overlay + [folder / SCORES / f"{key}.npz"] * save_scores
+        further += [folder / INSTANCES / f"{key}{suffix}" for suffix in (".png", ".json")] * instances
+        return (folder / f"{key}.png", *further)
 
     def with_page(result: Report) -> Report:
         if run.page is not None:
@@ -221,7 +224,7 @@ def propagate(
         if result.instances is not None:
             kept = result.instances.without_fragments()
             write_instances(
-                (out / INSTANCES / called.key(path)).parent,
+                (place.folder / INSTANCES / called.key(path)).parent,
                 path,
                 kept.map,
                 kept.values.tolist(),

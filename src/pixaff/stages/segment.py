@@ -76,14 +76,14 @@ def segment(
     run, chosen = BatchOptions.of(run, how), ModelOptions(**model)
     entries = [inputs] if isinstance(inputs, (str, Path)) else inputs
     out = Path(out) if out is not None else default_out(entries, "masks")
-    if packs := find_packs(entries, listing):
+    if packs := find_packs(entries):
         check_page(run, elsewhere=True)
 
         def make(photos: Photos, folder: Path, each: BatchOptions) -> Report:
             return segment(photos, folder, labels=labels, overlay=overlay, run=each, **model, **settings)
 
-        asked = asked_of({**model, **settings, "overlay": overlay}, weights_of(model), (labels,))
-        return over_packs(packs, out, run, make, command=COMMAND, labels=labels, asked=asked)
+        asked = asked_of({**model, **settings, "overlay": overlay}, weights_of(model), (labels, listing))
+        return over_packs(packs, out, run, make, command=COMMAND, labels=labels, asked=asked, listing=listing)
     place = destination(out)
     out = place.folder
     photos = find_images(
@@ -102,10 +102,11 @@ def segment(
     called = photos.names
 
     def outputs(path: Path) -> tuple[Path, ...]:
+        folder = place.folder
         if single:
-            return (out,)
+            return (folder,)
         key = called.key(path)
-        return (out / f"{key}.png", *[out / OVERLAYS / f"{key}.jpg"] * overlay)
+        return (folder / f"{key}.png", *[folder / OVERLAYS / f"{key}.jpg"] * overlay)
 
     def with_page(result: Report) -> Report:
         if run.page is not None:

@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import replace
@@ -18,12 +19,15 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from packed_photos import tar_of
 from PIL import Image
+from s3_server import s3_bucket
 from torch import Tensor
 from toy_bundle import BLUE, RED, ToyCam, draw, toy_bundle, toy_segmenter, use_toy
 
 from pixaff.errors import PixaffError, UsageError
 from pixaff.events import Event
+from pixaff.io.addresses import listed, put, read_address
 from pixaff.model_options import ModelOptions
 from pixaff.run_options import RunOptions
 from pixaff.stages.batch import cluster
@@ -201,6 +205,53 @@ def test_case_ctrl_c_leaves_nothing_half_done(photos: Path, tmp_path: Path) -> N
     assert files(tmp_path / "out") == files(tmp_path / "plain")
 
 
+@pytest.mark.slow
+def test_photos_and_shards_in_a_store_give_the_same(tmp_path: Path) -> None:
+    """With the embedded model, and an S3 server as all that connects the workers with the command."""
+    pytest.importorskip("ray", reason="needs pixaff[ray]")
+    for number in range(9):
+        draw(tmp_path / "photos" / f"{number}.png", (RED if number % 2 else BLUE, 8 + number, 8), size=(48, 64))
+    photos = sorted((tmp_path / "photos").iterdir())
+    for number in range(3):
+        members = {file.name: file.read_bytes() for file in photos[number::3]}
+        tar_of(tmp_path / "shards" / f"{number}.tar", members)
+    (tmp_path / "list.txt").write_text("".join(f"{number}\n" for number in range(8)))
+
+    def run(*words: object) -> None:
+        command = [sys.executable, "-m", "pixaff", *map(str, words), "--quiet"]
+        done = subprocess.run(command, env={**os.environ, **own}, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+
+    (tmp_path / "scratch").mkdir()
+    own = {"RAY_ADDRESS": "local", "RAY_TMPDIR": tempfile.gettempdir(), "TMPDIR": str(tmp_path / "scratch")}
+    with s3_bucket() as store:
+        for file in [*photos, *(tmp_path / "shards").iterdir()]:
+            put(f"{store}/{file.relative_to(tmp_path).as_posix()}", file)
+        how = ("--cluster", "ray", "--workers", 2, "--num-cpus", 1)
+        for command, name, further in (
+            ("propagate", "photos", ["--overlay"]),
+            ("cam", "shards", ["--list", tmp_path / "list.txt"]),
+            ("propagate", "shards", ["--instances"]),
+        ):
+            out, inputs = f"{command}-{name}", "photos" if name == "photos" else "shards/*.tar"
+            run(command, tmp_path / name, "-o", tmp_path / out, *further)
+            run(command, f"{store}/{inputs}", "-o", f"{store}/{out}", *further, *how)
+            expected = {key: digest for key, digest in files(tmp_path / out).items() if not _tells_times(key)}
+            found = {name: read_address(f"{store}/{out}/{name}") for name in listed(f"{store}/{out}", recursive=True)}
+            assert expected == {
+                name: hashlib.sha256(data).hexdigest()
+                for name, data in found.items()
+                if not _tells_times(name) and not name.startswith("run.")
+            }
+            assert len(expected) == (18 if name == "photos" else 6 if "--instances" in further else 3)
+    assert not list((tmp_path / "scratch").glob("pixaff-*"))
+
+
+def _tells_times(name: str) -> bool:
+    """Whether a file is the record of a shard."""
+    return name.endswith(".json") and "/" not in name
+
+
 def _left(session: int) -> list[str]:
     """Processes of a session that are still there a few seconds after its end."""
     for _ in range(50):
@@ -290,7 +341,13 @@ def pretend(photos: Sequence[Path], known: Callable[[Path], Any]) -> Generator[t
         yield photo, (ValueError("odd") if photo.name == "odd" else {"known": known(photo)})
 
 
-def crew_of(ray: FakeRay, photos: list[Path], events: list[Event] | None = None, **options: Any) -> cluster._Crew:
+def crew_of(
+    ray: FakeRay,
+    photos: list[Path],
+    events: list[Event] | None = None,
+    largest: int = cluster.LARGEST,
+    **options: Any,
+) -> cluster._Crew:
     """A crew that knows the length of each photo's name, but for that of "unknown"."""
 
     def known(photo: Path) -> int:
@@ -300,7 +357,7 @@ def crew_of(ray: FakeRay, photos: list[Path], events: list[Event] | None = None,
 
     tell = (events if events is not None else []).append
     run = SimpleNamespace(**{"workers": None, "num_cpus": None, "num_gpus": 0.0, **options}, report=tell)
-    return cluster._Crew(ray, b"", photos, known, run, "test", 4)
+    return cluster._Crew(ray, b"", photos, known, run, "test", 4, largest)
 
 
 def test_every_photo_has_one_outcome_and_chunks_fit_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -316,6 +373,8 @@ def test_every_photo_has_one_outcome_and_chunks_fit_the_run(monkeypatch: pytest.
     assert ray.chunks[0] == cluster.LARGEST
     monkeypatch.setattr(cluster, "SECONDS", 0.0)  # a worker tells of every photo by itself
     assert len(list(crew_of(FakeRay(), photos[:100], workers=2).work())) == 100
+    assert len(list(crew_of(one := FakeRay(), photos[:100], workers=2, largest=1).work())) == 100
+    assert one.chunks == [1] * 100
 
 
 @pytest.mark.parametrize("seconds", [0.0, 60.0])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
+import pickle
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,13 +11,15 @@ from typing import Any
 
 import pytest
 from packed_photos import tar_of, unpacked
+from s3_server import s3_bucket
 from toy_bundle import BLUE, RED, draw, use_toy
 
 from pixaff.errors import OutputError, PixaffError, UsageError
 from pixaff.events import Event
 from pixaff.io import addresses
 from pixaff.io.addresses import address_of, is_address, listed, local_path, put, read_address
-from pixaff.stages.batch.inputs import default_out
+from pixaff.stages.batch.destination import Destination
+from pixaff.stages.batch.inputs import default_out, find_images
 from pixaff.stages.cam import cam
 from pixaff.stages.info import info
 from pixaff.stages.propagate import propagate
@@ -41,23 +43,8 @@ def photos(tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def s3() -> Iterator[str]:
-    """An empty bucket of a server on this machine."""
-    pytest.importorskip("s3fs", reason="the extra pixaff[s3]")
-    server = pytest.importorskip("moto.server", reason="moto, flask and flask-cors: an S3 server for tests")
-    running = server.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    running.start()
-    host, port = running.get_host_and_port()
-    given = {
-        "AWS_ACCESS_KEY_ID": "nobody", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_DEFAULT_REGION": "us-east-1",
-        "AWS_ENDPOINT_URL": f"http://{host}:{port}", "AWS_CONFIG_FILE": os.devnull, "AWS_EC2_METADATA_DISABLED": "true",
-    }  # fmt: skip
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in given.items():
-            patch.setenv(name, value)
-        fsspec.filesystem("s3", skip_instance_cache=True).mkdir("bucket")
-        yield "s3://bucket"
-    fsspec.filesystem("s3").clear_instance_cache()  # they remember the server
-    running.stop()
+    with s3_bucket() as address:
+        yield address
 
 
 @pytest.fixture(params=["memory", "s3"])
@@ -149,6 +136,42 @@ def test_addresses_and_paths() -> None:
     assert default_out(["gs://bucket/x/photos.parquet"], "masks") == Path("photos-masks")
 
 
+def test_what_a_worker_elsewhere_gets(photos: Path, tmp_path: Path) -> None:
+    """It makes outputs in a scratch folder of its own, and does not get the list of a million photos."""
+    place = Destination("memory://elsewhere")
+    theirs = pickle.loads(pickle.dumps(place))
+    assert theirs.folder != place.folder
+    (theirs.folder / "sub").mkdir()
+    (theirs.folder / "sub" / "a.png").write_bytes(b"mask")
+    theirs.send(theirs.folder / "sub" / "a.png")
+    assert read_address("memory://elsewhere/sub/a.png") == b"mask"
+    assert list(theirs.folder.rglob("*.png")) == []
+    there = theirs.folder
+    del theirs
+    assert not there.exists()
+    assert place.folder.exists()
+    assert pickle.loads(pickle.dumps(Destination(tmp_path))).folder == tmp_path
+
+    put("memory://elsewhere/photos/a.png", photos / "a.png")
+    found = find_images("memory://elsewhere/photos", addresses=True)
+    source = pickle.loads(pickle.dumps(found.source))
+    assert source.stamps == {}
+    assert source.open(found[0]).data == (photos / "a.png").read_bytes()
+    assert source.open(photos / "a.png") == photos / "a.png"
+
+
+def test_an_output_of_which_no_size_is_known_is_looked_for(photos: Path) -> None:
+    """A worker of a cluster has sent it, of which the ledger tells no size."""
+    propagate(photos, "memory://unknown")
+    files, path = fsspec.core.url_to_fs("memory://unknown")
+    lines = [json.loads(line) for line in files.cat_file(f"{path}/run.jsonl").splitlines()]
+    words = "".join(json.dumps({**line, **({"outputs": [None]} if "outputs" in line else {})}) + "\n" for line in lines)
+    files.pipe_file(f"{path}/run.jsonl", words.encode())
+    assert len(propagate(photos, "memory://unknown").skipped) == 2
+    files.rm_file(f"{path}/a.png")
+    assert propagate(photos, "memory://unknown").done == ["a.png"]
+
+
 def test_local_files_by_address(photos: Path, tmp_path: Path) -> None:
     assert propagate(f"file://{photos}", f"file://{tmp_path}/masks").done == ["a.png", "c.png"]
     assert (tmp_path / "masks" / "a.png").is_file()
@@ -193,9 +216,16 @@ def test_what_a_store_refuses_is_told_in_a_line(
 def test_unknown_kinds_and_absent_packages(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="unknown kind of address"):
         propagate("nothing://x/y", tmp_path)
-    monkeypatch.setitem(sys.modules, "gcsfs", None)
-    with pytest.raises(PixaffError, match=r"gs://bucket/x: gs:// needs a package.*pixaff\[gs\]"):
-        listed("gs://bucket/x")
+    for package, address, words in (
+        ("gcsfs", "gs://bucket/x", r"'pixaff\[gs\]'"),
+        ("huggingface_hub", "hf://datasets/me/x", "huggingface_hub"),
+    ):
+        monkeypatch.setitem(sys.modules, package, None)
+        needs = rf"{address}: .*:// needs a package that is not installed \(pip install {words}\)"
+        with pytest.raises(PixaffError, match=needs):
+            listed(address)
+        with pytest.raises(PixaffError, match=needs):
+            propagate(address, tmp_path)
 
 
 def test_a_store_that_fails_between_outputs_ends_the_run(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:

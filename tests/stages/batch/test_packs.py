@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import shutil
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,13 @@ import pytest
 from packed_photos import parquet_of, tar_of, unpacked
 from toy_bundle import BLUE, RED, draw, toy_segmenter, use_toy
 
-from pixaff.errors import UsageError
+from pixaff.errors import ImageError, UsageError
 from pixaff.events import Event
 from pixaff.io.sources import INSIDE
 from pixaff.shard import index_of
 from pixaff.stages.batch import packs
 from pixaff.stages.cam import cam
+from pixaff.stages.crf import crf
 from pixaff.stages.info import info
 from pixaff.stages.propagate import propagate
 from pixaff.stages.segment import segment
@@ -113,17 +115,17 @@ def test_cams_and_a_segmentation_network(shards: Path, photos: Path, monkeypatch
 
 def test_a_killed_run_repeats_one_shard(shards: Path, masks: dict[str, bytes], monkeypatch: pytest.MonkeyPatch) -> None:
     out = shards.parent / "out"
-    one, calls = packs._one, []
+    one, calls = packs._Work.__call__, []
 
-    def killed(pack: packs.Pack, *arguments: Any, **options: Any) -> Any:
+    def killed(self: packs._Work, pack: packs.Pack, *arguments: Any) -> Any:
         calls.append(pack.name)
         if calls == ["000", "001"]:  # as if the pack were there, and its record not
-            one(pack, *arguments, **options)
+            one(self, pack, *arguments)
             (out / "001.json").unlink()
             raise KeyboardInterrupt
-        return one(pack, *arguments, **options)
+        return one(self, pack, *arguments)
 
-    monkeypatch.setattr(packs, "_one", killed)
+    monkeypatch.setattr(packs._Work, "__call__", killed)
     with pytest.raises(KeyboardInterrupt):
         propagate(shards, out, labels=INSIDE)
     assert info(out)["all_shards"]["missing_shards"] == {"count": 2, "first": ["001", "002"]}
@@ -166,6 +168,81 @@ def test_bad_members_and_bad_shards_cost_themselves(shards: Path, photos: Path, 
     assert (again.skipped, again.done, dict(again.failed)) == (["000", "002"], [], failed)
 
 
+def test_listed_photos_of_shards(shards: Path, masks: dict[str, bytes], tmp_path: Path) -> None:
+    listing, out = tmp_path / "list.txt", tmp_path / "out"
+    listing.write_text("photos/c.jpg\n000/a.png\n001/f\nnowhere/c\nd\n")
+    again = {"labels": INSIDE, "listing": listing}
+    parts = [propagate(shards, out, shard=f"{index}/3", **again) for index in (1, 2)]
+    assert [part.failed for part in parts] == [[], []]  # a share does not know what the others have
+    report = propagate(shards, out, **again)
+    assert (report.skipped, report.done) == (["000", "001", "002"], [])
+    assert dict(report.failed) == {
+        name: f"{listing}: found {name}, which is in none of the shards" for name in ("001/f",)
+    }
+    found = {name: data for path in sorted(out.glob("*.tar")) for name, data in unpacked(path).items()}
+    assert only_masks(found) == {name: masks[name] for name in ("a.png", "c.png", "d.png")}
+    assert json.loads((out / "002.json").read_text())["images"] == 0
+    listing.write_text("a\n")
+    events = list[Event]()
+    propagate(shards, out, report=events.append, **again)
+    assert any("3 shards were made with other options" in event.text for event in events)
+
+
+def test_instances_of_shards(shards: Path, photos: Path, tmp_path: Path) -> None:
+    assert propagate(photos, tmp_path / "plain", instances=True).ok
+    assert propagate(shards, tmp_path / "out", instances=True).ok
+    files = unpacked(tmp_path / "out" / "000.tar")
+    whole = json.loads((tmp_path / "out" / "instances" / "000.json").read_text())
+    for name in ("a.png", "b.png"):
+        assert files[f"instances/{name}"] == (tmp_path / "plain" / "instances" / name).read_bytes()
+    both = json.loads((tmp_path / "plain" / "instances.json").read_text())
+    assert [image["file_name"] for image in whole["images"]] == ["a.png", "b.jpg"]
+    assert whole["annotations"] == both["annotations"][: len(whole["annotations"])] != []
+    assert info(tmp_path / "out")["all_shards"]["done"] == 6
+
+
+def test_workers_of_a_cluster_take_whole_shards(
+    shards: Path, masks: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ray = pytest.importorskip("ray", reason="needs pixaff[ray]")
+
+    def on_cluster(photos: Any, begin: Any, known: Any, options: Any, *, largest: int, **rest: Any) -> Any:
+        assert (options.device, largest) == ("cpu", 1)
+        work = ray.cloudpickle.loads(ray.cloudpickle.dumps(begin))("cpu")
+        for photo in reversed(photos):
+            told = list(work([photo], known))
+            yield from pickle.loads(pickle.dumps(told)) if photo.name != "001" else [(photo, ImageError("it died"))]
+
+    monkeypatch.setattr(packs, "on_cluster", on_cluster)
+    monkeypatch.setattr(packs, "EVERY", 0.0)
+    draw(tmp_path / "bad" / "x.png", (RED, 8, 8))
+    members = {"x.png": (tmp_path / "bad" / "x.png").read_bytes()[:50], "x.txt": b"red", "../y.png": b""}
+    tar_of(shards / "003.tar", members)
+    plain, events = list[Event](), list[Event]()
+    assert len(propagate(shards, tmp_path / "plain", labels=INSIDE, report=plain.append).done) == 4
+    how = {"labels": INSIDE, "cluster": "ray", "device": "cpu", "report": events.append}
+    report = propagate(shards, tmp_path / "out", **how)
+    assert (report.done, dict(report.failed)["001"]) == (["003", "002", "000"], "it died")
+    assert set(dict(report.failed)) == {"001", "003/x.png", "003/../y.png"}
+    for name in ("000", "002", "003"):
+        assert (tmp_path / "out" / f"{name}.tar").read_bytes() == (tmp_path / "plain" / f"{name}.tar").read_bytes()
+    words = [event.text for event in events if event.kind == "note"]
+    assert words[-1] == "2 of 4 shards, 0 min left"
+    assert "the shards hold labels" not in " ".join(words)
+    told, expected = (
+        {(event.kind, event.photo) for event in some if event.kind in ("done", "failed")} for some in (events, plain)
+    )
+    assert {one for one in expected - told if "001" not in str(one)} == set()
+    assert told - expected == {("failed", shards / "001.tar")}
+    assert set(info(tmp_path / "out")["all_shards"]["failed"]) == {"001", "003/x.png", "003/../y.png"}
+    monkeypatch.undo()
+    use_toy(monkeypatch)
+    again = propagate(shards, tmp_path / "out", labels=INSIDE)  # without a cluster
+    assert (again.done, sorted(again.skipped)) == (["001"], ["000", "002", "003"])
+    found = {name: data for path in (tmp_path / "out").glob("*.tar") for name, data in unpacked(path).items()}
+    assert only_masks(found) == masks
+
+
 def test_other_options_are_told(shards: Path) -> None:
     out, events = shards.parent / "out", list[Event]()
     propagate(shards / "000.tar", out)
@@ -180,9 +257,10 @@ def test_what_is_refused(shards: Path, photos: Path, tmp_path: Path) -> None:
         propagate([shards / "000.tar", photos], tmp_path / "out")
     with pytest.raises(UsageError, match="no such file"):
         propagate(f"{shards}/x*.tar", tmp_path / "out")
-    (tmp_path / "list.txt").write_text("a\n")
-    with pytest.raises(UsageError, match="give --list with photos in folders"):
-        propagate(shards, tmp_path / "out", listing=tmp_path / "list.txt")
+    with pytest.raises(UsageError, match=r"--report shows photos .*found shards.*pixaff report MASKS"):
+        propagate(shards, tmp_path / "out", page=tmp_path / "page.html")
+    with pytest.raises(UsageError, match=r"found the shard .*000\.tar, expected photos in folders .*unpack"):
+        crf(shards, tmp_path / "cams", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 

@@ -11,6 +11,7 @@ alone.
 
 from __future__ import annotations
 
+import gc
 import importlib
 import os
 import pickle
@@ -106,6 +107,8 @@ def on_cluster(
     *,
     command: str,
     cpus: int,
+    largest: int = LARGEST,
+    unit: str = "photo",
 ) -> Generator[tuple[Path, Outcome], None, None]:
     """Work through images on a Ray cluster.
 
@@ -117,6 +120,8 @@ def on_cluster(
         options: Those of the run, as `placed` returns them.
         command: Name of the command, for its events.
         cpus: Processors of a worker where the options do not tell.
+        largest: Number of images in a chunk, at most.
+        unit: What messages call an image; the "images" may be shards.
 
     Yields:
         An image and its outcome, in the order of completion.
@@ -127,7 +132,7 @@ def on_cluster(
     ray = _ray()
     packed = ray.cloudpickle.dumps(begin)
     with connected(str(options.cluster), len(packed)):
-        crew = _Crew(ray, packed, photos, known, options, command, cpus)
+        crew = _Crew(ray, packed, photos, known, options, command, cpus, largest, unit)
         try:
             yield from crew.work()
         except ray.exceptions.RayTaskError:  # a mistake in the code of a worker
@@ -265,8 +270,10 @@ class _Crew:
         options: RunOptions,
         command: str,
         cpus: int,
+        largest: int = LARGEST,
+        unit: str = "photo",
     ) -> None:
-        self.ray, self.options, self.command = ray, options, command
+        self.ray, self.options, self.command, self.largest, self.unit = ray, options, command, largest, unit
         self.fresh, self.known = deque(photos), known
         self.again: deque[_Piece] = deque()
         self.failed: deque[tuple[Path, Outcome]] = deque()
@@ -311,7 +318,7 @@ class _Crew:
             busy = [worker.call for worker in self.hired if worker.loaded and worker.call is not None]
             if busy:
                 self.ray.wait(busy, num_returns=len(busy), timeout=GRACE)
-                ends = [worker.actor.end.remote() for worker in self.hired if worker.loaded]
+            if ends := [worker.actor.end.remote() for worker in self.hired if worker.loaded]:
                 self.ray.wait(ends, num_returns=len(ends), timeout=GRACE)
             for worker in self.hired:
                 self.ray.kill(worker.actor, no_restart=True)
@@ -366,7 +373,7 @@ class _Crew:
             return self.again.popleft()
         left = len(self.fresh)
         size = max(SMALLEST, min(LARGEST, left // (SHARES * self.count)))
-        size = min(size, max(self.last, -(-left // (2 * self.count))))
+        size = min(size, max(self.last, -(-left // (2 * self.count))), self.largest)
         photos: dict[Path, Any] = {}
         while self.fresh and len(photos) < size:
             photo = self.fresh.popleft()
@@ -407,7 +414,7 @@ class _Crew:
                 (photo,) = piece.photos
                 self.failed.append((photo, _death(photo, reason)))
         if piece.photos and not self.failed:
-            words = f"a Ray worker died; {counted(len(piece.photos), 'photo')} of its chunk begin again"
+            words = f"a Ray worker died; {counted(len(piece.photos), self.unit)} of its chunk begin again"
             self.options.report(Event("note", self.command, f"{words} ({reason})"))
         if self.again or self.fresh:
             self._hire()
@@ -468,7 +475,7 @@ class Worker:
     def begin(self, photos: list[tuple[Path, Any]]) -> bytes:
         """Begin with a chunk of images; returns what `go_on` does."""
         assert self.work is not None
-        self.end()
+        self._leave()
         known = dict(photos)
         self.outcomes = self.work(list(known), known.__getitem__)
         return self.go_on()
@@ -489,7 +496,12 @@ class Worker:
         return pickle.dumps((told, ended))
 
     def end(self) -> None:
-        """Finish what is being written, and leave the rest of the chunk."""
+        """Finish what is being written, leave the rest of the chunk, and remove scratch folders."""
+        self._leave()
+        self.work = None
+        gc.collect()
+
+    def _leave(self) -> None:
         if self.outcomes is not None:
             self.outcomes.close()
             self.outcomes = None

@@ -37,15 +37,21 @@ class Destination:
     def __init__(self, out: str | Path) -> None:
         self.address = address_of(out).rstrip("/") if is_address(out) else ""
         self._sent: dict[str, int] = {}
-        if not self.address:
-            self.folder = Path(local_path(out))
-            return
-        self._scratch = scratch_folder()
-        self.folder = Path(self._scratch.name)
-        self._sent = {name: stamp[0] for name, stamp in listed(self.address, recursive=True).items()}
+        self.folder = self._scratch() if self.address else Path(local_path(out))
+        if self.address:
+            self._sent = {name: stamp[0] for name, stamp in listed(self.address, recursive=True).items()}
+
+    def _scratch(self) -> Path:
+        self._keeps = scratch_folder()
+        return Path(self._keeps.name)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"address": self.address, "folder": self.folder, "_sent": {}}  # what a worker elsewhere needs to send
+        return {"address": self.address, "folder": self.folder}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Become that of a worker, perhaps on another machine, where outputs are made in another scratch folder."""
+        self.address, self._sent = state["address"], {}
+        self.folder = self._scratch() if self.address else state["folder"]
 
     def path(self, name: str) -> Path:
         """The path of an output for messages; it may hold an address."""

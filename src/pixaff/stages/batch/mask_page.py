@@ -251,7 +251,8 @@ def check_page(run: RunOptions, single: bool = False, elsewhere: bool = False) -
     if single:
         raise UsageError("--report shows a folder of masks, found one output file", "give a folder: -o DIR")
     if elsewhere:
-        raise UsageError("--report shows photos and masks on the disk, found shards or addresses", "omit it")
+        hint = "omit it; copy or unpack some of them, then: pixaff report MASKS --photos PHOTOS"
+        raise UsageError("--report shows photos and masks on the disk, found shards or addresses", hint)
     if run.shard is not None:
         raise UsageError("--report shows the masks of all shards", "run pixaff report when they are finished")
 

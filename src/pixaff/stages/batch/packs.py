@@ -3,6 +3,9 @@
 The outputs of the photos in SHARD.tar are packed in ``out/SHARD.tar``, which appears when it is complete. After it
 comes ``out/SHARD.json``, which says how many photos there were, which failed, and how long the pack is: a shard with
 that record is finished. A run that is killed repeats the shards that it was working on, and no others.
+
+On a cluster, a worker takes one shard after the other, reads it where it is, and writes its pack and its record: no
+photo passes through the process of the command.
 """
 
 from __future__ import annotations
@@ -11,33 +14,43 @@ import glob
 import os
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from pixaff._version import __version__
 from pixaff.errors import FormatError, ImageError, LabelsError, UsageError, counted, shortened
-from pixaff.events import Event
+from pixaff.events import Callback, Event, silent
 from pixaff.io.addresses import address_of, fetch, is_address, local_path, matching, stamp_of
 from pixaff.io.atomic import atomic_path, scratch_folder
 from pixaff.io.images import IMAGE_SUFFIXES
+from pixaff.io.instances import FOLDER as INSTANCES
+from pixaff.io.instances import WHOLE
 from pixaff.io.records import read_json
 from pixaff.io.sources import INSIDE, Output, Packed, ShardFormat, format_of
 from pixaff.run_options import BatchOptions
 from pixaff.shard import Shard
+from pixaff.stages.batch.cluster import CPUS, Work, on_cluster, placed
 from pixaff.stages.batch.destination import Destination, destination
 from pixaff.stages.batch.image_labels import PREDICT
 from pixaff.stages.batch.ledger import content_digest, digest
+from pixaff.stages.batch.listed import Listed
 from pixaff.stages.batch.naming import Names, Photos
 from pixaff.stages.batch.record import NAME as RECORD
 from pixaff.stages.batch.record import read_record, write_record
 from pixaff.stages.batch.report import Report
+from pixaff.stages.batch.run import describe
 
 KEY = "packs"
 """In ``run.json`` of a run over shards: their names."""
 _MOST = 100_000
 """Shards that one pattern may mean."""
+_ABOUT = ("settings", "classes", "device")
+"""What the record of a shard has from that of the run over its photos."""
+EVERY = 15.0
+"""Seconds between two notes of how far a run on a cluster is."""
 _BRACES = re.compile(r"\{([^{}]*)\}")
 
 Make = Callable[[Photos, Path, BatchOptions], Report]
@@ -59,11 +72,10 @@ class Pack:
     format: ShardFormat
 
 
-def find_packs(inputs: str | Path | Sequence[str | Path], listing: str | Path | None = None) -> list[Pack]:
+def find_packs(inputs: str | Path | Sequence[str | Path]) -> list[Pack]:
     """The shards behind a command's inputs; none if they are photos.
 
     Args:
-        listing: Image list, which shards do not take.
         inputs: Shards, patterns such as ``shards/{000..099}.tar`` or ``s3://bucket/*.parquet``, or folders with shards.
 
     Raises:
@@ -88,8 +100,6 @@ def find_packs(inputs: str | Path | Sequence[str | Path], listing: str | Path | 
         raise UsageError(
             f"found the shard {shortened(first)} and {shortened(second)}", "give shards of one format alone, or photos"
         )
-    if listing is not None:
-        raise UsageError(f"found the image list {shortened(listing)} and shards", "give --list with photos in folders")
     stems = [os.path.splitext(place)[0] for place in found]
     names = [os.path.basename(stem) for stem in stems]
     if len(set(names)) < len(names):
@@ -99,49 +109,67 @@ def find_packs(inputs: str | Path | Sequence[str | Path], listing: str | Path | 
 
 
 def over_packs(
-    packs: Sequence[Pack], out: Path, run: BatchOptions, make: Make, *, command: str, labels: str | Path, asked: Any
+    packs: Sequence[Pack],
+    out: Path,
+    run: BatchOptions,
+    make: Make,
+    *,
+    command: str,
+    labels: str | Path,
+    asked: Any,
+    listing: str | Path | None = None,
 ) -> Report:
-    """Work through the shards one after the other, and write a pack of outputs and a record of each.
+    """Work through the shards, and write a pack of outputs and a record of each.
 
     Args:
         packs: The shards of the input.
         out: Folder or address of the outputs.
-        run: How the run computes; of the shards, ``--shard`` keeps a share, by the hash of their names.
-        make: Makes the outputs of a shard's photos in a scratch folder.
+        run: How the run computes; of the shards, ``--shard`` keeps a share, by the hash of their names. With
+            ``--cluster`` workers take one each, otherwise one follows the other.
+        make: Makes the outputs of a shard's photos in a scratch folder; on a cluster it is pickled.
         command: Name of the command.
         labels: As for the command.
         asked: What decides the outputs, as plain values; a finished shard with other values is reported.
+        listing: Image list; only its photos are used.
 
     Returns:
         Shards that are done or skipped, and what failed: photos, each as SHARD/NAME, and shards that cannot be read.
 
     Raises:
-        LabelsError: There is no file of labels.
+        LabelsError: There is no file of labels, or the image list cannot be read.
         OutputError: A pack cannot be written.
     """
-    if run.cluster is not None:
-        raise UsageError("found --cluster and shards", "give it photos in folders; --shard I/N divides shards")
     started, result = time.monotonic(), Report()
     if str(labels) not in (PREDICT, INSIDE) and not Path(labels).exists():
         raise LabelsError(f"{labels}: no such file or folder", "check --labels")  # or each shard would fail by itself
+    listed = None if listing is None else Listed(listing, [pack.name for pack in packs])
     place, share = destination(out), None if run.shard is None else Shard.of(run.shard)
     mine = [pack for pack in packs if share is None or share.has(pack.name)]
     if share is not None:
         run.report(Event("note", command, f"shard {share}: {len(mine):,} of {counted(len(packs), 'file')}"))
-    request, told, stale = digest([command, asked]), _Once(run, command), list[str]()
+    request, stale, found = digest([command, asked]), list[str](), set[str]()
+    todo: list[Pack] = []
+    for pack in mine:
+        before = place.record(f"{pack.name}.json")
+        if before is None or run.overwrite or not _is_finished(before, pack, place):
+            todo.append(pack)
+            continue
+        changed = before.get("asked") != request or before.get("input") != _stamp(pack)
+        if changed and run.renew:
+            todo.append(pack)
+            continue
+        stale += [pack.name] * changed
+        result.skipped.append(pack.name)
+        result.failed += _failures(before, pack)
+        found |= _listed(before)
     described = _describe(place, command, place.record(RECORD), packs)
+    work = _Work(place, make, listed, command, labels, request)
     try:
-        for pack in mine:
-            before = place.record(f"{pack.name}.json")
-            if before is not None and not run.overwrite and _is_finished(before, pack, place):
-                changed = before.get("asked") != request or before.get("input") != _stamp(pack)
-                if not (changed and run.renew):
-                    stale += [pack.name] * changed
-                    result.skipped.append(pack.name)
-                    result.failed += _failures(before, pack)
-                    continue
-            made = _one(pack, place, run, make, told, command=command, labels=labels, request=request, result=result)
-            described = described or _describe(place, command, made, packs)
+        with closing(_through(todo, work, run) if run.cluster is None else _on_cluster(todo, work, run)) as made:
+            for pack, facts in made:
+                _take(pack, facts, place, run, command, result)
+                found |= _listed(facts)
+                described = described or ("settings" in facts and _describe(place, command, facts, packs))
     except KeyboardInterrupt:
         run.report(
             Event("note", command, f"stopped after {counted(len(result.done), 'shard')}; the same command goes on")
@@ -153,6 +181,12 @@ def over_packs(
         named = ", ".join(shortened(name) for name in stale[:3]) + (", ..." if len(stale) > 3 else "")
         words = f"{counted(len(stale), 'shard was', 'shards were')} made with other options or of another file: {named}"
         run.report(Event("warning", command, f"{words} (--overwrite makes them again)"))
+    if listed is not None and len(result.done) + len(result.skipped) == len(packs):  # or they may be in the others
+        for name in listed.names:
+            if name not in found:
+                words = f"{listed.shown}: found {shortened(name)}, which is in none of the shards"
+                result.failed.append((name, words))
+                run.report(Event("failed", command, words, photo=Path(name)))
     run.report(Event("end", command, data=result.counts()))
     return result
 
@@ -189,60 +223,140 @@ def add_up_packs(folder: Path, record: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _one(
-    pack: Pack,
-    place: Destination,
-    run: BatchOptions,
-    make: Make,
-    told: _Once,
-    *,
-    command: str,
-    labels: str | Path,
-    request: str,
-    result: Report,
-) -> dict[str, Any] | None:
-    """Work through a shard; returns the record of the run over its photos, None if the shard cannot be used."""
-    shown = address_of(pack.place)
-    with scratch_folder() as folder:
-        scratch, outputs = Path(folder), Path(folder) / "out"
-        facts: dict[str, Any] = {"shard": pack.name, "input": _stamp(pack), "asked": request}
-        told.begin()
-        try:
-            packed = pack.format.read(_local(pack, scratch), shown, scratch)
-            photos = Photos(packed.photos(), Names((packed.root,)), packed)
-            if packed.values and str(labels) != INSIDE:
-                told.note("labels", f"the shards hold labels: --labels {INSIDE} uses them")
-            made = Report() if not photos else make(photos, outputs, replace(run, shard=None, report=told))
-        except (ImageError, LabelsError, FileNotFoundError) as error:
-            words = f"{shown}: no such file" if isinstance(error, FileNotFoundError) else str(error)
-            _fail(run, command, pack, pack.name, words, result)
-            place.write_record(f"{pack.name}.json", {**facts, "error": words, "written": _now()})
-            return None
-        for name, reason in packed.problems.items():
-            run.report(Event("failed", command, reason, photo=Path(shown, name)))
-        failed = {**dict(made.failed), **packed.problems}
-        with _packing(place, f"{pack.name}{pack.format.SUFFIX}", scratch) as path:
-            pack.format.write(path, _outputs(packed, outputs, told), packed)
-            facts |= {"bytes": path.stat().st_size, "digest": content_digest(path)}
-        record = read_record(outputs) or {}
-        about: dict[str, Any] = {key: record[key] for key in ("settings", "classes", "device") if key in record}
-        counts = {"images": len(photos) + len(packed.problems), "done": len(made.done), "failed": failed}
-        where = place.write_record(
-            f"{pack.name}.json",
-            {**facts, **counts, "command": command, **about, "version": __version__, "written": _now()},
-        )
-        result.done.append(pack.name)
-        result.failed += [(f"{pack.name}/{name}", reason) for name, reason in failed.items()]
-        files = (place.path(f"{pack.name}{pack.format.SUFFIX}"), where)
-        run.report(Event("done", command, photo=Path(shown), outputs=files, data=counts))
-        return about
+@dataclass(frozen=True)
+class _Work:
+    """What is done with each shard, wherever that is."""
+
+    place: Destination
+    make: Make
+    listed: Listed | None
+    command: str
+    labels: str | Path
+    request: str
+
+    def __call__(self, pack: Pack, run: BatchOptions, told: _Once) -> dict[str, Any]:
+        """Work through a shard; returns its record, with "error" if it cannot be used."""
+        shown, place, command = address_of(pack.place), self.place, self.command
+        with scratch_folder() as folder:
+            scratch, outputs = Path(folder), Path(folder) / "out"
+            facts: dict[str, Any] = {"shard": pack.name, "input": _stamp(pack), "asked": self.request}
+            told.begin()
+            try:
+                packed = pack.format.read(_local(pack, scratch), shown, scratch)
+                if self.listed is not None:
+                    facts["listed"] = _keep_listed(packed, pack, self.listed)
+                photos = Photos(packed.photos(), Names((packed.root,)), packed)
+                if packed.values and str(self.labels) != INSIDE:
+                    told.note("labels", f"the shards hold labels: --labels {INSIDE} uses them")
+                made = Report() if not photos else self.make(photos, outputs, replace(run, shard=None, report=told))
+            except (ImageError, LabelsError, FileNotFoundError) as error:
+                words = f"{shown}: no such file" if isinstance(error, FileNotFoundError) else str(error)
+                return _unusable(place, {**facts, "error": words})
+            for name, reason in packed.problems.items():
+                told(Event("failed", command, reason, photo=Path(shown, name)))
+            failed = {**dict(made.failed), **packed.problems}
+            if (outputs / WHOLE).is_file():
+                place.take(outputs / WHOLE, f"{INSTANCES}/{pack.name}.json")
+            with _packing(place, f"{pack.name}{pack.format.SUFFIX}", scratch) as path:
+                pack.format.write(path, _outputs(packed, outputs, told), packed)
+                facts |= {"bytes": path.stat().st_size, "digest": content_digest(path)}
+            record = read_record(outputs) or {}
+            facts |= {"images": len(photos) + len(packed.problems), "done": len(made.done), "failed": failed}
+            facts |= {"command": command, **{key: record[key] for key in _ABOUT if key in record}}
+            facts |= {"version": __version__, "written": _now()}
+            place.write_record(f"{pack.name}.json", facts)
+            return facts
+
+
+def _keep_listed(packed: Packed, pack: Pack, listed: Listed) -> list[str]:
+    """Drop what a shard has besides the listed photos; returns the entries of the list that it has."""
+    chosen, found = listed.of(pack.name, [*packed.members, *packed.problems])
+    packed.members = {name: place for name, place in packed.members.items() if name in chosen}
+    packed.problems = {name: reason for name, reason in packed.problems.items() if name in chosen}
+    return sorted(found)
+
+
+def _unusable(place: Destination, facts: dict[str, Any]) -> dict[str, Any]:
+    """Record that a shard cannot be used."""
+    facts = {**facts, "written": _now()}
+    place.write_record(f"{facts['shard']}.json", facts)
+    return facts
+
+
+def _through(
+    todo: Sequence[Pack], work: _Work, run: BatchOptions
+) -> Generator[tuple[Pack, Mapping[str, Any]], None, None]:
+    """One shard after the other, in this process."""
+    told = _Once(run.report, work.command)
+    for pack in todo:
+        yield pack, work(pack, run, told)
+
+
+def _on_cluster(
+    todo: Sequence[Pack], work: _Work, run: BatchOptions
+) -> Generator[tuple[Pack, Mapping[str, Any]], None, None]:
+    """Shards side by side, each in a worker, which tells of its photos when it is done."""
+    placing, command = placed(run), work.command
+    plain = replace(placing, cluster=None, num_cpus=None, num_gpus=None, shard=None, workers=None, report=silent)
+    told, by_name = _Once(run.report, command), {Path(pack.name): pack for pack in todo}
+
+    def begin(device: str) -> Work:
+        def of(names: Sequence[Path], known: Callable[[Path], Any]) -> Generator[tuple[Path, Any], None, None]:
+            for name in names:
+                events = list[Event]()
+                facts = work(known(name), replace(plain, device=device), _Once(events.append, command))
+                yield name, {"facts": facts, "events": events}
+
+        return of
+
+    started = spoke = time.monotonic()
+    outcomes = on_cluster(
+        list(by_name),
+        begin,
+        by_name.__getitem__,
+        placing,
+        command=command,
+        cpus=CPUS,
+        largest=1,
+        unit="shard",
+    )
+    with closing(outcomes):
+        for number, (name, outcome) in enumerate(outcomes, 1):
+            pack = by_name[name]
+            if isinstance(outcome, BaseException):
+                facts = {"shard": pack.name, "input": _stamp(pack), "asked": work.request, "error": describe(outcome)}
+                yield pack, _unusable(work.place, facts)
+                continue
+            for event in outcome["events"]:
+                told.say(event)
+            yield pack, outcome["facts"]
+            now = time.monotonic()
+            if now - spoke >= EVERY and number < len(todo):
+                spoke, left = now, (now - started) / number * (len(todo) - number)
+                words = f"{number:,} of {counted(len(todo), 'shard')}, {left / 60:.0f} min left"
+                run.report(Event("note", command, words))
+
+
+def _take(
+    pack: Pack, facts: Mapping[str, Any], place: Destination, run: BatchOptions, command: str, result: Report
+) -> None:
+    """Count and report a shard."""
+    if "error" in facts:
+        result.failed.append((pack.name, facts["error"]))
+        run.report(Event("failed", command, facts["error"], photo=Path(pack.place)))
+        return
+    result.done.append(pack.name)
+    result.failed += _failures(facts, pack)
+    files = tuple(place.path(f"{pack.name}{suffix}") for suffix in (pack.format.SUFFIX, ".json"))
+    counts = {name: facts[name] for name in ("images", "done", "failed")}
+    run.report(Event("done", command, photo=Path(address_of(pack.place)), outputs=files, data=counts))
 
 
 class _Once:
     """A callback for the runs over single shards: it passes on what they say of photos, and the rest once."""
 
-    def __init__(self, run: BatchOptions, command: str) -> None:
-        self.report, self.command = run.report, command
+    def __init__(self, report: Callback, command: str) -> None:
+        self.report, self.command = report, command
         self.said: set[str] = set()
         self.done: dict[Path, Event] = {}
 
@@ -258,7 +372,11 @@ class _Once:
         if event.kind == "done" and event.photo is not None:
             self.done[event.photo] = event
             event = replace(event, outputs=())  # which are in a scratch folder
-        elif event.kind in ("settings", "note"):
+        self.say(event)
+
+    def say(self, event: Event) -> None:
+        """Pass on what a run says, unless it is said already."""
+        if event.kind in ("settings", "note"):
             key = event.kind if event.kind == "settings" else event.text
             if key in self.said or key.startswith("stopped after"):
                 return
@@ -288,9 +406,10 @@ def _failures(record: Mapping[str, Any], pack: Pack) -> list[tuple[str, str]]:
     return [(f"{pack.name}/{name}", str(why)) for name, why in (failed if isinstance(failed, dict) else {}).items()]
 
 
-def _fail(run: BatchOptions, command: str, pack: Pack, name: str, words: str, result: Report) -> None:
-    result.failed.append((name, words))
-    run.report(Event("failed", command, words, photo=Path(pack.place)))
+def _listed(facts: Mapping[str, Any]) -> set[str]:
+    """The entries of the image list that the record of a shard tells of."""
+    found = facts.get("listed")
+    return set(map(str, found)) if isinstance(found, list) else set()
 
 
 def _describe(place: Destination, command: str, like: Mapping[str, Any] | None, packs: Sequence[Pack]) -> bool:

@@ -180,7 +180,7 @@ class Plan:
         """Whether the outputs of an image exist and are as they were written, or at least complete."""
         files = self.outputs(photo)
         before = (self.ledger.images.get(self.names.name(photo)) or {}).get("outputs")
-        if isinstance(before, list) and len(before) == len(files) and before == [self._mark(path) for path in files]:
+        if isinstance(before, list) and None not in before and before == [self._mark(path) for path in files]:
             return True
         # If a kill came between the output and its line, nobody knows what made it.
         if self.names.name(photo) in self.ledger.begun:
