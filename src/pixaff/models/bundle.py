@@ -26,7 +26,7 @@ from pixaff.io.labels import VOC_CLASSES, read_classes
 from pixaff.io.labels.classes import MAX_CLASSES
 from pixaff.io.records import entry, parse_json, read_json
 from pixaff.models.base import AffinityNetwork, BoundaryNetwork, CamNetwork, Network
-from pixaff.models.loading import SHARED, SHARES, load_state, read_weights, ready
+from pixaff.models.loading import SHARED, SHARES, WithoutInitialValues, load_state, read_weights, ready
 from pixaff.models.recognise import (
     IMAGENET_CLASSES,
     count_classes,
@@ -454,9 +454,10 @@ def _boundary_network(source: _Source, device: torch.device | str) -> BoundaryNe
 
 @contextmanager
 def _named(path: Path) -> Iterator[None]:
-    """Name the weights whose network cannot be created, such as one that this version of timm does not have."""
+    """Create a network; name the weights if that cannot be, as with one that this version of timm does not have."""
     try:
-        yield
+        with WithoutInitialValues():
+            yield
     except UsageError as error:
         raise CheckpointError(f"{path}: {error.message}", error.hint) from None
 
