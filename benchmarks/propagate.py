@@ -6,7 +6,7 @@
 The published way is that of PSA, with the CAM network and the AffinityNet of `lite`: it takes one image, one scale and
 one mirror image at a time, enlarges the maps of all 20 classes and squares a dense transition matrix; it reads before
 and writes after computing. `lite` as shipped walks within class boundaries instead, as IRN does; IRN's published way
-squares a matrix of 16 times the size, which takes minutes a photo, so it is timed once, and only if asked for. The dense
+squares a matrix of 16 times the size, which takes minutes a photo: it is timed once, and only if asked for. The dense
 CRF that `lite` ends with is no part of either and left out of the comparison; the row "pixaff, as shipped" has it.
 Labels are given. The photos are taken again and again under new names until there are enough. Rows without an engine's
 name are those of the default, ONNX Runtime where it is installed. Ratios of processor seconds stand beside those of the

@@ -1,5 +1,7 @@
 """One process, two shards and two Ray workers with as many threads in all: what sharing the work costs, and memory.
 
+The ways with tar files get the photos in files of six each.
+
     python -m benchmarks.scale [PHOTOS] [--images N] [--few N] [--ways NAME ...] [--json]
 
 Each way is a run of `pixaff propagate` on ``--few`` photos and one on ``--images``, which are those of PHOTOS again and
@@ -14,6 +16,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tarfile
 import tempfile
 import time
 import uuid
@@ -36,7 +39,11 @@ WAYS: dict[str, list[Line]] = {
     "one process": [([], THREADS)],
     "two shards": [(["--shard", f"{index}/2"], 1) for index in (1, 2)],
     "two Ray workers": [(["--cluster", "ray", "--workers", "2", "--num-cpus", "1"], 1)],
+    "one process, tar files": [([], THREADS)],
+    "two Ray workers, tar files": [(["--cluster", "ray", "--workers", "2", "--num-cpus", "1"], 1)],
 }
+PACKED = 6
+"""Photos in a tar file."""
 
 
 @dataclass
@@ -76,7 +83,7 @@ def measured(way: str, photos: Path, labels: Path, out: Path, count: int) -> Spe
     known: dict[int, bool] = {}
     while any(run.poll() is None for run in runs):
         largest = _sample(mark, known, spent)
-        done = sum(1 for _ in out.glob("*.png")) if out.is_dir() else 0
+        done = len(list(out.glob("*.png"))) + PACKED * len(list(out.glob("*.tar")))
         if done <= count / 10:
             spent.early = max(spent.early, largest)
         elif done >= 0.9 * count:
@@ -106,6 +113,27 @@ def _sample(mark: str, known: dict[int, bool], spent: Spent) -> int:
     return largest
 
 
+def packed(photos: Path) -> Path:
+    """A folder of tar files with the photos of another."""
+    folder, files = photos.with_name("tars"), sorted(photos.iterdir())
+    folder.mkdir()
+    for number in range(0, len(files), PACKED):
+        with tarfile.open(folder / f"{number:05}.tar", "w", dereference=True) as archive:
+            for file in files[number : number + PACKED]:
+                archive.add(file, file.name)
+    return folder
+
+
+def masks_in(out: Path) -> dict[str, bytes]:
+    """The masks of a run, in tar files or not."""
+    found = {path.name: path.read_bytes() for path in out.glob("*.png")}
+    for path in out.glob("*.tar"):
+        with tarfile.open(path) as archive:
+            members = [(member.name, archive.extractfile(member)) for member in archive]
+            found |= {name: file.read() for name, file in members if file is not None and name.endswith(".png")}
+    return found
+
+
 def compare(source: Path, few: int, images: int, ways: list[str]) -> tuple[list[Row], dict[str, Any]]:
     """A row for each way."""
     rows: list[Row] = []
@@ -117,8 +145,9 @@ def compare(source: Path, few: int, images: int, ways: list[str]) -> tuple[list[
             for count in (few, images):
                 folder = Path(name, str(count))
                 photos = link_photos(source, folder, count)
+                photos = packed(photos) if "tar" in way else photos
                 runs.append(measured(way, photos, folder / "labels.csv", folder / "masks", count))
-            masks.append({path.name: path.read_bytes() for path in (folder / "masks").glob("*.png")})
+            masks.append(masks_in(folder / "masks"))
         short, long = runs
 
         def each(value: Callable[[Spent], float], short: Spent = short, long: Spent = long) -> tuple[float, float]:

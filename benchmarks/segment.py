@@ -21,7 +21,7 @@ from benchmarks.propagate import PHOTOS, link_photos
 from benchmarks.walk import Rows
 from pixaff.errors import CheckpointError
 from pixaff.io.checkpoints import write_state_dict
-from pixaff.models.bundle import SEG
+from pixaff.models.model_folder import SEG
 from pixaff.models.segmentation import segmentation_file
 from pixaff.settings import SegSettings
 from pixaff.stages.batch.report import Report

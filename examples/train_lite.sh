@@ -46,7 +46,8 @@ cp "$out/affinity2/affinity.safetensors" "$out/model/"
 [ -f "$out/first/model.json" ] || python - "$out/model" "$out/first" <<'PYTHON'
 import sys
 
-from pixaff.models.bundle import load_model, write_bundle
+from pixaff.models.bundle import load_model
+from pixaff.models.model_folder import write_bundle
 from pixaff.models.registry import PRESETS
 
 first = PRESETS["lite"].replace(alpha=1.25, label_threshold=0.35)
@@ -81,7 +82,8 @@ done
 [ -f "$out/second/model.json" ] || python - "$out/second" "$out/second-0" "$out/second-1" <<'PYTHON'
 import sys
 
-from pixaff.models.bundle import load_model, write_bundle
+from pixaff.models.bundle import load_model
+from pixaff.models.model_folder import write_bundle
 
 out, *seeds = sys.argv[1:]
 models = [load_model(seed) for seed in seeds]
@@ -92,13 +94,13 @@ models[0].cam.load_state_dict(mean)
 write_bundle(out, "lite_cam", "lite_affinity", models[0].cam, models[0].affinity, models[0].classes, models[0].settings)
 PYTHON
 
-# 6. The hyper-parameters of the walk, on these 166 photos.
+# 6. The hyper-parameters of the walk psa, on these 166 photos.
 pixaff cam "$photos" "${labels[@]}" "${list[@]}" --model "$out/second" --out "$out/cams4"
 python "$here/tune_walk.py" "$photos" "$out/cams4" "$voc/SegmentationClassAug" "$voc/lists/train.txt" \
     --model "$out/second" --every 4 --borders full
 
-# 7. Boundaries and displacements, from the confident labels of at most 60 photos with the same rarest class. The
-# 166 photos are left out here, too.
+# 7. Boundaries and displacements, from the confident labels of at most 60 photos with the same rarest class, on the
+# backbone of the CAM network. The 166 photos are left out here, too.
 [ -f "$out/irn.txt" ] || python - "$voc" "$more" "$out" <<'PYTHON'
 import csv
 import random
@@ -131,17 +133,23 @@ for image in chosen:
 PYTHON
 pixaff cam "$out/irn-photos" --labels "$out/irn.csv" --model "$out/second" --scales 1 --out "$out/irn-cams"
 pixaff crf "$out/irn-photos" --cams "$out/irn-cams" --hard --size 320 --out "$out/irn-labels"
-pixaff train-irn "$out/irn-photos" --labels-dir "$out/irn-labels" --network lite_irn --out "$out/irn300" --resume \
-    --init "$out/second/affinity.safetensors" --epochs 2 --batch-size 8 --crop 256 --resize 240:400 --precision fp32
-pixaff train-irn "$out/irn-photos" --labels-dir "$out/irn-labels" --network lite_irn --out "$out/irn" --resume --seed 1 \
-    --init "$out/irn300/irn.safetensors" --epochs 3 --batch-size 8 --crop 256 --resize 240:400 --precision fp32
+heads=("$out/irn-photos" --labels-dir "$out/irn-labels" --network lite_irn --batch-size 8 --precision fp32 --resume)
+pixaff train-irn "${heads[@]}" --out "$out/irn-a" --init "$out/second/cam.safetensors" --epochs 2 \
+    --crop 256 --resize 240:400
+pixaff train-irn "${heads[@]}" --out "$out/irn-b" --init "$out/irn-a/irn.safetensors" --epochs 3 --seed 1 \
+    --crop 256 --resize 240:400
+pixaff train-irn "${heads[@]}" --out "$out/irn-c" --init "$out/irn-b/irn.safetensors" --epochs 4 --seed 2 \
+    --crop 320 --resize 300:560
+pixaff train-irn "${heads[@]}" --out "$out/irn" --init "$out/irn-c/irn.safetensors" --epochs 3 --seed 3 \
+    --crop 320 --resize 300:560
 
 # 8. The model as it is shipped: matrices in half precision, the settings of the preset.
 python - "$out/second" "$out/irn/irn.safetensors" "$out/lite" <<'PYTHON'
 import sys
 
 from pixaff.models import create_model, load_checkpoint
-from pixaff.models.bundle import load_model, write_bundle
+from pixaff.models.bundle import load_model
+from pixaff.models.model_folder import write_bundle
 from pixaff.models.registry import PRESETS
 
 second, weights, out = sys.argv[1:]
@@ -149,6 +157,10 @@ model, irn = load_model(second), load_checkpoint(create_model("lite_irn"), weigh
 write_bundle(out, "lite_cam", "lite_affinity", model.cam, model.affinity, model.classes, PRESETS["lite"], half=True,
              irn="lite_irn", irn_model=irn)
 PYTHON
+
+# ... and the hyper-parameters of its walk, on the 166 photos:
+python "$here/tune_walk.py" "$photos" "$out/cams4" "$voc/SegmentationClassAug" "$voc/lists/train.txt" \
+    --model "$out/lite" --every 4
 
 # 9. The tables.
 "$here/evaluate_lite.sh" "$voc" "$out/lite" "$out"

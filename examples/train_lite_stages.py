@@ -22,7 +22,8 @@ from torch import Tensor
 
 from pixaff.io.checkpoints import read_state_dict
 from pixaff.io.labels import read_classes, read_labels, read_list
-from pixaff.models.bundle import load_model, write_bundle
+from pixaff.models.bundle import load_model
+from pixaff.models.model_folder import write_bundle
 
 VIEWS = ("s1", "s1", "s1", "s5", "s5f")
 """A view is drawn for each image and epoch; those ending in f are mirrored."""

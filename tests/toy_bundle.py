@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pixaff.models.base import AffinityNetwork, BoundaryNetwork, CamNetwork, MeanShift, Network, SegNetwork
-from pixaff.models.bundle import PARTS, Bundle, Parts
+from pixaff.models.bundle import Bundle, Parts
+from pixaff.models.model_folder import PARTS
 from pixaff.ops.instances import connected_regions
 from pixaff.predictor import Predictor
 from pixaff.segmenter import Segmenter

@@ -297,16 +297,22 @@ class Predictor:
         return min(tries[1:])
 
     @torch.inference_mode()
-    def walk(self, cams: Tensor | NDArray[np.floating[Any]], affinity: Tensor) -> Tensor:
-        """Compute the propagated scores of background and classes over affinities of the AffinityNet (section 3.3).
+    def walk(self, cams: Tensor | NDArray[np.floating[Any]], affinity: Tensor | Boundaries) -> Tensor:
+        """Compute the propagated scores of background and classes (PSA, section 3.3; IRN, section 5).
 
         Args:
             cams: Floats (C,H,W) in 0..1, at the size of the image to which ``affinity`` belongs.
-            affinity: float32 (P,L).
+            affinity: Result of `affinity`, float32 (P,L), or of `boundaries`.
 
         Returns:
-            float32 (C + 1, ceil(H / 8), ceil(W / 8)).
+            float32 (C + 1, ceil(H / 8), ceil(W / 8)); of boundaries (C + 1, h, w), as large as these.
         """
+        if isinstance(affinity, Boundaries):
+            edge = affinity.edge
+            size = self.require_boundary_network().seen_size((cams.shape[1], cams.shape[2]))
+            maps = resize_scores(torch.as_tensor(cams, dtype=torch.float32, device=edge.device), size)
+            start = self._boundary_scores(maps, strided_cams(maps), edge)
+            return self._walk([start], [self._boundary_affinity(edge)], self.settings.boundary_beta)[0]
         maps = torch.as_tensor(cams, dtype=torch.float32, device=affinity.device)
         return self._walk([_scores_to_walk(maps, self.settings.alpha)], [affinity], self.settings.beta)[0]
 
@@ -424,11 +430,8 @@ class Predictor:
             assert found is not None
             assert cams.small is not None
             maps = resize_scores(cams.maps, self._walked_size(sample.image.shape[:2]))
-            background = _scores_to_walk(maps, settings.alpha, powers, FINE)
-            classes = 1 + len(cams.small)
-            rows = torch.cat([background[:1], cams.small, background[classes:]])[first:]
-            affinity = boundary_affinity(found.edge, settings.radius, settings.borders)
-            return rows * (1 - found.edge), affinity
+            start = self._boundary_scores(maps, cams.small, found.edge, powers)[first:]
+            return start, self._boundary_affinity(found.edge)
         seen = _at_network_size(self.require_affinity_network(), sample.image)
         start = _scores_to_walk(resize_scores(cams.maps, seen.shape[:2]), settings.alpha, powers)[first:]
         affinity = self._affinity(seen)
@@ -438,6 +441,14 @@ class Predictor:
             betas = settings.beta, settings.boundary_beta
             affinity = product_affinity(affinity, edge, betas, settings.radius, settings.borders)
         return start, affinity
+
+    def _boundary_scores(self, maps: Tensor, small: Tensor, edge: Tensor, powers: Sequence[float] = ()) -> Tensor:
+        """Scores with which a walk within boundaries starts: of CAMs at the walked size and of the same at stride 4."""
+        background = _scores_to_walk(maps, self.settings.alpha, powers, FINE)
+        return torch.cat([background[:1], small, background[1 + len(small) :]]) * (1 - edge)
+
+    def _boundary_affinity(self, edge: Tensor) -> Tensor:
+        return boundary_affinity(edge, self.settings.radius, self.settings.borders)
 
     def _instances(self, sample: Sample, begun: _Begun, scores: Tensor) -> Instances:
         """The instances of an image, of whose mask the scores (C + 1, h, w) are.

@@ -21,11 +21,13 @@ from pathlib import Path
 
 import pytest
 from faults.commands import TOO_LONG, World, kill, outputs, run, start, wait
+from packed_photos import tar_of
 from toy_set import write_set
 
 pytestmark = pytest.mark.slow
 TESTS = Path(__file__).parents[1]
 PHOTOS = 200
+SHARDS = 20
 KINDS = ("worker", "command", "raylet")
 
 
@@ -98,12 +100,52 @@ def _parent(process: int) -> int:
 
 
 def _until_begun(process: int, out: Path) -> int | None:
-    """Wait for the first mask; the exit status if the process ends before."""
+    """Wait for the first output; the exit status if the process ends before."""
     deadline = time.monotonic() + TOO_LONG
-    while time.monotonic() < deadline and not any(out.glob("*.png")):
+    while time.monotonic() < deadline and not any(path for kind in ("png", "tar") for path in out.glob(f"*.{kind}")):
         if (ended := wait(process, 0.05)) is not None:
             return ended
     return None
+
+
+def _struck(
+    machines: Machines,
+    process: int,
+    kind: str,
+    out: Path,
+    duration: float,
+    chance: random.Random,
+    counts: Counter[str],
+) -> int | None:
+    """Kill what is named at one or two moments; the exit status of the command, None where it hangs."""
+    ended: int | None = None
+    for _ in range(chance.choice((1, 1, 2))):
+        if chance.random() < 0.75:  # while photos are computed; else at any moment, also of the start
+            ended = _until_begun(process, out)
+            ended = wait(process, chance.uniform(0, 0.3) * duration) if ended is None else ended
+        else:
+            ended = wait(process, chance.uniform(0.2, 0.8) * duration)
+        targets = {
+            "worker": machines.workers(),
+            "command": [process],
+            "raylet": sorted(machines.raylets() - machines.head),
+        }[kind]
+        if ended is not None:
+            counts["too late"] += 1
+            break
+        if not targets:
+            counts["too early"] += 1
+            continue
+        with suppress(ProcessLookupError):
+            os.kill(chance.choice(targets), signal.SIGKILL)
+            counts[f"{kind}s killed"] += 1
+        if kind == "command":
+            break
+        if kind == "raylet":
+            machines.complete()
+    status = ended if ended is not None else wait(process, TOO_LONG)
+    kill(process)
+    return status
 
 
 @pytest.fixture
@@ -145,33 +187,7 @@ def test_kills_on_a_cluster_lose_nothing(
     for number in range(rounds):
         machines.complete()
         kind, out, log = KINDS[number % len(KINDS)], tmp_path / f"out{number}", tmp_path / f"{number}.log"
-        process = start([*command(out), *shared], log)
-        for _ in range(chance.choice((1, 1, 2))):
-            if chance.random() < 0.75:  # while photos are computed; else at any moment, also of the start
-                ended = _until_begun(process, out)
-                ended = wait(process, chance.uniform(0, 0.3) * duration) if ended is None else ended
-            else:
-                ended = wait(process, chance.uniform(0.2, 0.8) * duration)
-            targets = {
-                "worker": machines.workers(),
-                "command": [process],
-                "raylet": sorted(machines.raylets() - machines.head),
-            }[kind]
-            if ended is not None:
-                counts["too late"] += 1
-                break
-            if not targets:
-                counts["too early"] += 1
-                continue
-            with suppress(ProcessLookupError):
-                os.kill(chance.choice(targets), signal.SIGKILL)
-                counts[f"{kind}s killed"] += 1
-            if kind == "command":
-                break
-            if kind == "raylet":
-                machines.complete()
-        status = ended if ended is not None else wait(process, TOO_LONG)
-        kill(process)
+        status = _struck(machines, start([*command(out), *shared], log), kind, out, duration, chance, counts)
         assert status is not None, f"round {number}: hangs: {log.read_text()}"
         if kind != "command":  # whatever became of workers, this run did all
             assert status == 0, f"round {number}: {kind}: {log.read_text()}"
@@ -188,3 +204,52 @@ def test_kills_on_a_cluster_lose_nothing(
         counts["equal"] += 1
         shutil.rmtree(out)
     assert counts["equal"] == rounds
+
+
+def test_kills_on_a_cluster_lose_no_shard(
+    machines: Machines, tmp_path: Path, rounds: int, seed: int, counts: Counter[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Workers load the embedded model themselves."""
+    for name, value in machines.own.items():
+        monkeypatch.setenv(name, value)
+    photos = sorted(write_set(tmp_path / "set", PHOTOS)[0].iterdir())
+    for number in range(SHARDS):
+        members = {}
+        for at, photo in enumerate(photos[number::SHARDS]):
+            members |= {photo.name: photo.read_bytes(), f"{photo.stem}.cls": b"cat" if at % 2 else b"dog"}
+        tar_of(tmp_path / "shards" / f"{number:02}.tar", members)
+
+    def command(out: Path) -> list[str]:
+        options = ["--labels", "inside", "--size", "96", "--device", "cpu"]
+        return ["propagate", str(tmp_path / "shards"), "--out", str(out), *options]
+
+    shared = ["--cluster", "ray", "--workers", "2", "--num-cpus", "1"]
+    assert run(command(tmp_path / "peace"), tmp_path / "log") == 0, (tmp_path / "log").read_text()
+    expected, chance = _packs(tmp_path / "peace"), random.Random(seed)
+    assert len(expected) == 2 * SHARDS
+    began = time.monotonic()
+    assert run([*command(tmp_path / "whole"), *shared], tmp_path / "log") == 0, (tmp_path / "log").read_text()
+    duration = time.monotonic() - began
+    assert _packs(tmp_path / "whole") == expected
+    for number in range(rounds):
+        machines.complete()
+        kind, out, log = KINDS[number % len(KINDS)], tmp_path / f"out{number}", tmp_path / f"{number}.log"
+        status = _struck(machines, start([*command(out), *shared], log), kind, out, duration, chance, counts)
+        assert status is not None, f"round {number}: hangs: {log.read_text()}"
+        if kind != "command":
+            assert status == 0, f"round {number}: {kind}: {log.read_text()}"
+            assert _packs(out) == expected, f"round {number}: {kind}"
+        assert run([*command(out), *(shared if number % 2 else [])], log) == 0, f"round {number}: {log.read_text()}"
+        assert _packs(out) == expected, f"round {number}: {kind}"
+        counts["equal"] += 1
+        shutil.rmtree(out)
+    assert counts["equal"] == rounds
+
+
+def _packs(out: Path) -> dict[str, object]:
+    """The packs, and what their records say of them."""
+    found: dict[str, object] = {path.name: path.read_bytes() for path in out.glob("*.tar")}
+    for path in out.glob("[0-9]*.json"):
+        record = json.loads(path.read_text())
+        found[path.name] = [record.get(key) for key in ("images", "done", "failed", "bytes", "digest")]
+    return found

@@ -32,7 +32,7 @@ from pixaff.io.labels.classes import read_class_list
 from pixaff.io.labels.image_list import read_list
 from pixaff.io.masks import read_mask
 from pixaff.io.scores import read_scores
-from pixaff.models.bundle import check_record
+from pixaff.models.model_folder import check_record
 from pixaff.stages.batch.ledger import read_ledger
 from pixaff.stages.batch.record import read_record
 from pixaff.stages.training.metrics import read_records

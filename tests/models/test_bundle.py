@@ -13,7 +13,8 @@ from pixaff.errors import CheckpointError
 from pixaff.io.checkpoints import read_metadata, write_state_dict
 from pixaff.models import create_affinity_network, create_cam_network
 from pixaff.models.base import AffinityNetwork, CamNetwork
-from pixaff.models.bundle import load_model, parts_of_walk, write_bundle
+from pixaff.models.bundle import load_model, parts_of_walk
+from pixaff.models.model_folder import write_bundle
 from pixaff.models.registry import PRESETS, create_boundary_network
 from pixaff.settings import Settings
 

@@ -19,7 +19,8 @@ from pixaff.errors import CheckpointError, UsageError
 from pixaff.events import Event
 from pixaff.io.checkpoints import write_state_dict
 from pixaff.io.labels import VOC_CLASSES
-from pixaff.models.bundle import Bundle, Weights, load_model, write_bundle
+from pixaff.models.bundle import Bundle, Weights, load_model
+from pixaff.models.model_folder import write_bundle
 from pixaff.models.recognise import recognised
 from pixaff.models.registry import PRESETS, create_model
 from pixaff.stages.cam import cam

@@ -9,8 +9,9 @@ import torch
 
 from pixaff.errors import CheckpointError
 from pixaff.models import create_cam_network
-from pixaff.models.bundle import load_model, write_bundle
+from pixaff.models.bundle import load_model
 from pixaff.models.lite import PRIOR, LiteCam
+from pixaff.models.model_folder import write_bundle
 from pixaff.models.segmentation import load_segmentation
 from pixaff.settings import Settings
 

@@ -16,7 +16,7 @@ from toy_set import CLASSES, draw
 import pixaff
 from pixaff.errors import CheckpointError, UsageError
 from pixaff.io.checkpoints import write_state_dict
-from pixaff.models.bundle import SEG
+from pixaff.models.model_folder import SEG
 from pixaff.models.registry import create_cam_network, create_seg_network
 from pixaff.stages.export_onnx import export_onnx
 

@@ -16,8 +16,8 @@ from pixaff.errors import LabelsError, UsageError
 from pixaff.events import Event
 from pixaff.io.checkpoints import read_state_dict
 from pixaff.io.masks import read_mask
-from pixaff.models.bundle import AFFINITY as AFFINITY_FILE
-from pixaff.models.bundle import SEG
+from pixaff.models.model_folder import AFFINITY as AFFINITY_FILE
+from pixaff.models.model_folder import SEG
 from pixaff.recipe import Recipe
 from pixaff.settings import Settings
 from pixaff.stages import train_cam

@@ -17,7 +17,7 @@ from pixaff.errors import UsageError
 from pixaff.events import Event
 from pixaff.io.checkpoints import read_state_dict
 from pixaff.io.masks import read_mask
-from pixaff.models.bundle import AFFINITY, IRN
+from pixaff.models.model_folder import AFFINITY, IRN
 from pixaff.models.registry import preset_settings
 from pixaff.recipe import Recipe
 from pixaff.settings import Settings

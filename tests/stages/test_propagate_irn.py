@@ -23,7 +23,8 @@ from pixaff.io.instances import read_instances, write_instances
 from pixaff.io.masks import read_mask
 from pixaff.io.scores import read_scores
 from pixaff.models import create_boundary_network, create_cam_network, load_checkpoint
-from pixaff.models.bundle import Bundle, load_model, write_bundle
+from pixaff.models.bundle import Bundle, load_model
+from pixaff.models.model_folder import write_bundle
 from pixaff.ops.boundary import boundary_affinity, boundary_walk, semantic_scores, strided_cams
 from pixaff.ops.instances import detect_instances, displacement_centroids, instance_map, instance_scores
 from pixaff.ops.walk import random_walk

@@ -19,7 +19,7 @@ from pixaff.cli.app import app
 from pixaff.errors import CheckpointError
 from pixaff.events import Event
 from pixaff.io.checkpoints import write_state_dict
-from pixaff.models.bundle import RECORD, SEG
+from pixaff.models.model_folder import RECORD, SEG
 from pixaff.models.segmentation import PART, add_segmentation, load_segmentation
 from pixaff.settings import SegSettings
 from pixaff.stages.segment import segment

@@ -21,8 +21,9 @@ from pixaff.io.atomic import write_text
 from pixaff.io.checkpoints import read_metadata, read_state_dict, write_state_dict
 from pixaff.io.records import entry, parse_json, read_json
 from pixaff.models.base import SegNetwork
-from pixaff.models.bundle import CAM, EMBEDDED, RECORD, SEG, embedded_folder
+from pixaff.models.bundle import EMBEDDED, embedded_folder
 from pixaff.models.loading import WithoutInitialValues, load_state, ready
+from pixaff.models.model_folder import CAM, RECORD, SEG
 from pixaff.models.registry import create_seg_network
 from pixaff.settings import SegSettings
 

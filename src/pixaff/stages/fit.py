@@ -18,7 +18,7 @@ from pixaff.events import Callback, Event
 from pixaff.io.atomic import write_text
 from pixaff.io.labels import Labels, names_in, read_classes
 from pixaff.models import registry
-from pixaff.models.bundle import AFFINITY, CAM, IRN, RECORD, SEG
+from pixaff.models.model_folder import AFFINITY, CAM, IRN, RECORD, SEG
 from pixaff.models.registry import create_boundary_network
 from pixaff.options import divide
 from pixaff.recipe import Recipe, whole_recipe

@@ -198,7 +198,7 @@ def _folder(path: Path, recursive: bool) -> dict[str, Any]:
             facts |= {**({} if NAME in facts else common), "all_shards": together}
     model = path / "model.json"
     if model.is_file():
-        from pixaff.models.bundle import check_record
+        from pixaff.models.model_folder import check_record
 
         check_record(model)
         facts |= {"kind": "model", "model.json": read_json(model, "the record of a model", CheckpointError)}

@@ -10,7 +10,7 @@ import torch
 
 from pixaff.errors import UsageError
 from pixaff.models.base import AffinityNetwork, Network
-from pixaff.models.bundle import AFFINITY
+from pixaff.models.model_folder import AFFINITY
 from pixaff.models.registry import affinity_recipe, create_affinity_network
 from pixaff.ops.affinity import pair_affinity
 from pixaff.ops.labels import pair_labels

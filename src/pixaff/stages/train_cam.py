@@ -13,7 +13,7 @@ from pixaff.errors import LabelsError, TrainingError, UsageError
 from pixaff.events import Callback, Event
 from pixaff.io.labels import read_classes
 from pixaff.models.base import CamNetwork, Network
-from pixaff.models.bundle import CAM
+from pixaff.models.model_folder import CAM
 from pixaff.models.registry import cam_recipe, create_cam_network, head_recipe
 from pixaff.options import divide
 from pixaff.published import posterior_folder

@@ -15,7 +15,7 @@ from pixaff.events import Callback, Event
 from pixaff.io.images import image_size
 from pixaff.io.masks import read_mask
 from pixaff.models.base import BoundaryNetwork, Network
-from pixaff.models.bundle import IRN
+from pixaff.models.model_folder import IRN
 from pixaff.models.registry import create_boundary_network, irn_recipe
 from pixaff.ops.losses import boundary_loss, displacement_loss
 from pixaff.options import divide

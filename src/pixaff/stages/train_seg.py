@@ -14,7 +14,7 @@ from torch import Tensor
 from pixaff.errors import UsageError
 from pixaff.events import Callback, Event
 from pixaff.models.base import Network
-from pixaff.models.bundle import SEG
+from pixaff.models.model_folder import SEG
 from pixaff.models.registry import create_seg_network, seg_recipe
 from pixaff.options import divide
 from pixaff.recipe import MaskRecipe, Recipe, whole_recipe

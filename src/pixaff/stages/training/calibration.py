@@ -18,7 +18,7 @@ from pixaff.io.cams import CamFile, find_cams, read_cams
 from pixaff.io.records import read_json
 from pixaff.loaders import load_predictor
 from pixaff.model_options import ModelOptions
-from pixaff.models.bundle import AFFINITY, CAM
+from pixaff.models.model_folder import AFFINITY, CAM
 from pixaff.ops.cam import background_score, with_background
 from pixaff.ops.crf import dense_crf
 from pixaff.ops.mask_measures import ALPHAS, cautious_alpha, foreground, normalized_cuts, overlaps

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pixaff.models import load_checkpoint, registry
 from pixaff.models.base import AffinityNetwork, CamNetwork
-from pixaff.models.bundle import AFFINITY, CAM, IRN, SEG, write_bundle
+from pixaff.models.model_folder import AFFINITY, CAM, IRN, SEG, write_bundle
 from pixaff.models.registry import create_affinity_network, create_boundary_network, create_cam_network
 from pixaff.models.segmentation import add_segmentation
 from pixaff.ops.powers import HIGHEST, LOWEST
