@@ -16,6 +16,8 @@ from pixaff.loaders import load_segmenter
 from pixaff.prediction import Prediction, Segmentation
 from pixaff.segmenter import Segmenter
 
+PHOTO = Path(__file__).parents[1] / "examples" / "photos" / "chelsea.jpg"
+
 
 @pytest.fixture
 def photo(tmp_path: Path) -> Path:
@@ -116,3 +118,14 @@ def test_replace_keeps_the_network(photo: Path) -> None:
         segmenter.replace(alpha=2)
     with pytest.raises(UsageError, match="segment has no option called 'alpha'"):
         load_segmenter("lite", alpha=2)  # type: ignore[call-arg]
+
+
+def test_few_classes_are_enlarged_and_none_is_lost() -> None:
+    segmenter = load_segmenter("lite", inference="torch", size=0)
+    image = np.asarray(Image.open(PHOTO).resize((150, 101)))
+    found = segmenter(image)
+    with torch.inference_mode():
+        logits = segmenter.network(segmenter.network.preprocess(image)[None])[0]
+    assert logits.shape == (21, 101, 150)
+    assert found.classes == ("cat",)
+    assert np.array_equal(found.mask, logits.argmax(0).numpy())

@@ -23,7 +23,7 @@ from pixaff.models.base import SegNetwork
 from pixaff.models.folding import folded
 from pixaff.models.inference import TRIAL_SIZE, onnx_networks
 from pixaff.ops.crf import refine_labels
-from pixaff.ops.resize import best_value, resize_scores
+from pixaff.ops.resize import best_value, enlarged_cells, resize_scores, rows_that_may_show
 from pixaff.prediction import ImageLike, Segmentation, image_within
 from pixaff.predictor import LabelsLike, Sample
 from pixaff.settings import SegSettings
@@ -160,46 +160,50 @@ class Segmenter:
         size = (sample.image.shape[0], sample.image.shape[1])
         if sample.labels == ():
             return Segmentation(sample.image, sample.size, (), self.classes, np.ones((1, *size), np.float32))
-        allowed = list(range(1, len(self.classes) + 1)) if sample.labels is None else [i + 1 for i in sample.labels]
-        logits = self._logits(sample.image, size)
-        if sample.labels is not None:
-            logits = logits[[0, *allowed]]
-        # Only the classes that some pixel shows, or that were given: few rows instead of all.
-        rows, indices = [0, *range(1, len(logits))], [value - 1 for value in allowed]
-        if sample.labels is None:
-            shown = set(best_value(logits, range(len(logits))).unique().tolist())
-            rows = [0, *(row for row in range(1, len(logits)) if row in shown)]
-            indices = [allowed[row - 1] - 1 for row in rows[1:]]
-        scores = logits[rows].softmax(0)
+        given = None if sample.labels is None else [0, *(index + 1 for index in sample.labels)]
+        logits, values = self._logits(sample.image, size, given)
+        if given is None:
+            # Only the classes that some pixel shows: few rows instead of all.
+            shown = torch.bincount(best_value(logits, range(len(values))).flatten(), minlength=len(values)).tolist()
+            rows = [row for row, value in enumerate(values) if shown[row] or value == 0]
+            logits, values = logits[rows], [values[row] for row in rows]
+        scores, indices = logits.softmax(0), tuple(value - 1 for value in values[1:])
         if self.settings.crf and indices:
             scores = refine_labels(sample.image, scores, self.engine)
-        return Segmentation(sample.image, sample.size, tuple(indices), self.classes, scores.cpu().numpy())
+        return Segmentation(sample.image, sample.size, indices, self.classes, scores.cpu().numpy())
 
-    def _logits(self, image: NDArray[np.uint8], size: tuple[int, int]) -> Tensor:
-        """float32 (K + 1,h,w): the network's, or the logarithm of the mean probabilities of several passes."""
+    def _logits(
+        self, image: NDArray[np.uint8], size: tuple[int, int], given: list[int] | None = None
+    ) -> tuple[Tensor, list[int]]:
+        """Logits, float32 (R,h,w), and the mask values of their rows: those given, or all that some pixel may show.
+
+        They are the network's, or the logarithm of the mean probabilities of several passes.
+        """
         settings, total, count = self.settings, torch.zeros(()), 0
         if self._made is None:  # once, or by each of the threads that come first
             self._made = folded(self.network)
         network = self._made
-        picture = Image.fromarray(image)
         if self.device.type == "cpu":
             largest = max(settings.scales)
             pixels = (round(size[0] * largest), round(size[1] * largest))
             check_memory(type(self.network).__name__, self.network.memory_per_pixel(), pixels, 1 + settings.flip)
         for scale in settings.scales:
-            seen = (max(1, round(size[1] * scale)), max(1, round(size[0] * scale)))
-            resized = image if scale == 1 else np.asarray(picture.resize(seen, Image.Resampling.BICUBIC))
-            x = self.network.preprocess(resized)[None].to(self.device)
+            seen = (max(1, round(size[0] * scale)), max(1, round(size[1] * scale)))
+            x = network.preprocess(image if scale == 1 else _resized(image, seen))[None].to(self.device)
             if settings.flip:
                 x = torch.cat([x, x.flip(3)])
+            if self.inference == "torch":
+                x = x.contiguous(memory_format=torch.channels_last)
             with autocast(self.precision, self.device):
-                logits = network(x.contiguous(memory_format=torch.channels_last)).float()
+                cells = network.cell_logits(x).float()
             if len(settings.scales) == 1 and not settings.flip:
-                return resize_scores(logits[0], size)
-            probabilities = logits.softmax(1)
+                values = sorted({0, *rows_that_may_show(cells[0])}) if given is None else given
+                return resize_scores(enlarged_cells(cells[:, values], network.cell, seen)[0], size), values
+            probabilities = enlarged_cells(cells, network.cell, seen).softmax(1)
             mean = (probabilities[0] + probabilities[1].flip(2)) / 2 if settings.flip else probabilities[0]
             total, count = total.to(mean.device) + resize_scores(mean, size), count + 1
-        return (total / count).clamp(min=1e-7).log()
+        values = list(range(len(total))) if given is None else given
+        return (total[values] / count).clamp(min=1e-7).log(), values
 
     def settle_inference(self, requested: str) -> str:
         """Choose what computes the network: see `pixaff.models.inference.onnx_networks`.
@@ -225,3 +229,7 @@ class Segmenter:
             trial._logits(np.full((*TRIAL_SIZE, 3), 128, np.uint8), TRIAL_SIZE)
             tries.append(time.perf_counter() - began)
         return min(tries[1:])
+
+
+def _resized(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
+    return np.asarray(Image.fromarray(image).resize(size[::-1], Image.Resampling.BICUBIC))

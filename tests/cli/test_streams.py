@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image
 
+PROGRAM = (sys.executable, "-m", "pixaff", "propagate")
 FAST = ("--size", "64", "--scales", "1", "--no-flip", "--no-final-crf", "--steps", "4")
 STRICT = {"PYTHONIOENCODING": "utf-8:strict", "PIXAFF_DEBUG": ""}
 
@@ -24,9 +27,16 @@ def photos(tmp_path: Path) -> Path:
 
 
 def call(folder: Path, *arguments: str | bytes, **options: Any) -> subprocess.CompletedProcess[bytes]:
-    command = [sys.executable, "-m", "pixaff", "propagate", *arguments, *FAST]
     options = {"capture_output": True, **options}
-    return subprocess.run(command, cwd=folder, env={**os.environ, **STRICT}, check=False, **options)
+    return subprocess.run(
+        [*PROGRAM, *arguments, *FAST], cwd=folder, env={**os.environ, **STRICT}, check=False, **options
+    )
+
+
+def start(folder: Path, *arguments: str, **options: Any) -> subprocess.Popen[bytes]:
+    """A run beside others."""
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return subprocess.Popen([*PROGRAM, *arguments, *FAST], cwd=folder, env={**os.environ, **STRICT}, **pipes, **options)
 
 
 def masks(folder: Path) -> list[str]:
@@ -48,12 +58,14 @@ def test_case_file_name_that_is_no_utf8(photos: Path, tmp_path: Path) -> None:
     assert (again.returncode, again.stdout.count(b"\n")) == (0, 2)
 
 
-@pytest.mark.parametrize("flag", [["-0"], []])
-def test_paths_may_be_separated_by_nul(photos: Path, tmp_path: Path, flag: list[str]) -> None:
+def test_paths_may_be_separated_by_nul(photos: Path, tmp_path: Path) -> None:
     (photos / "a.jpg").rename(photos / "new\nline.jpg")
-    done = call(tmp_path, *flag, "-", "--out", "masks", input=b"photos/new\nline.jpg\0photos/b.jpg\0")
-    assert done.returncode == 0, done.stderr
-    assert masks(tmp_path / "masks") == ["b.png", "new\nline.png"]
+    words = {"given": ["-0", "-"], "seen": ["-"]}
+    both = {out: start(tmp_path, *given, "--out", out, stdin=subprocess.PIPE) for out, given in words.items()}
+    for out, process in both.items():
+        _, said = process.communicate(b"photos/new\nline.jpg\0photos/b.jpg\0")
+        assert process.returncode == 0, said
+        assert masks(tmp_path / out) == ["b.png", "new\nline.png"]
 
 
 def test_nothing_on_standard_input_is_an_empty_run(tmp_path: Path) -> None:
@@ -69,19 +81,25 @@ def test_a_picture_on_standard_input_is_refused(photos: Path, tmp_path: Path) ->
     assert b"found an image on standard input" in done.stderr
 
 
-@pytest.mark.parametrize("closing", [">&-", "2>&-", ">&- 2>&-", "| true"])
-def test_closed_streams_cost_no_masks(photos: Path, tmp_path: Path, closing: str) -> None:
-    words = " ".join([f"'{sys.executable}'", "-m pixaff propagate photos --out masks", *FAST, closing])
-    subprocess.run(["sh", "-c", words], cwd=tmp_path, check=False, stderr=subprocess.DEVNULL)
-    for _ in range(600):  # of the pipe, only the reader has been waited for
-        if (tmp_path / "masks" / "run.json").exists():
-            break
-        subprocess.run(["sleep", "0.1"], check=True)
-    assert masks(tmp_path / "masks") == ["a.png", "b.png"]
+def test_closed_streams_cost_no_masks(photos: Path, tmp_path: Path) -> None:
+    command = shlex.join([*PROGRAM, "photos", *FAST])
+    ways = {"out": ">&-", "err": "2>&-", "both": ">&- 2>&-", "pipe": "| true"}
+    shells = [
+        subprocess.Popen(["sh", "-c", f"{command} --out {way} {closing}"], cwd=tmp_path, stderr=subprocess.DEVNULL)
+        for way, closing in ways.items()
+    ]
+    for shell, way in zip(shells, ways, strict=True):
+        shell.wait()
+        for _ in range(600):  # of the pipe, only the reader has been waited for
+            if (tmp_path / way / "run.json").exists():
+                break
+            time.sleep(0.1)
+        assert masks(tmp_path / way) == ["a.png", "b.png"], way
 
 
 def test_quiet_verbose_and_a_log(photos: Path, tmp_path: Path) -> None:
     (photos / "broken.jpg").write_bytes(b"no picture")
+    wrong = start(tmp_path, "photos", "--out", "elsewhere", "--log-file", "no/such/folder/log.txt")
     done = call(tmp_path, "photos", "--out", "masks", "--quiet", "--log-file", "log.txt")
     assert {line.split(b":")[0] for line in done.stderr.splitlines()} <= {b"failed", b"warning"}
     assert b"failed: photos/broken.jpg" in done.stderr
@@ -89,6 +107,6 @@ def test_quiet_verbose_and_a_log(photos: Path, tmp_path: Path) -> None:
     assert all(words in log for words in ("propagate: model lite", "done: photos/a.jpg", "failed: photos/broken.jpg"))
     done = call(tmp_path, "photos", "--out", "masks", "--verbose")
     assert b"skipped: photos/a.jpg" in done.stderr
-    done = call(tmp_path, "photos", "--out", "masks", "--log-file", "no/such/folder/log.txt")
-    assert done.returncode == 1
-    assert b"no/such/folder/log.txt: cannot be written" in done.stderr
+    _, said = wrong.communicate()
+    assert wrong.returncode == 1
+    assert b"no/such/folder/log.txt: cannot be written" in said

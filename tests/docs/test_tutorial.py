@@ -13,10 +13,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from toy_set import use_tiny
+from toy_set import quick_trainings, use_tiny
 from typer.testing import CliRunner
 
 from pixaff.cli.app import app
+from pixaff.recipe import Recipe
+from pixaff.stages import crf
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "tutorial.md").read_text(encoding="utf-8")
@@ -32,6 +34,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.chdir(place)
         patch.setenv("OMP_NUM_THREADS", "1")
         use_tiny(patch)
+        quick_trainings(patch)
+        patch.setattr(Recipe, "epochs_for", lambda self, images: 2)
+        patch.setattr(crf, "PHOTOS_PER_WORKER", 1000)  # worker processes take seconds to start
         for line in COMMANDS:
             if line.startswith("pixaff "):
                 done = CliRunner().invoke(app, shlex.split(line)[1:])

@@ -8,9 +8,11 @@ import pytest
 import torch
 
 from pixaff.errors import CheckpointError
-from pixaff.io.checkpoints import write_state_dict
+from pixaff.io.checkpoints import read_state_dict, write_state_dict
 from pixaff.models import create_cam_network, create_model, load_checkpoint
 from pixaff.models.base import CamNetwork
+from pixaff.models.bundle import load_model, shipped_weights
+from pixaff.models.segmentation import load_segmentation
 
 
 @pytest.fixture(scope="module")
@@ -71,3 +73,14 @@ def test_files_of_old_versions_lack_counters(cam: CamNetwork, tmp_path: Path) ->
     torch.save({"state_dict": {f"module.{name}": tensor for name, tensor in state.items()}}, tmp_path / "w.pth")
     loaded = load_checkpoint(create_model("lite_cam", 3), tmp_path / "w.pth").state_dict()
     assert all(torch.equal(loaded[name], tensor) for name, tensor in state.items())
+
+
+def test_models_are_loaded_without_random_numbers() -> None:
+    before = torch.get_rng_state()
+    loaded = load_model("lite", parts=("cam",)).cam, load_segmentation("lite").network
+    assert torch.equal(torch.get_rng_state(), before)
+    state = read_state_dict(shipped_weights("lite_cam"))
+    for network in loaded:
+        own = network.state_dict()
+        assert all(torch.equal(own[name], state[name].to(own[name].dtype)) for name in own)
+    assert not torch.equal(create_model("lite_cam").classifier.weight, create_model("lite_cam").classifier.weight)

@@ -121,7 +121,7 @@ def test_a_trained_pair_makes_masks(name: str, tmp_path: Path) -> None:
 
     shutil.copy(trained.path, run)
     assert load_model(run).settings.affinity == f"timm:{name}:affinity"
-    report = propagate(photos, tmp_path / "masks", model=run, labels=labels, final_crf=False)
+    report = propagate(photos, tmp_path / "masks", model=run, labels=labels, size=96, final_crf=False)
     assert (len(report.done), report.failed) == (3, [])
     assert read_mask(tmp_path / "masks" / "toy00.png").shape == masks["toy00"].shape
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from pixaff.io.masks import read_mask
 from pixaff.ops.crf import dense_crf
 from pixaff.ops.labels import confident_label_map
 from pixaff.stages import crf as stage
+from pixaff.stages.batch.executors import in_threads
 from pixaff.stages.crf import crf
 
 
@@ -56,10 +58,17 @@ def test_a_preset_gives_both_powers_and_the_size(photos, tmp_path):
 
 
 def test_worker_processes_give_the_same(photos, tmp_path, monkeypatch):
-    crf(photos, tmp_path / "cams", tmp_path / "one", engine="torch", workers=1)
+    """What goes to worker processes goes here through pickle alone; processes start in tests/stages/batch."""
+    crf(photos, tmp_path / "cams", tmp_path / "one", size=64, engine="torch", workers=1)
+
+    def in_processes(todo, work, *, workers):
+        assert workers == 2
+        return in_threads(todo, pickle.loads(pickle.dumps(work)), workers=1)
+
+    monkeypatch.setattr(stage, "in_processes", in_processes)
     monkeypatch.setattr(stage, "PHOTOS_PER_WORKER", 1)
     (photos / "bad.png").write_text("no image")
-    report = crf(photos, tmp_path / "cams", tmp_path / "two", engine="torch", workers=2)
+    report = crf(photos, tmp_path / "cams", tmp_path / "two", size=64, engine="torch", workers=2)
     assert len(report.done) == 4
     assert [name for name, _ in report.failed] == ["bad.png"]
     for side in ("low", "high"):

@@ -20,9 +20,9 @@ from PIL import Image
 
 from pixaff.errors import FormatError
 from pixaff.io.atomic import write_bytes, write_text
-from pixaff.io.exports.coco import packed, run_lengths
 from pixaff.io.picture_files import opened
 from pixaff.io.records import entry, read_json
+from pixaff.io.run_lengths import packed, run_lengths
 
 FOLDER = "instances"
 """The folder of instances, in the folder of the masks."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import io
 import os
 import re
@@ -9,7 +10,7 @@ import struct
 import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import BinaryIO
@@ -35,6 +36,7 @@ MAX_SCANS = 100
 
 # What may be decoded at all. Pillow knows more, some of it dangerous on strangers' files (EPS starts Ghostscript).
 _FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "AVIF", "BMP", "GIF", "TIFF", "JPEG2000", "PPM")
+_PLUGINS = ("Avif", "Jpeg2K", "Mpo", "Tiff", "WebP")  # of Pillow's forty, those that it does not load anyway
 _RAW = "a camera's raw file, of which only a thumbnail can be read"
 _CONVERT = "convert it to JPEG, TIFF or PNG first"
 _AGAIN = "copy or download it again"
@@ -121,7 +123,10 @@ def quiet_pillow() -> Iterator[None]:
 
 @lru_cache(maxsize=1)
 def _formats() -> tuple[str, ...]:
-    Image.init()  # AVIF and JPEG 2000 depend on the Pillow build
+    Image.preinit()
+    for name in _PLUGINS:
+        with suppress(ImportError):  # AVIF and JPEG 2000 depend on the Pillow build
+            importlib.import_module(f"PIL.{name}ImagePlugin")
     return tuple(name for name in _FORMATS if name in Image.OPEN)
 
 

@@ -20,6 +20,7 @@ from pixaff.device import one_at_a_time
 from pixaff.models.footprint import traced_bytes_per_pixel
 from pixaff.ops.boundary import strided_cams
 from pixaff.ops.cam import Picture, resized_to_cells, summed_cams
+from pixaff.ops.resize import enlarged_cells
 from pixaff.recipe import Recipe
 from pixaff.settings import Settings
 from pixaff.weights.catalogue import Entry
@@ -326,20 +327,29 @@ class JointNetwork(Network):
 
 
 class SegNetwork(Network):
-    """A network that predicts the class of every pixel, background included.
+    """A network that predicts the class of every pixel, background included: it has `forward` or `cell_logits`.
 
     Attributes:
         encoder: Name of its submodule of which initial weights have the layers; the others are new.
         fixed_norms: Whether batch norm in the encoder keeps the statistics of its initial weights; a training from
             random weights has none to keep.
+        cell: Side in pixels of a cell of `cell_logits`.
     """
 
     encoder: ClassVar[str] = "backbone"
     fixed_norms: bool = True
+    cell: ClassVar[int] = 1
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalised images (B,3,H,W) of any size -> logits (B,K + 1,H,W), background first."""
-        raise NotImplementedError
+        return enlarged_cells(self.cell_logits(x), self.cell, (x.shape[2], x.shape[3]))
+
+    def cell_logits(self, x: Tensor) -> Tensor:
+        """Normalised images (B,3,H,W) -> logits (B,K + 1,h,w), h = H / ``cell`` or more; see `enlarged_cells`.
+
+        To segment with them is faster, as few of the classes have to be enlarged.
+        """
+        return self.forward(x)
 
     def train(self, mode: bool = True) -> Self:
         """Training mode, also for the batch norm of the decoder, which has no initial statistics."""

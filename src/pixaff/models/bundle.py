@@ -22,7 +22,7 @@ from pixaff.io.checkpoints import read_metadata, read_state_dict
 from pixaff.io.labels import VOC_CLASSES, read_classes
 from pixaff.io.records import parse_json
 from pixaff.models.base import AffinityNetwork, BoundaryNetwork, CamNetwork, Network
-from pixaff.models.loading import load_state, read_weights, ready
+from pixaff.models.loading import WithoutInitialValues, load_state, read_weights, ready
 from pixaff.models.model_folder import AFFINITY, CAM, FILES, PARTS, RECORD, SEG, check_model, read_header, read_record
 from pixaff.models.recognise import (
     IMAGENET_CLASSES,
@@ -330,9 +330,10 @@ def _boundary_network(source: _Source, device: torch.device | str) -> BoundaryNe
 
 @contextmanager
 def _named(path: Path) -> Iterator[None]:
-    """Name the weights whose network cannot be created, such as one that this version of timm does not have."""
+    """Create a network; name the weights if that cannot be, as with one that this version of timm does not have."""
     try:
-        yield
+        with WithoutInitialValues():
+            yield
     except UsageError as error:
         raise CheckpointError(f"{path}: {error.message}", error.hint) from None
 

@@ -208,6 +208,8 @@ class LiteHead(_Lite, SegNetwork):
     """
 
     graph = "lite_head"
+    exported = ("cell_logits",)
+    cell = STRIDE
 
     def __init__(self, num_classes: int = 20) -> None:
         super().__init__()
@@ -215,15 +217,13 @@ class LiteHead(_Lite, SegNetwork):
         self.backbone, self.top, self.classifier, self.pixel = own.backbone, own.top, own.classifier, own.pixel
         self.register_buffer("seeded", torch.tensor(True))
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Normalised images (B,3,H,W) -> logits (B,K + 1,H,W), background first."""
+    def cell_logits(self, x: Tensor) -> Tensor:
+        """Normalised images (B,3,H,W) -> logits (B,K + 1,h,w), background first, h = ceil(H / 16)."""
         _, middle, coarse = self.backbone(x)
         top = self.top(coarse)
         rows = self.pixel(torch.cat([top, middle], 1))
         prior = PRIOR * F.logsigmoid(self.classifier(top.mean((2, 3), keepdim=True)))
-        logits = torch.cat([rows[:, :1], rows[:, 1:] + prior], 1)
-        logits = F.interpolate(logits, scale_factor=float(STRIDE), mode="bilinear", align_corners=False)
-        return logits[:, :, : x.shape[2], : x.shape[3]]
+        return torch.cat([rows[:, :1], rows[:, 1:] + prior], 1)
 
 
 class LiteAffinity(_Lite, AffinityNetwork):
@@ -362,6 +362,8 @@ class LiteSeg(_Lite, SegNetwork):
 
     bytes_per_pixel = 700
     graph = "lite_seg"
+    exported = ("cell_logits",)
+    cell = 4
 
     def __init__(self, num_classes: int = 20) -> None:
         # Here, because torchvision takes longer to import than `lite` takes for a mask.
@@ -374,14 +376,12 @@ class LiteSeg(_Lite, SegNetwork):
         self.merge = nn.Sequential(_separable(WIDTH + 48, WIDTH), _separable(WIDTH, WIDTH))
         self.rows = nn.Conv2d(WIDTH, num_classes + 1, 1)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Normalised images (B,3,H,W) -> logits (B,K + 1,H,W), background first."""
+    def cell_logits(self, x: Tensor) -> Tensor:
+        """Normalised images (B,3,H,W) -> logits (B,K + 1,h,w), background first, h = 4 ceil(H / 16)."""
         finest, fine, _, _, coarse = self.backbone.all_levels(x)
         fine = self.fine(torch.cat([finest, fine], 1))
         wide = F.interpolate(self.pyramid(coarse), fine.shape[2:], mode="bilinear", align_corners=False)
-        logits = self.rows(self.merge(torch.cat([wide, fine], 1)))
-        logits = F.interpolate(logits, scale_factor=4.0, mode="bilinear", align_corners=False)
-        return logits[:, :, : x.shape[2], : x.shape[3]]
+        return self.rows(self.merge(torch.cat([wide, fine], 1)))
 
 
 def _convolution(channels: int, width: int, side: int, groups: int = 1) -> nn.Sequential:

@@ -22,7 +22,7 @@ from pixaff.io.checkpoints import read_metadata, read_state_dict, write_state_di
 from pixaff.io.records import entry, parse_json, read_json
 from pixaff.models.base import SegNetwork
 from pixaff.models.bundle import EMBEDDED, embedded_folder
-from pixaff.models.loading import load_state, ready
+from pixaff.models.loading import WithoutInitialValues, load_state, ready
 from pixaff.models.model_folder import CAM, RECORD, SEG
 from pixaff.models.registry import create_seg_network
 from pixaff.settings import SegSettings
@@ -79,7 +79,8 @@ def load_segmentation(model: str | Path | None = None, device: torch.device | st
             )
         settings = _replaced(settings, found.get(PART, {}), record)
     try:
-        network = create_seg_network(name, len(classes))
+        with WithoutInitialValues():
+            network = create_seg_network(name, len(classes))
     except UsageError as error:
         raise CheckpointError(f"{weights}: {error.message}", error.hint) from None
     load_state(network, read_state_dict(weights), weights)

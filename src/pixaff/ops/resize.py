@@ -21,6 +21,26 @@ def resize_scores(scores: Tensor, size: tuple[int, int]) -> Tensor:
     return F.interpolate(scores[None], size, mode="bilinear", align_corners=False)[0]
 
 
+def enlarged_cells(scores: Tensor, cell: int, size: tuple[int, int]) -> Tensor:
+    """Scores (B, C, h, w) of cells of an image (H, W), whose last cells may reach beyond it -> (B, C, H, W)."""
+    if cell == 1:
+        return scores
+    wide = F.interpolate(scores, scale_factor=float(cell), mode="bilinear", align_corners=False)
+    return wide[:, :, : size[0], : size[1]]
+
+
+def rows_that_may_show(scores: Tensor) -> list[int]:
+    """The rows that can have the largest score somewhere once the scores (C, h, w) are enlarged.
+
+    A score between cells is a mean of theirs. So a row that another one exceeds in every cell is nowhere the largest.
+    """
+    count = len(scores)
+    seen = torch.bincount(best_value(scores, range(count)).flatten(), minlength=count)
+    leaders = scores[seen.nonzero().flatten()]
+    hidden = (leaders[:, None] > scores[None]).flatten(2).all(2).any(0)
+    return (~hidden).nonzero().flatten().tolist()
+
+
 def mask_at_size(scores: Tensor, values: Sequence[int], size: tuple[int, int]) -> NDArray[np.uint8]:
     """The value of the largest score at each pixel of a larger size.
 
@@ -39,6 +59,8 @@ def mask_at_size(scores: Tensor, values: Sequence[int], size: tuple[int, int]) -
     count, height, width = scores.shape
     if (height, width) == tuple(size):
         return best_value(scores, values).numpy()
+    if count * size[0] * size[1] <= BAND:
+        return best_value(resize_scores(scores, size), values).numpy()
     mask = np.empty(size, np.uint8)
     # Where each row of the mask is between two rows of the scores.
     place = ((torch.arange(size[0], dtype=torch.float64) + 0.5) * height / size[0] - 0.5).clamp(0, height - 1)
