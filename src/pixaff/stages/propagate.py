@@ -235,7 +235,8 @@ def propagate(
         facts: dict[str, Any] = result.to_dict() if isinstance(source, Packed) else {"classes": list(result.classes)}
         if result.classes and not result.mask.any():
             which = "its labels" if labelled else "its classes"
-            facts["warning"] = f"{shortened(address_of(path))}: the mask shows none of {which} ({', '.join(result.classes)})"
+            words = f"the mask shows none of {which} ({', '.join(result.classes)})"
+            facts["warning"] = f"{shortened(address_of(path))}: {words}"
         return facts
 
     def work(todo: Sequence[Path]) -> Generator[tuple[Path, Outcome], None, None]:
