@@ -40,11 +40,12 @@ def test_comments_are_true(session: dict[str, Any]) -> None:
     assert set(result.mask.flat) == {0, 8}
     assert (session["other"].settings.alpha, session["other"].classes[7]) == (4.0, "cat")
     assert person.classes == ("person",)
-    assert 0.9 <= person.probabilities["person"] < 1
+    assert 0.9 <= person.probabilities["person"] <= 1
     assert session["nothing"].mask.max() == 0
     assert session["refined"].classes == ("cat",)
     assert session["seen"] == ["settings", "begin", "done", "end"]
-    assert (file.classes.tolist(), file.cams.shape, session["walked"].shape) == ([8], (1, 170, 256), (2, 22, 32))
+    assert (file.classes.tolist(), file.cams.shape, session["walked"].shape) == ([8], (1, 170, 256), (2, 44, 64))
+    assert session["boundaries"].edge.shape == (44, 64)
     assert session["posterior"].shape == (2, 170, 256)
 
 

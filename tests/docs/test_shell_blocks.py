@@ -118,7 +118,7 @@ def run(line: str) -> None:
 
 def use_voc_toy(monkeypatch: pytest.MonkeyPatch) -> None:
     use_tiny(monkeypatch)
-    toy_bundle.use_toy(monkeypatch, replace(toy_bundle.toy_bundle(), cam=VocCam(), classes=VOC_CLASSES))
+    toy_bundle.use_toy(monkeypatch, replace(toy_bundle.toy_bundle(walk="irn"), cam=VocCam(), classes=VOC_CLASSES))
 
 
 @pytest.fixture(scope="module")

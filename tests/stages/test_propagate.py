@@ -225,9 +225,9 @@ def test_every_setting_that_decides_masks_can_be_replaced(photos, monkeypatch, n
     spy("load_image", prediction)
     for called in ("normalized_cams", "_scores_to_walk", "pair_affinity", "random_walk", "refine_labels"):
         spy(called)
-    predicted = Predictor._predicted
+    present = Predictor._present
     monkeypatch.setattr(
-        Predictor, "_predicted", lambda self, *given: got.update(labels=self.settings) or predicted(self, *given)
+        Predictor, "_present", lambda self, *given: got.update(labels=self.settings) or present(self, *given)
     )
     of_irn = {"walk", "background", "boundary_beta"}  # see test_propagate_irn.py
     assert set(OVERRIDES) | of_irn == set(options_of(Settings, "propagate"))
