@@ -74,7 +74,8 @@ def own_cam(model: pixaff.Predictor) -> Image.Image:
     result = model.replace(alpha=8)(PHOTOS / "chelsea.jpg", cams={"cat": blob})
     size = result.image.shape[:2]
     cam = resize_scores(torch.from_numpy(blob)[None].float(), size)[0].numpy()
-    walked = upsample_scores(torch.from_numpy(result.walked[:2]), size)[1].numpy()
+    large = upsample_scores(torch.from_numpy(result.walked[:2]), result.walked_size, model.stride)
+    walked = resize_scores(large, size)[1].numpy()
     less = model.replace(alpha=1)(PHOTOS / "chelsea.jpg", cams={"cat": blob})
     pictures = [heatmap(result.image, cam), heatmap(result.image, walked)]
     pictures += [np.asarray(each.overlay()) for each in (less, result)]

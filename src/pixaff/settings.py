@@ -28,6 +28,7 @@ HYPER_PARAMETERS = (
     "radius",
     "steps",
     "borders",
+    "final_crf",
 )
 """Fields that belong to the method rather than to the networks: a preset lends these to another model."""
 
@@ -137,13 +138,11 @@ class Settings:
         at_most=64,
         commands=WALK,
     )
-    steps: int = option(
-        64, "Number of steps of the random walk; in the walk psa, 256 is usual.", "T", at_least=0, commands=WALK
-    )
+    steps: int = option(256, "Number of steps of the random walk.", "T", at_least=0, commands=WALK)
     borders: Literal["full", "published"] = option(
         "full", "Neighbourhood of cells near the border: complete, or as in the published code.", commands=WALK
     )
-    final_crf: bool = option(True, "Refine the masks with a dense CRF after the walk.", commands=WALK)
+    final_crf: bool = option(False, "Refine the masks with a dense CRF after the walk.", commands=WALK)
 
     def __post_init__(self) -> None:
         check_options(self)

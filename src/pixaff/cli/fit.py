@@ -126,8 +126,7 @@ def fit(
     Run the same command again to continue a stopped run. With other options, such as --alpha, it makes again what
     depends on them; with a few more photos or other labels, the trainings continue from the earlier weights. DIR
     becomes a model: pixaff propagate --model DIR. Settings that are not given are the preset's, the defaults below
-    those of lite; but with the method psa the walk takes 256 steps, and alpha and the alphas of the CRF are chosen to
-    suit the model's own CAMs.
+    those of lite; but with the method psa, alpha and the alphas of the CRF are chosen to suit the model's own CAMs.
     Hyper-parameters of the trainings are those of each network's own recipe.
     """
     from pixaff.models.registry import preset_settings, settings_of_network

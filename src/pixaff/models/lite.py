@@ -423,7 +423,7 @@ FAMILY = Family(
         backbone_lr_scale=0.0,
         precision="fp32",
     ),
-    presets={"lite": Settings(), "lite-psa": Settings(walk="psa", steps=256)},
+    presets={"lite": Settings(), "lite-psa": Settings(walk="psa", final_crf=True)},
     shipped=True,
 )
 

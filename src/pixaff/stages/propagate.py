@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pixaff.errors import UsageError, shortened
+from pixaff.io.addresses import address_of
 from pixaff.io.cams import find_cams, read_cams
 from pixaff.io.images import write_picture
 from pixaff.io.instances import FOLDER as INSTANCES
@@ -234,7 +235,8 @@ def propagate(
         facts: dict[str, Any] = result.to_dict() if isinstance(source, Packed) else {"classes": list(result.classes)}
         if result.classes and not result.mask.any():
             which = "its labels" if labelled else "its classes"
-            facts["warning"] = f"{shortened(path)}: the mask shows none of {which} ({', '.join(result.classes)})"
+            words = f"the mask shows none of {which} ({', '.join(result.classes)})"
+            facts["warning"] = f"{shortened(address_of(path))}: {words}"
         return facts
 
     def work(todo: Sequence[Path]) -> Generator[tuple[Path, Outcome], None, None]:

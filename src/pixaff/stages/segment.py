@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pixaff.errors import shortened
+from pixaff.io.addresses import address_of
 from pixaff.io.images import write_picture
 from pixaff.io.sources import Packed, Source
 from pixaff.model_options import ModelOptions
@@ -160,7 +161,7 @@ def segment(
         facts: dict[str, Any] = result.to_dict() if isinstance(source, Packed) else {"classes": list(result.classes)}
         if labelled and result.classes and not result.mask.any():
             words = f"the mask shows none of its labels ({', '.join(result.classes)})"
-            facts["warning"] = f"{shortened(path)}: {words}"
+            facts["warning"] = f"{shortened(address_of(path))}: {words}"
         return facts
 
     def compute(batch: list[Sample], spread: Spread) -> list[Segmentation]:
