@@ -33,11 +33,11 @@ if TYPE_CHECKING:
     from pixaff.segmenter import Segmenter as Segmenter
     from pixaff.settings import SegSettings as SegSettings
     from pixaff.settings import Settings as Settings
+    from pixaff.stages.batch.instance_evaluation import evaluate_instances as evaluate_instances
     from pixaff.stages.cam import cam as cam
     from pixaff.stages.crf import crf as crf
     from pixaff.stages.download_weights import download_weights as download_weights
     from pixaff.stages.evaluate import evaluate as evaluate
-    from pixaff.stages.evaluate import evaluate_instances as evaluate_instances
     from pixaff.stages.export import export as export
     from pixaff.stages.export_onnx import export_onnx as export_onnx
     from pixaff.stages.fit import fit as fit
@@ -66,7 +66,7 @@ _HOMES = {
     "crf": "pixaff.stages.crf",
     "download_weights": "pixaff.stages.download_weights",
     "evaluate": "pixaff.stages.evaluate",
-    "evaluate_instances": "pixaff.stages.evaluate",
+    "evaluate_instances": "pixaff.stages.batch.instance_evaluation",
     "export": "pixaff.stages.export",
     "export_onnx": "pixaff.stages.export_onnx",
     "fetch_weights": "pixaff.published",

@@ -14,7 +14,7 @@ from pixaff.cli.app import app
 from pixaff.errors import FormatError, UsageError
 from pixaff.io.instances import read_instances, write_instances, write_whole
 from pixaff.io.masks import write_mask
-from pixaff.stages.evaluate import evaluate_instances
+from pixaff.stages.batch.instance_evaluation import evaluate_instances
 from pixaff.stages.export import export
 from pixaff.stages.propagate import propagate
 

@@ -16,8 +16,9 @@ from pixaff.errors import UsageError, counted
 from pixaff.run_options import RunOptions
 
 if TYPE_CHECKING:
+    from pixaff.stages.batch.instance_evaluation import InstanceEvaluation
     from pixaff.stages.batch.instance_precision import Precision
-    from pixaff.stages.evaluate import Evaluation, InstanceEvaluation, Score
+    from pixaff.stages.evaluate import Evaluation, Score
 
 
 @options.options_from(ConsoleOptions, into="say")
