@@ -32,6 +32,7 @@ AFFINITY = CAM.replace(epochs=6)
 SETTINGS = Settings(
     scales=(1.0,),
     size=96,
+    walk="psa",
     seed_low=2.0,
     seed_high=6.0,
     crf_low=2.0,

@@ -28,7 +28,17 @@ from pixaff.stages.training.metrics import read_records
 
 RECIPE = Recipe(epochs=24, batch_size=4, lr=5e-3, optimizer="adamw", precision="fp32", resize=(60, 96), crop=96)
 SETTINGS = Settings(
-    scales=(1.0,), size=96, seed_low=2, seed_high=6, crf_low=2, crf_high=6, alpha=3, beta=8, steps=1, final_crf=False
+    scales=(1.0,),
+    size=96,
+    walk="psa",
+    seed_low=2,
+    seed_high=6,
+    crf_low=2,
+    crf_high=6,
+    alpha=3,
+    beta=8,
+    steps=1,
+    final_crf=False,
 )
 FAST: dict[str, Any] = {
     "settings": SETTINGS,

@@ -26,7 +26,9 @@ from pixaff.stages.training.folder import Trained
 from pixaff.stages.training.pixel_labels import match_masks, scores_of
 
 RECIPE = Recipe(epochs=1, batch_size=2, lr=5e-3, optimizer="adamw", precision="fp32", resize=(60, 110), crop=96)
-SETTINGS = Settings(scales=(1.0,), size=96, crf_low=2.0, crf_high=6.0, alpha=3.0, beta=8.0, steps=16, final_crf=False)
+SETTINGS = Settings(
+    scales=(1.0,), size=96, walk="psa", crf_low=2.0, crf_high=6.0, alpha=3.0, beta=8.0, steps=16, final_crf=False
+)
 
 
 @pytest.fixture(autouse=True)

@@ -25,7 +25,7 @@ CAM = Recipe(epochs=12, batch_size=4, lr=5e-3, optimizer="adamw", precision="fp3
 SETTINGS = Settings(scales=(1.0,), size=96, seed_low=2.0, seed_high=6.0, beta=8.0, steps=16, final_crf=False)
 FAST = {
     "settings": SETTINGS, "cam_recipe": CAM, "head_recipe": CAM, "affinity_recipe": CAM.replace(epochs=3),
-    "device": "cpu", "workers": 1, "classes": CLASSES,
+    "method": "psa", "device": "cpu", "workers": 1, "classes": CLASSES,
 }  # fmt: skip
 
 
