@@ -26,7 +26,7 @@ LAYERS = (
     {"viz", "weights"},
     {"models"},
     {"published"},
-    {"prediction"},
+    {"prediction", "samples"},
     {"predictor"},
     {"segmenter"},
     {"loaders"},

@@ -29,7 +29,8 @@ from pixaff.ops.affinity import pair_affinity
 from pixaff.ops.neighbours import offsets
 from pixaff.ops.powers import background_powers
 from pixaff.prediction import masks_at, probabilities
-from pixaff.predictor import Predictor, Sample, _scores_to_walk, fitted_cams
+from pixaff.predictor import Predictor, _scores_to_walk
+from pixaff.samples import Sample, fitted_cams
 from pixaff.settings import Settings
 from pixaff.stages.cam import cam
 from pixaff.stages.propagate import propagate

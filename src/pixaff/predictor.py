@@ -10,7 +10,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar, overload
 
@@ -42,15 +41,12 @@ from pixaff.ops.instances import (
 from pixaff.ops.resize import resize_scores
 from pixaff.ops.walk import cell_scores, random_walk
 from pixaff.prediction import STRIDE, ImageLike, Instances, Prediction, image_within, probabilities
+from pixaff.samples import CamsLike, LabelsLike, Sample, fitted_cams
 from pixaff.settings import Settings
 
 FINE = 4
 """The same of the walk by class boundaries alone."""
 
-LabelsLike = Sequence[str | int]
-"""Classes of one image, by name or 0-based index; an empty sequence says that it shows none."""
-CamsLike = CamFile | Mapping[str | int, Any]
-"""CAMs of one image: as `Predictor.cams` returns them, or floats (h,w) in 0..1 by class name or 0-based index."""
 
 Result = TypeVar("Result")
 N = TypeVar("N", bound=Network)
@@ -502,7 +498,7 @@ class Predictor:
     def _seen(self, sample: Sample, displacement: bool) -> tuple[_Cams, Boundaries]:
         """CAMs, also at stride 4, and boundaries: of one pass of the networks if one is enough for both.
 
-        The displacements are empty if they are not wanted and nothing is saved by making them.
+        The displacements are empty if they are not wanted and one pass is enough.
         """
         size = (sample.image.shape[0], sample.image.shape[1])
         part = self._in_one_pass(displacement) if sample.cams is None else ""
@@ -676,28 +672,6 @@ class Predictor:
         return next(network for network in networks if network is not None)
 
 
-@dataclass(frozen=True, eq=False)
-class Sample:
-    """A decoded image, with its labels or CAMs if they are given.
-
-    Attributes:
-        image: uint8 (h, w, 3), at the working size.
-        size: (H, W) of the image as given, upright.
-        labels: 0-based classes, ascending; () if it shows none, None to have them predicted.
-        cams: CAMs to refine instead of the model's own.
-    """
-
-    image: NDArray[np.uint8]
-    size: tuple[int, int]
-    labels: tuple[int, ...] | None = None
-    cams: CamFile | None = None
-
-    @property
-    def shows_none(self) -> bool:
-        """Whether it is known that the image shows no class: its mask is background."""
-        return self.labels == () or (self.labels is None and self.cams is not None and not len(self.cams.classes))
-
-
 class _Cams(NamedTuple):
     """CAMs of an image: 0-based classes in ascending order, CAMs float32 (C,h,w) at the working size, the probabilities
     of predicted labels, and the CAMs at stride 4."""
@@ -715,27 +689,6 @@ class _Begun(NamedTuple):
     found: Boundaries | None
     start: Tensor
     affinity: Tensor
-
-
-def fitted_cams(file: CamFile, sample: Sample, device: torch.device) -> tuple[tuple[int, ...], Tensor]:
-    """Given CAMs at the working size of the image; for a labelled image only those of its labels."""
-    size = (sample.image.shape[0], sample.image.shape[1])
-    if sample.labels == () or (sample.labels is None and not len(file.classes)):
-        return (), torch.zeros(0, *size, device=device)
-    if 0 in file.classes:
-        raise FormatError("found a row for the background, expected CAMs", "these look like CRF posteriors")
-    if file.lies_on_its_side(sample.size):
-        raise FormatError(
-            f"found CAMs of a photo of {file.size[0]} x {file.size[1]} pixels, expected {sample.size[0]} x "
-            f"{sample.size[1]}: they lie on their side",
-            "the program that made them ignored the EXIF orientation of the photo",
-        )
-    wanted = None if sample.labels is None else {index + 1 for index in sample.labels}
-    rows = [i for i in np.argsort(file.classes) if wanted is None or file.classes[i] in wanted]
-    if not rows:
-        raise FormatError("found CAMs of none of the photo's labels")
-    maps = torch.from_numpy(file.cams[rows]).to(device)
-    return tuple(int(file.classes[i]) - 1 for i in rows), resize_scores(maps, size)
 
 
 def _by_part(

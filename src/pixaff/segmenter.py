@@ -25,7 +25,7 @@ from pixaff.models.inference import TRIAL_SIZE, onnx_networks
 from pixaff.ops.crf import refine_labels
 from pixaff.ops.resize import best_value, enlarged_cells, resize_scores, rows_that_may_show
 from pixaff.prediction import ImageLike, Segmentation, image_within
-from pixaff.predictor import LabelsLike, Sample
+from pixaff.samples import LabelsLike, Sample
 from pixaff.settings import SegSettings
 
 

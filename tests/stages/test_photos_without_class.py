@@ -11,7 +11,7 @@ from PIL import Image
 
 from pixaff.errors import FormatError
 from pixaff.io.cams import CamFile
-from pixaff.predictor import Sample, fitted_cams
+from pixaff.samples import Sample, fitted_cams
 
 GREY = np.full((16, 24, 3), 128, np.uint8)
 CPU = torch.device("cpu")

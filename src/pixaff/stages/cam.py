@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
     from pixaff.keywords import CamKeywords
-    from pixaff.predictor import Sample
+    from pixaff.samples import Sample
     from pixaff.stages.batch.executors import Spread
 
 COMMAND = "cam"

@@ -181,7 +181,7 @@ def _posteriors(
 
     from pixaff.ops.cam import with_background
     from pixaff.ops.crf import dense_crf
-    from pixaff.predictor import Sample, fitted_cams
+    from pixaff.samples import Sample, fitted_cams
 
     file = read_cams(find_cams(cams, names.key(photo)))
     image, size = load_image(photo, settings.size, settings.enlarge_below)
@@ -209,7 +209,7 @@ def _confident_labels(
 
     from pixaff.io.masks import write_mask
     from pixaff.ops.labels import confident_label_map
-    from pixaff.predictor import Sample, fitted_cams
+    from pixaff.samples import Sample, fitted_cams
 
     file = read_cams(find_cams(cams, names.key(photo)))
     image, size = load_image(photo, settings.size, settings.enlarge_below)

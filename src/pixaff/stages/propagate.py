@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
     from pixaff.keywords import PropagateKeywords
     from pixaff.prediction import Prediction
-    from pixaff.predictor import Sample
+    from pixaff.samples import Sample
     from pixaff.stages.batch.executors import Spread
 
 COMMAND = "propagate"

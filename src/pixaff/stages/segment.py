@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from pixaff.keywords import SegmentKeywords
     from pixaff.prediction import Segmentation
-    from pixaff.predictor import Sample
+    from pixaff.samples import Sample
     from pixaff.stages.batch.executors import Spread
 
 COMMAND = "segment"

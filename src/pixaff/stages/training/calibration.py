@@ -26,7 +26,8 @@ from pixaff.ops.resize import resize_scores
 from pixaff.ops.walk import cell_scores, random_walk
 from pixaff.options import unknown_option
 from pixaff.prediction import STRIDE
-from pixaff.predictor import Predictor, Sample
+from pixaff.predictor import Predictor
+from pixaff.samples import Sample
 from pixaff.settings import Settings
 from pixaff.stages.batch.naming import naming_of
 from pixaff.stages.training.folder import digest

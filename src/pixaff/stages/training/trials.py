@@ -20,8 +20,9 @@ from pixaff.io.images import load_image
 from pixaff.models.base import AffinityNetwork, BoundaryNetwork, CamNetwork, Network
 from pixaff.ops.cam import with_background
 from pixaff.ops.crf import dense_crf
-from pixaff.predictor import Predictor, Sample
+from pixaff.predictor import Predictor
 from pixaff.recipe import Recipe
+from pixaff.samples import Sample
 from pixaff.stages.batch.executors import default_workers
 from pixaff.stages.training.datasets import CELL
 from pixaff.stages.training.loop import LossFn
