@@ -6,11 +6,11 @@
 The published way is that of PSA, with the CAM network and the AffinityNet of `lite`: it takes one image, one scale and
 one mirror image at a time, enlarges the maps of all 20 classes and squares a dense transition matrix; it reads before
 and writes after computing. `lite` as shipped walks within class boundaries instead, as IRN does; IRN's published way
-squares a matrix of 16 times the size, which takes minutes a photo: it is timed once, and only if asked for. The dense
-CRF that `lite` ends with is no part of either and left out of the comparison; the row "pixaff, as shipped" has it.
-Labels are given. The photos are taken again and again under new names until there are enough. Rows without an engine's
-name are those of the default, ONNX Runtime where it is installed. Ratios of processor seconds stand beside those of the
-wall clock, since other programs on the machine change them less.
+squares a matrix of 16 times the size, which takes minutes a photo: it is timed once, and only if asked for. A dense CRF
+after the walk is no part of either. Labels are given. The photos are taken again and again under new names until there
+are enough; take photos of one size, as few of them go the published way. Rows without an engine's name are those of the
+default, ONNX Runtime where it is installed. Ratios of processor seconds stand beside those of the wall clock, since
+other programs on the machine change them less.
 """
 
 from __future__ import annotations
@@ -129,7 +129,9 @@ def compare(source: Path, images: int, baseline: int, repeats: int) -> tuple[Row
         predictor = plain_predictor(preset="lite-psa", borders="published")
         some = find_images(photos)[:baseline]
 
-        def ours(crf: bool, inference: InferenceName, preset: str | None = None) -> Callable[[], None]:
+        def ours(
+            inference: InferenceName = "auto", crf: bool | None = None, preset: str | None = None
+        ) -> Callable[[], None]:
             def work() -> None:
                 out, labels = folder / "out", folder / "labels.csv"
                 done = propagate(
@@ -141,13 +143,12 @@ def compare(source: Path, images: int, baseline: int, repeats: int) -> tuple[Row
 
         works = {
             "published way": lambda: published_way(predictor, some, folder / "published"),
-            "pixaff, no CRF, PyTorch": ours(False, "torch"),
-            "pixaff, no CRF": ours(False, "auto"),
-            "pixaff, no CRF, lite-psa": ours(False, "auto", "lite-psa"),
-            "pixaff, as shipped, PyTorch": ours(True, "torch"),
-            "pixaff, as shipped": ours(True, "auto"),
-            "pixaff, no CRF, int8": ours(False, "int8"),
-            "pixaff, int8": ours(True, "int8"),
+            "pixaff, as shipped": ours(),
+            "pixaff, PyTorch": ours("torch"),
+            "pixaff, int8": ours("int8"),
+            "pixaff, with CRF": ours(crf=True),
+            "pixaff, lite-psa, no CRF": ours(crf=False, preset="lite-psa"),
+            "pixaff, lite-psa": ours(preset="lite-psa"),
         }
         for work in works.values():
             work()
