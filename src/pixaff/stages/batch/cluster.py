@@ -170,7 +170,8 @@ def connected(address: str, size: int = 0) -> Iterator[None]:
         raise
     except Exception as error:  # Ray's own have no common base here: ConnectionError, RuntimeError, ValueError, ...
         ray.shutdown()
-        hint = "start it with: ray start --head" if address == "ray" else "is it HOST:10001 of the head node?"
+        token = "is it HOST:10001 of the head node? clusters of Ray 2.60 want RAY_AUTH_MODE=token and the head's token"
+        hint = "start it with: ray start --head" if address == "ray" else token
         raise PixaffError(f"cannot reach the Ray cluster {shortened(address)}: {_reason(error)}", hint) from error
     # Ray prints what happens to workers on standard output, which belongs to the data.
     inner: Any = importlib.import_module("ray._private.worker")
