@@ -20,7 +20,8 @@ ALPHA = 2.0
 
 
 def scores_of(number: int) -> ScoreFile:
-    """Round objects, further apart and surer with the number; the second class is in every other photo."""
+    """Round objects, further apart and surer with the number; the second class is in every other photo. The cells of
+    the first two have 8 pixels, those of the others 4."""
     rows, columns = np.mgrid[: SIZE[0], : SIZE[1]]
 
     def blob(y: float, x: float) -> np.ndarray:
@@ -28,8 +29,10 @@ def scores_of(number: int) -> ScoreFile:
 
     maps = np.stack([blob(40, 40 + 4 * number), blob(56, 90)][: 1 + number % 2])
 
+    side = 8 if number < 2 else 4
+
     def cells(plane: np.ndarray) -> np.ndarray:
-        return plane.reshape(SIZE[0] // 8, 8, SIZE[1] // 8, 8).mean((1, 3)).astype(np.float32)
+        return plane.reshape(SIZE[0] // side, side, SIZE[1] // side, side).mean((1, 3)).astype(np.float32)
 
     powers = np.array(background_powers())
     background = np.stack([cells((1 - maps.max(0)) ** power) for power in powers])

@@ -26,15 +26,16 @@ def test_planes_come_back() -> None:
     assert np.array_equal(unpacked(pack_planes([planes[0, :1]]), (1, 1, 5)), planes[:1, :1])
 
 
-@pytest.mark.parametrize("count", [0, 2])
-def test_scores_come_back_at_every_alpha(count: int) -> None:
+@pytest.mark.parametrize(("count", "cell"), [(0, 8), (2, 8), (2, 4)])
+def test_scores_come_back_at_every_alpha(count: int, cell: int) -> None:
     rng = np.random.default_rng(1)
     powers = np.array(background_powers())
     top = rng.random((6, 9))
     background = ((1 - top) ** powers[:, None, None]).astype(np.float32)
     scores = rng.random((count, 6, 9)).astype(np.float32)
-    file = ScoreFile(np.arange(1, count + 1), scores, powers, background, 4.0, (48, 72), (48, 72))
+    file = ScoreFile(np.arange(1, count + 1), scores, powers, background, 4.0, (6 * cell, 9 * cell), (48, 72))
     packed = pack_scores(file)
+    assert packed["cell"] == cell
     planes = unpacked(packed["planes"], (len(packed["low"]), 6, 9))
     low, high = (np.array(packed[name])[:, None, None] for name in ("low", "high"))
     values = low + (high - low) / 255 * planes

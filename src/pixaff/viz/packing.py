@@ -36,9 +36,10 @@ def pack_scores(file: ScoreFile) -> dict[str, Any]:
     """What `report.js` needs of a score file to make the mask at any alpha.
 
     Returns:
-        ``classes``; ``grid`` (h, w) and ``walked`` (H, W); ``powers``; ``mix``, a row of factors for each power, with
-        which the first planes sum to the background at that power; ``low`` and ``high``, the scores that the bytes 0
-        and 255 of each plane stand for; ``planes``, packed: those of the background, then one for each class.
+        ``classes``; ``grid`` (h, w) and ``walked`` (H, W); ``cell``, the side of a cell in pixels; ``powers``; ``mix``, a
+        row of factors for each power, with which the first planes sum to the background at that power; ``low`` and
+        ``high``, the scores that the bytes 0 and 255 of each plane stand for; ``planes``, packed: those of the
+        background, then one for each class.
     """
     height, width = file.scores.shape[1:]
     background = file.background.reshape(len(file.powers), height * width)
@@ -55,6 +56,7 @@ def pack_scores(file: ScoreFile) -> dict[str, Any]:
         "classes": file.classes.tolist(),
         "grid": [height, width],
         "walked": list(file.walked_size),
+        "cell": file.cell,
         "powers": file.powers.tolist(),
         "mix": [[round(float(factor), 6) for factor in row] for row in mix],
         "low": [round(float(value), 6) for value in low],

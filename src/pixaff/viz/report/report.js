@@ -111,11 +111,11 @@ function powerWeights(powers, alpha) {
   return at.map((mine) => at.reduce((product, other) => (other === mine ? product : (product * (x - other)) / (mine - other)), 1));
 }
 
-// Where the middles of `count` pixels lie between cells of 8 pixels of a photo of `pixels`: the first cell, and the share of the next.
-function places(count, pixels, cells) {
+// Where the middles of `count` pixels lie between cells of `side` pixels of a photo of `pixels`: the first cell, and the share of the next.
+function places(count, pixels, cells, side) {
   const first = new Int32Array(count), share = new Float32Array(count);
   for (let i = 0; i < count; i++) {
-    const place = Math.min(Math.max((((i + 0.5) * pixels) / count) / 8 - 0.5, 0), cells - 1);
+    const place = Math.min(Math.max((((i + 0.5) * pixels) / count) / side - 0.5, 0), cells - 1);
     first[i] = Math.min(Math.floor(place), Math.max(cells - 2, 0));
     share[i] = place - first[i];
   }
@@ -132,7 +132,7 @@ function maskAt(scores, alpha, width, height) {
     for (let at = 0; at < background.length; at++) background[at] += factor * plane[at];
   }
   const planes = [background, ...scores.values.slice(count)], values = [0, ...scores.classes];
-  const [top, down] = places(height, scores.walked[0], rows), [left, right] = places(width, scores.walked[1], columns);
+  const [top, down] = places(height, scores.walked[0], rows, scores.cell), [left, right] = places(width, scores.walked[1], columns, scores.cell);
   const mask = new Uint8Array(width * height), best = new Float32Array(width), row = new Float32Array(columns);
   for (let y = 0; y < height; y++) {
     const above = top[y] * columns, below = Math.min(top[y] + 1, rows - 1) * columns, line = y * width;
