@@ -36,8 +36,8 @@ def pack_scores(file: ScoreFile) -> dict[str, Any]:
     """What `report.js` needs of a score file to make the mask at any alpha.
 
     Returns:
-        ``classes``; ``grid`` (h, w) and ``walked`` (H, W); ``cell``, the side of a cell in pixels; ``powers``; ``mix``, a
-        row of factors for each power, with which the first planes sum to the background at that power; ``low`` and
+        ``classes``; ``grid`` (h, w) and ``walked`` (H, W); ``cell``, the side of a cell in pixels; ``powers``; ``mix``,
+        a row of factors for each power, with which the first planes sum to the background at that power; ``low`` and
         ``high``, the scores that the bytes 0 and 255 of each plane stand for; ``planes``, packed: those of the
         background, then one for each class.
     """
