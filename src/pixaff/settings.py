@@ -142,7 +142,11 @@ class Settings:
     borders: Literal["full", "published"] = option(
         "full", "Neighbourhood of cells near the border: complete, or as in the published code.", commands=WALK
     )
-    final_crf: bool = option(False, "Refine the masks with a dense CRF after the walk.", commands=WALK)
+    final_crf: bool = option(
+        False,
+        "Refine the masks with a dense CRF after the walk: outlines follow the edges of the photo.",
+        commands=WALK,
+    )
 
     def __post_init__(self) -> None:
         check_options(self)
