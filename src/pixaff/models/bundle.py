@@ -212,9 +212,7 @@ def shipped_weights(network: str) -> Path | None:
     if part == "seg":
         own = embedded_folder() / SEG
         return own if own.is_file() else embedded_folder() / CAM  # which has the same backbone
-    own = embedded_folder() / FILES[part]
-    # The boundary network works on the backbone of the AffinityNet.
-    return embedded_folder() / AFFINITY if part == "irn" and not own.is_file() else own
+    return embedded_folder() / FILES[part]
 
 
 def _preset_with_networks(model: str | Path | None, preset: str | None, weights: Weights) -> Settings | None:
