@@ -136,7 +136,7 @@ class Settings:
     )
     radius: int = option(
         5,
-        "Radius of the neighbourhood of a cell, in cells of 4 pixels (8 in the walks psa and both).",
+        "Radius of the neighbourhood of a cell, in cells: of 8 pixels in the walks psa and both, of 4 in the walk irn.",
         "R",
         at_least=2,
         at_most=64,

@@ -31,7 +31,7 @@ from pixaff.stages.batch.record import NAME, holds_outputs, read_own_record, rea
 from pixaff.stages.batch.shards import add_up, without_output
 
 _LABEL_SUFFIXES = frozenset((".csv", ".tsv", ".json", ".jsonl", ".xml", ".parquet", ".yaml", ".yml"))
-PRESET_FACTS = ("cam", "affinity", "scales", "size", *HYPER_PARAMETERS)
+PRESET_FACTS = ("cam", "affinity", "irn", "scales", "size", *HYPER_PARAMETERS)
 """The facts about a preset that are listed."""
 
 
