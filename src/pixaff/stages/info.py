@@ -69,7 +69,7 @@ def info(
     if path.is_dir():
         return {"path": str(path), **_folder(path, recursive)}
     if not path.is_file():
-        raise UsageError(f"{path}: no such file or folder")
+        raise UsageError(f"{path}: no such file or folder", "check the path")
     return {"path": str(path), **_file(path, recursive)}
 
 

@@ -90,7 +90,7 @@ def match_masks(
         try:
             size, path = image_size(photo), files.get(nfc(result.names.key(photo)))
             if path is None:
-                return FormatError(f"{photo}: no mask in {folder}")
+                return FormatError(f"{photo}: no mask in {folder}", "a mask has the name of its photo")
             mask = read_mask(path, num_classes, colours)
             if mask.shape != size:
                 turned = mask.shape == size[::-1]
