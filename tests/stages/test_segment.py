@@ -57,7 +57,7 @@ def test_masks_skipping_and_record(photos: Path, run: Path, tmp_path: Path) -> N
         mask = Image.open(out / f"{Path(name).stem}.png")
         assert mask.mode == "P"
         assert np.array_equal(np.asarray(mask), segmenter(photos / name).mask)
-        assert (out / "overlays" / f"{Path(name).stem}.jpg").is_file()
+        assert Image.open(out / "overlays" / f"{Path(name).stem}.jpg").size == mask.size
     record = json.loads((out / "run.json").read_text())
     assert record["command"] == "segment"
     assert record["classes"] == list(CLASSES)

@@ -23,7 +23,7 @@ _NUMBERS = "pixel values must be class numbers: 0 background, 1..K classes, 255 
 
 
 def voc_palette() -> NDArray[np.uint8]:
-    """The colours of PASCAL VOC, uint8 (256, 3): row i for pixel value i; 0 is black, 255 (void) cream."""
+    """The colours of Pascal VOC, uint8 (256, 3): row i for pixel value i; 0 is black, 255 (void) cream."""
     return _palette().copy()
 
 
@@ -62,7 +62,7 @@ def mask_png(mask: NDArray[np.uint8]) -> bytes:
 
 
 def voc_colours(num_classes: int) -> dict[Colour, int]:
-    """Mask value by colour of PASCAL VOC's palette: of 0..num_classes, and 255 for its void, cream."""
+    """Mask value by colour of Pascal VOC's palette: of 0..num_classes, and 255 for its void, cream."""
     palette = _palette()
     return {_colour(palette[value]): value for value in (*range(num_classes + 1), VOID)}
 

@@ -63,7 +63,7 @@ def export(
         photos: The photos: a folder, a file, or several of these. Formats for trainers store them beside the masks, as
             upright JPEGs.
         listing: Image list; only its images are exported.
-        classes: Class list. Without it, the classes that the run recorded beside the masks, else PASCAL VOC's.
+        classes: Class list. Without it, the classes that the run recorded beside the masks, else Pascal VOC's.
         uncertain: Where the best propagated score leads the second best by less, 0..1, the mask becomes void (255). It
             needs the scores that ``propagate(..., save_scores=True)`` wrote into the folder of the masks.
         polygons: COCO: polygons in place of run lengths.

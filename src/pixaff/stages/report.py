@@ -39,7 +39,7 @@ def report(
             "photos" beside it, if there is one; else the masks are shown alone.
         ground_truth: Folder of masks NAME.png to compare with: 0 background, 1..K classes, 255 void.
         listing: Image list; only its images are shown.
-        classes: Class list. Without it, the classes that the run recorded beside the masks, else PASCAL VOC's.
+        classes: Class list. Without it, the classes that the run recorded beside the masks, else Pascal VOC's.
         void: Value of the ground truth that is not counted; default: 255.
         side: Long side of a photo on the page, in pixels, 64..2000; larger ones make the file larger.
         recursive: Also show the masks in subfolders, with photos and ground truth of the same paths.

@@ -57,7 +57,7 @@ def segment(
             file NAME.png.
         labels: "predict" allows all classes; a file or folder of labels restricts each mask to those of its photo.
         listing: Image list; only its images are used.
-        overlay: Also write ``out/overlays/NAME.jpg``.
+        overlay: Also write ``out/overlays/NAME.jpg``, as large as the photo, up to 2,000 pixels.
         run: How the run computes and to whom it reports, as one object; single ``options`` override it.
         **options: Fields of `pixaff.settings.SegSettings` (``scales``, ``flip``, ``size``, ``crf``), of
             `pixaff.model_options.ModelOptions` (``model``, ``precision``, ``engine``) and of
@@ -156,7 +156,7 @@ def segment(
         mask, *pictures = outputs(path)
         result.save(mask)
         for picture in pictures:
-            write_picture(picture, result.overlay(), quality=90)
+            write_picture(picture, result.overlay(source.open(path)), quality=90)
         place.send(*outputs(path))
         facts: dict[str, Any] = result.to_dict() if isinstance(source, Packed) else {"classes": list(result.classes)}
         if labelled and result.classes and not result.mask.any():

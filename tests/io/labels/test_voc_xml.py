@@ -37,7 +37,7 @@ def test_case_xml_without_object(tmp_path: Path) -> None:
     put(tmp_path / "meadow.xml", "")
     labels = read_labels(tmp_path, CLASSES)
     assert labels == {"horse": (0,)}
-    with pytest.raises(LabelsError, match=r"meadow\.xml: found an empty file \(expected a PASCAL VOC annotation"):
+    with pytest.raises(LabelsError, match=r"meadow\.xml: found an empty file \(expected a Pascal VOC annotation"):
         labels.of("meadow")
     assert not read_labels(tmp_path, CLASSES, ["horse"]).problems, "that of an image that was not asked for"
 

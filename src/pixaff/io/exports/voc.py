@@ -1,4 +1,4 @@
-"""The folders of PASCAL VOC's segmentation sets."""
+"""The folders of Pascal VOC's segmentation sets."""
 
 from __future__ import annotations
 

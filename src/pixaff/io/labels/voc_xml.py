@@ -1,4 +1,4 @@
-"""A folder of PASCAL VOC XML files, one per image: the labels are the names of its objects."""
+"""A folder of Pascal VOC XML files, one per image: the labels are the names of its objects."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pixaff.io.labels.wanted import Wanted
 from pixaff.io.regular import check_regular
 
 NAME = "Pascal VOC XML, a file an image"
-_EXPECTED = "expected a PASCAL VOC annotation: <annotation><object><name>cat</name></object></annotation>"
+_EXPECTED = "expected a Pascal VOC annotation: <annotation><object><name>cat</name></object></annotation>"
 
 
 def detect(path: Path) -> bool:
@@ -32,7 +32,7 @@ def read(path: Path, wanted: Wanted | None = None) -> Entries:
         files += [file for file in sorted(path.rglob("*.[xX][mM][lL]")) if file.parent != path and file.name[0] != "."]
     if not files:
         inner = path / "Annotations"
-        hint = f"did you mean {inner}?" if inner.is_dir() else "expected PASCAL VOC annotations"
+        hint = f"did you mean {inner}?" if inner.is_dir() else "expected Pascal VOC annotations"
         raise LabelsError(f"{path}: found no .xml file", hint)
     entries = Entries(wanted)
     for file in files:

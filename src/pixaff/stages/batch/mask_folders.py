@@ -19,7 +19,7 @@ def mask_classes(
     """Class names, and the mask values of their colours where these are known.
 
     Args:
-        path: A class list; without one, the names that the run recorded count, else those of PASCAL VOC.
+        path: A class list; without one, the names that the run recorded count, else those of Pascal VOC.
         record: The run's ``run.json``; empty where there is none.
     """
     if path is not None:
