@@ -45,7 +45,10 @@ from pixaff.samples import CamsLike, LabelsLike, Sample, fitted_cams
 from pixaff.settings import Settings
 
 FINE = 4
-"""The same of the walk by class boundaries alone."""
+"""Side in pixels of a cell of the walk by class boundaries alone; of the others it is `STRIDE`."""
+TOLERANCE = 1e-4
+"""Of the walk's scores. 5 of a million pixels get another label than with 1e-7 (40 training photos of VOC 2012), and
+the walk takes a tenth less time than with 1e-5."""
 
 
 Result = TypeVar("Result")
@@ -594,6 +597,7 @@ class Predictor:
             beta,
             settings.steps,
             settings.radius,
+            tol=TOLERANCE,
             borders=settings.borders,
             spread=spread,
         )
