@@ -1,12 +1,21 @@
-"""Make the pictures of docs/index.md, docs/how.md and docs/own-cams.md from examples/photos, with the embedded model.
+"""Make the pictures of the documentation from examples/photos, with the embedded model.
 
-python examples/docs_pictures.py docs/images
+    python examples/docs_pictures.py docs/images --tutorial DIR --browser
+
+DIR is a folder in which the first three steps of docs/tutorial.md were run, for photos.jpg and few.jpg; --browser makes
+those of the page, and needs selenium, Chromium and chromedriver. Without them, the other pictures are made.
 """
 
 from __future__ import annotations
 
 import argparse
+import io
+import os
+import shutil
+import tempfile
+import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,6 +30,7 @@ from pixaff.viz.overlay import heatmap, overlay
 from pixaff.viz.sheet import contact_sheet
 
 PHOTOS = Path(__file__).parent / "photos"
+LABELS = {"chelsea.jpg": ["cat"], "astronaut.jpg": ["person"], "grace_hopper.jpg": ["person"]}
 STEPS = (0, 1, 8, 64, 256)
 CELLS = ((12, 23), (34, 34), (4, 10))
 """Rows and columns of cells of astronaut.jpg: on her cheek, on her suit, on the flag."""
@@ -29,7 +39,7 @@ CELLS = ((12, 23), (34, 34), (4, 10))
 def photos_to_masks(model: pixaff.Predictor) -> Image.Image:
     """Each photo above its overlay, with predicted labels."""
     rows: list[list[NDArray[np.uint8]]] = [[], []]
-    for name in ("chelsea.jpg", "astronaut.jpg", "grace_hopper.jpg"):
+    for name in LABELS:
         result = model(PHOTOS / name)
         width = 240 * result.mask.shape[1] // result.mask.shape[0]
         photo = np.asarray(Image.open(PHOTOS / name).convert("RGB").resize((width, 240), Image.Resampling.LANCZOS))
@@ -41,7 +51,8 @@ def photos_to_masks(model: pixaff.Predictor) -> Image.Image:
 
 
 def spreading(model: pixaff.Predictor) -> Image.Image:
-    """Where the score of one cell goes, cell by cell; then the CAM of the class person, and its mask."""
+    """Where the score of one cell goes, cell by cell, by the AffinityNet; then the CAM of a person, and its mask."""
+    model = model.replace(walk="psa")
     photo = PHOTOS / "astronaut.jpg"
     file = model.cams(photo, labels=["person"])
     affinity = model.affinity(photo)
@@ -83,6 +94,75 @@ def own_cam(model: pixaff.Predictor) -> Image.Image:
     return grid([small[:2], small[2:]])
 
 
+def alphas(model: pixaff.Predictor) -> Image.Image:
+    """Two photos at three alphas."""
+    values, names = (0.25, 1.5, 16), ("chelsea.jpg", "astronaut.jpg")
+    models = [model.replace(alpha=alpha) for alpha in values]
+    rows = [[np.asarray(one(PHOTOS / name, LABELS[name]).overlay(PHOTOS / name)) for one in models] for name in names]
+    return contact_sheet(
+        rows, [f"--alpha {alpha:g}" for alpha in values], [Path(name).stem for name in names], cell=230
+    )
+
+
+def drawn(photos: Path) -> Image.Image:
+    """The first four photos of each class of the drawn set."""
+    names = ("ball", "box", "background")
+    rows = [[np.asarray(Image.open(photos / name / f"{name}{i}.jpg")) for i in range(1, 5)] for name in names]
+    return contact_sheet(rows, [""] * 4, names, cell=150)
+
+
+def few(photos: Path, run: Path) -> Image.Image:
+    """Photos of the drawn set, and their masks at three alphas by the model that was trained on it."""
+    values, names = (0.1, 0.25, 1.5), ("ball2", "box2", "ball4")
+    models = [pixaff.load(run, alpha=alpha, device="cpu") for alpha in values]
+    rows = []
+    for name in names:
+        photo, label = photos / name[:-1] / f"{name}.jpg", name[:-1]
+        masks = [np.asarray(one(photo, [label]).overlay(photo)) for one in models]
+        rows.append([np.asarray(Image.open(photo).convert("RGB")), *masks])
+    return contact_sheet(rows, ["photo", *(f"--alpha {alpha:g}" for alpha in values)], names, cell=200)
+
+
+def page() -> tuple[Image.Image, Image.Image]:
+    """The page of the three photos with given labels in Chromium: as it opens, and with the slider moved."""
+    from selenium import webdriver
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = shutil.which("chromium") or ""
+    for argument in ("--headless", "--no-sandbox", "--disable-gpu", "--window-size=1480,1080"):
+        options.add_argument(argument)
+    here = Path.cwd()
+    with tempfile.TemporaryDirectory() as place:
+        shutil.copytree(PHOTOS, Path(place, "photos"))
+        try:
+            os.chdir(place)  # the page shows a command with these paths
+            lines = "".join(f"{name},{';'.join(labels)}\n" for name, labels in LABELS.items())
+            Path("labels.csv").write_text(f"image,labels\n{lines}", encoding="utf-8")
+            pixaff.propagate("photos", "masks", labels="labels.csv", save_scores=True, device="cpu")
+            pixaff.report("masks", "report.html", photos="photos")
+        finally:
+            os.chdir(here)
+        driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(shutil.which("chromedriver")))
+        try:
+            driver.get(Path(place, "report.html").as_uri())
+            opened = _shown(driver)
+            driver.execute_script(
+                "const one = document.getElementById('alpha'); one.value = 105;"
+                "one.dispatchEvent(new Event('input', { bubbles: true }));"
+            )
+            return opened, _shown(driver)
+        finally:
+            driver.quit()
+
+
+def _shown(driver: Any) -> Image.Image:
+    """The window, without the scroll bar, 1,000 pixels wide."""
+    time.sleep(1)
+    window = Image.open(io.BytesIO(driver.get_screenshot_as_png())).convert("RGB")
+    window = window.crop((0, 0, window.width - 14, window.height))
+    return window.resize((1000, 1000 * window.height // window.width), Image.Resampling.LANCZOS)
+
+
 def grid(rows: list[list[NDArray[np.uint8]]], gap: int = 6) -> Image.Image:
     """Pictures side by side, on white; each row as wide as the others."""
     width = sum(picture.shape[1] + gap for picture in rows[0]) - gap
@@ -98,14 +178,33 @@ def grid(rows: list[list[NDArray[np.uint8]]], gap: int = 6) -> Image.Image:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
-    out = parser.parse_args().out
+    parser.add_argument("--tutorial", type=Path, metavar="DIR", help="folder with photos/ and run/ of docs/tutorial.md")
+    parser.add_argument("--browser", action="store_true", help="also make the pictures of the page")
+    options = parser.parse_args()
+    out = options.out
     out.mkdir(parents=True, exist_ok=True)
+
+    def save(name: str, picture: Image.Image) -> None:
+        picture.save(out / f"{name}.jpg", quality=85, optimize=True)
+
     model = pixaff.load("lite", device="cpu")
-    photos_to_masks(model).save(out / "start.jpg", quality=85, optimize=True)
-    own_cam(model).save(out / "own-cam.jpg", quality=85, optimize=True)
+    save("start", photos_to_masks(model))
+    save("own-cam", own_cam(model))
+    save("alpha", alphas(model))
+    cat = model(PHOTOS / "chelsea.jpg", LABELS["chelsea.jpg"])
+    save("overlay", cat.overlay(PHOTOS / "chelsea.jpg"))
+    cat.save(out / "mask.png")
     spreading(model).quantize(256, dither=Image.Dither.NONE).save(out / "walk.png", optimize=True)
+    if options.tutorial is not None:
+        photos = options.tutorial / "photos"
+        save("photos", drawn(photos))
+        save("few", few(photos, options.tutorial / "run"))
+    if options.browser:
+        opened, moved = page()
+        save("report", opened)
+        save("slider", moved)
 
 
 if __name__ == "__main__":

@@ -51,6 +51,13 @@ def test_foreign_text_is_cut_and_its_control_characters_are_escaped() -> None:
     assert errors.shortened(Path("a/b")) == str(Path("a/b"))
 
 
+def test_first_few() -> None:
+    assert errors.first_few([]) == ""
+    assert errors.first_few(["a", 2, "c"]) == "a, 2, c"
+    assert errors.first_few(iter("abcd")) == "a, b, c, ..."
+    assert errors.first_few(["x\ny", "b"], 1) == "x\\ny, ..."
+
+
 def test_numbers_and_what_they_count() -> None:
     assert errors.counted(1, "image") == "1 image"
     assert errors.counted(0, "image") == "0 images"

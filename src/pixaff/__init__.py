@@ -1,4 +1,4 @@
-"""pixaff: from image-level labels to pixel masks (CAM, dense CRF, AffinityNet, random walk).
+"""pixaff: from image-level labels to pixel masks (CAM, class boundaries or AffinityNet, random walk, CRF).
 
 `load` gives the method on images in memory; the other functions are the commands, with the same names and options.
 They are imported on first use, so that ``import pixaff`` stays fast.

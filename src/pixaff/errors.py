@@ -7,6 +7,8 @@ of the calling code (a tensor of the wrong shape) are plain `ValueError`.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 QUOTED = 80
 """Number of characters of foreign text that a message shows."""
 
@@ -33,6 +35,12 @@ def quoted(text: object, limit: int = QUOTED) -> str:
 def counted(number: int, noun: str, plural: str = "") -> str:
     """A number and what it counts: "1 image", "2,000 images"; `plural` if it is not made with an s."""
     return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
+
+
+def first_few(words: Iterable[object], most: int = 3) -> str:
+    """Words for a message, each as `shortened`, "a, b, c, ..." if there are more than `most`."""
+    every = list(words)
+    return ", ".join(map(shortened, every[:most])) + (", ..." if len(every) > most else "")
 
 
 def _printable(text: str) -> str:

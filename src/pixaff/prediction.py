@@ -30,7 +30,7 @@ from pixaff.viz.cam_panels import cam_panels
 from pixaff.viz.overlay import overlay as draw_overlay
 
 STRIDE = 8
-"""Side in pixels of a cell of the walk."""
+"""Side in pixels of a cell of the walks psa and both."""
 OVERLAY_SIDE = 2000
 """Pixels of the long side up to which an overlay is as large as its photo."""
 

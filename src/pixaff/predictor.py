@@ -28,6 +28,7 @@ from pixaff.models.base import AffinityNetwork, Boundaries, BoundaryNetwork, Cam
 from pixaff.models.folding import folded
 from pixaff.models.inference import TRIAL_SIZE, onnx_networks
 from pixaff.ops.affinity import pair_affinity
+from pixaff.ops.boundary import STRIDE as FINE
 from pixaff.ops.boundary import boundary_affinity, boundary_walk, product_affinity, semantic_scores, strided_cams
 from pixaff.ops.cam import background_score, normalized_cams, sum_of_scales, with_background
 from pixaff.ops.crf import refine_labels
@@ -44,12 +45,9 @@ from pixaff.prediction import STRIDE, ImageLike, Instances, Prediction, image_wi
 from pixaff.samples import CamsLike, LabelsLike, Sample, fitted_cams
 from pixaff.settings import Settings
 
-FINE = 4
-"""Side in pixels of a cell of the walk by class boundaries alone; of the others it is `STRIDE`."""
 TOLERANCE = 1e-4
 """Of the walk's scores. 5 of a million pixels get another label than with 1e-7 (40 training photos of VOC 2012), and
 the walk takes a tenth less time than with 1e-5."""
-
 
 Result = TypeVar("Result")
 N = TypeVar("N", bound=Network)
@@ -65,7 +63,7 @@ class Predictor:
 
     Args:
         cam_network: Makes the CAMs and predicts labels; None if CAMs are always given.
-        affinity_network: Makes the affinities for the walk; None if only CAMs are wanted.
+        affinity_network: Makes the affinities for the walks psa and both; None if neither is wanted.
         classes: Names of the mask values 1, 2, ...
         settings: The hyper-parameters.
         precision: "fp32", or "bf16" for autocast to bfloat16.
@@ -638,13 +636,16 @@ class Predictor:
         return steady_threads(self.device, self.cam_network, self.affinity_network, self.boundary_network)
 
     def require_affinity_network(self) -> AffinityNetwork:
-        """The AffinityNet, without which there are no masks.
+        """The AffinityNet, for the walks psa and both.
 
         Raises:
             CheckpointError: The model has none.
         """
         if self.affinity_network is None:
-            raise CheckpointError("the model has no AffinityNet", "train one: pixaff train-affinity, or pixaff fit")
+            other = "" if self.boundary_network is None else "; or choose --walk irn"
+            raise CheckpointError(
+                "the model has no AffinityNet", f"train one: pixaff train-affinity, or pixaff fit{other}"
+            )
         return self.affinity_network
 
     def require_boundary_network(self) -> BoundaryNetwork:

@@ -59,6 +59,6 @@ def fitted_cams(file: CamFile, sample: Sample, device: torch.device) -> tuple[tu
     wanted = None if sample.labels is None else {index + 1 for index in sample.labels}
     rows = [i for i in np.argsort(file.classes) if wanted is None or file.classes[i] in wanted]
     if not rows:
-        raise FormatError("found CAMs of none of the photo's labels")
+        raise FormatError("found CAMs of none of the photo's labels", "omit the labels to take all CAMs of the file")
     maps = torch.from_numpy(file.cams[rows]).to(device)
     return tuple(int(file.classes[i]) - 1 for i in rows), resize_scores(maps, size)

@@ -125,14 +125,18 @@ class Settings:
         commands=WALK,
     )
     beta: float = option(
-        20.0, "Exponent of the affinities. Larger: the walk stops at weaker edges.", "B", above=0, commands=WALK
+        20.0,
+        "Exponent of the AffinityNet's affinities, in the walks psa and both. Larger: the walk stops at weaker edges.",
+        "B",
+        above=0,
+        commands=WALK,
     )
     boundary_beta: float = option(
-        10.0, "The same for the affinities of class boundaries, in the walks irn and both.", "B", above=0, commands=WALK
+        10.0, "Exponent of the affinities of class boundaries, in the walks irn and both.", "B", above=0, commands=WALK
     )
     radius: int = option(
         5,
-        "Radius of the neighbourhood of a cell, in cells of 8 pixels (4 in the walk irn).",
+        "Radius of the neighbourhood of a cell, in cells: of 8 pixels in the walks psa and both, of 4 in the walk irn.",
         "R",
         at_least=2,
         at_most=64,
@@ -142,7 +146,11 @@ class Settings:
     borders: Literal["full", "published"] = option(
         "full", "Neighbourhood of cells near the border: complete, or as in the published code.", commands=WALK
     )
-    final_crf: bool = option(False, "Refine the masks with a dense CRF after the walk.", commands=WALK)
+    final_crf: bool = option(
+        False,
+        "Refine the masks with a dense CRF after the walk: outlines follow the edges of the photo.",
+        commands=WALK,
+    )
 
     def __post_init__(self) -> None:
         check_options(self)

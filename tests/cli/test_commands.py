@@ -56,6 +56,27 @@ def test_every_command_explains_itself(command):
     assert "Usage:" in done.output
 
 
+@pytest.mark.parametrize("command", ["cam", "crf", "propagate", "segment", "train-cam", "train-affinity", "train-irn"])
+def test_paths_on_standard_input_may_end_with_nul(monkeypatch, command):
+    seen = []
+
+    def called(photos, *others, **options):
+        seen.extend(map(str, photos))
+        raise OutputError("stopped")
+
+    monkeypatch.setattr(pixaff, command.replace("-", "_"), called, raising=False)
+    needed = {
+        "crf": ["--cams", "cams"],
+        "train-cam": ["--labels", "labels.csv", "--classes", "classes.txt"],
+        "train-affinity": ["--crf-low-dir", "low", "--crf-high-dir", "high"],
+        "train-irn": ["--labels-dir", "labels"],
+    }
+    arguments = [command, "-", "-0", "--out", "out", *needed.get(command, [])]
+    done = runner.invoke(app, arguments, input=b"a\nb.jpg\0c.jpg\0")
+    assert done.stderr.splitlines() == ["Error: stopped"]
+    assert seen == ["a\nb.jpg", "c.jpg"]
+
+
 @pytest.mark.parametrize(
     ("options", "cam", "affinity", "alpha"),
     [

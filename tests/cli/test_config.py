@@ -136,6 +136,20 @@ def test_the_record_of_a_fit(got: list[dict[str, Any]], tmp_path: Path) -> None:
     assert found["cam_recipe"] == {**shared, "epochs": 3}
     assert found["affinity_recipe"] == {**shared, "epochs": 5}
     assert (found["settings"].alpha, found["settings"].cam, found["cam_init"]) == (2.0, "lite_cam", None)
+    assert (found["seg"], found["irn_recipe"]) == (False, shared)
+
+
+def test_the_record_of_a_fit_with_all_networks(got: list[dict[str, Any]], tmp_path: Path) -> None:
+    recipes = {f"{part} seed": 7 for part in ("cam", "head", "affinity", "irn", "seg")}
+    recipes |= {"irn epochs": 2, "seg epochs": 9, "seg network": "seg:fpn:tu-resnet18"}
+    given = {"cam": "lite_cam", "affinity": "lite_affinity", "irn": "resnet50_irn", "walk": "irn"}
+    file = record(tmp_path, "fit", alpha="calibrated", crf_low="calibrated", crf_high=5.0, **given, **recipes)
+    run("fit", "p", "--labels", "l.csv", "--out", "o", "--config", file)
+    (found,) = got
+    assert (found["settings"].irn, found["settings"].walk, found["settings"].crf_high) == ("resnet50_irn", "irn", 5.0)
+    assert found["calibrate"] == ["crf_low", "alpha"]
+    assert (found["seg"], found["seg_network"]) == (True, "seg:fpn:tu-resnet18")
+    assert (found["irn_recipe"], found["seg_recipe"]) == ({"seed": 7, "epochs": 2}, {"seed": 7, "epochs": 9})
 
 
 @pytest.mark.parametrize(

@@ -50,6 +50,7 @@ def test_the_recipes_of_lite_are_told_as_they_are():
         "cam": registry.cam_recipe("lite_cam"),
         "head": registry.head_recipe("lite_cam"),
         "affinity": registry.affinity_recipe("lite_affinity"),
+        "irn": registry.irn_recipe("lite_irn"),
     }
     for training, told in LITE_RECIPES.items():
         assert {"epochs", "lr", "batch_size", "optimizer"} <= told.keys()

@@ -16,6 +16,9 @@ from pixaff.cli.durations import rough_words
 from pixaff.cli.stage_table import StageTable
 from pixaff.cli.training_table import TrainingTable
 from pixaff.events import Event
+from pixaff.io.atomic import write_text
+from pixaff.models.model_folder import FORMAT, RECORD
+from pixaff.settings import Settings
 from pixaff.stages.training.folder import Trained
 
 WORDS = ("train the classifier", "CAMs", "masks")
@@ -150,6 +153,8 @@ def test_the_end_says_where_things_are_and_what_comes_next(monkeypatch: pytest.M
     out = tmp_path / "my run"
 
     def fit(photos: object, labels: object, out: Path, **options: object) -> Trained:
+        model = {"format": FORMAT, "classes": ["cat"], "settings": Settings(alpha=0.25).to_dict()}
+        write_text(out / RECORD, json.dumps(model))
         return Trained(path=Path(out), done=["a.jpg", "b.jpg"], doubtful=["b.jpg", "a.jpg"], seconds=2.0)
 
     monkeypatch.setattr(pixaff, "fit", fit, raising=False)
@@ -159,12 +164,13 @@ def test_the_end_says_where_things_are_and_what_comes_next(monkeypatch: pytest.M
     assert done.exit_code == 0
     text = done.stderr
     assert f"model: {out}" in text
+    assert "less background (alpha 0.25 now), no training" in text
     assert "mIoU is not known without ground truth" in text
     assert "the most doubtful ones first (b.jpg, a.jpg, ...: doubtful.csv)" in text
     lines = [line.strip() for line in text.splitlines() if line.startswith("  ")]
     assert lines == [
         f"pixaff propagate NEW-PHOTOS --model '{out}'",
-        f"pixaff fit photos --labels labels.csv --out '{out}' --cam-epochs 3 --alpha 3",
+        f"pixaff fit photos --labels labels.csv --out '{out}' --cam-epochs 3 --alpha 0.5",
         f"pixaff report '{out}/masks' --photos photos --out '{out}-report.html'",
         f"pixaff export '{out}/masks' --to coco --photos photos --out '{out}-dataset'",
     ]

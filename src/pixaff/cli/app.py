@@ -86,7 +86,7 @@ def pixaff(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
     ] = False,
 ) -> None:
-    """From image-level labels to pixel masks: CAMs, dense CRF, AffinityNet, random walk."""
+    """From image-level labels to pixel masks: CAMs, class boundaries or AffinityNet, random walk, dense CRF."""
 
 
 app.command("propagate")(propagate.propagate)

@@ -25,7 +25,9 @@ NAME = "config"
 HELP = "Take options from a TOML file, or from the run.json of an earlier run; those given here win. Default: none."
 RECORDED = frozenset({"affinity", "cam", "classes", "data", "init", "irn", "photos"})
 """What a run record tells of its networks and data in words that are no values of an option."""
-TRAININGS = ("cam", "head", "affinity")
+TRAININGS = ("cam", "head", "affinity", "irn", "seg")
+NETWORKS = {"": "cam", "affinity_": "affinity", "irn_": "irn"}
+"""The options that choose the networks of fit, ``--network`` and so on, and what a record calls these."""
 
 
 def with_config(function: Callable[..., None]) -> Callable[..., None]:
@@ -114,16 +116,20 @@ def _recorded(path: Path, command: str, known: Mapping[str, Mapping[str, Any]]) 
 
 
 def _of_fit(values: Mapping[str, Any], settings: Mapping[str, Any], known: Collection[str]) -> dict[str, Any]:
-    """The options of a recorded run of fit, which tells the whole recipes of three trainings."""
-    found = {name: value for name, value in values.items() if " " not in name and name != "preset"}
-    found |= {"network": settings.get("cam"), "affinity_network": settings.get("affinity")}
+    """The options of a recorded run of fit, which tells the whole recipes of its trainings."""
+    # What was calibrated is calibrated again.
+    found = {name: each for name, each in values.items() if " " not in name and each not in ("calibrated", "")}
+    found.pop("preset", None)
+    found |= {f"{part}network": settings.get(name) or None for part, name in NETWORKS.items()}
+    if "seg network" in settings:
+        found |= {"seg": True, "seg_network": settings["seg network"]}
     recipes = {part: {} for part in TRAININGS}  # type: dict[str, dict[str, Any]]
     for name, value in values.items():
         part, _, field = name.partition(" ")
         if part in recipes and field:
             recipes[part][field] = value
             found |= {f"{part}_{field}": value} if f"{part}_{field}" in known else {}
-    first, *others = recipes.values()
+    first, *others = (each for part, each in recipes.items() if each or part == "cam")
     # What one option sets for all trainings is the same in all; what differs is each network's own.
     return found | {
         name: value

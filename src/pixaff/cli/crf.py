@@ -41,7 +41,7 @@ def crf(
     """
     with Console(**say) as console:
         report = pixaff.crf(
-            photos,
+            options.given_photos(photos, null),
             cams,
             out,
             preset=preset or "lite",

@@ -17,7 +17,6 @@ from pixaff.run_options import RunOptions
 
 if TYPE_CHECKING:
     from pixaff.stages.batch.instance_evaluation import InstanceEvaluation
-    from pixaff.stages.batch.instance_precision import Precision
     from pixaff.stages.evaluate import Evaluation, Score
 
 
@@ -158,10 +157,6 @@ def _facts(found: Evaluation, score: Score) -> dict[str, Any]:
     facts = {"list": found.listing, "images": found.images, "failed": len(found.failed)}
     iou = {name: _plain(value) for name, value in score.iou.items()}
     return {**facts, "setting": score.setting, "miou": _plain(score.miou), "iou": iou}
-
-
-def _plain_precision(found: Precision) -> dict[str, float | None]:
-    return {kind: _plain(value) for kind, value in found._asdict().items()}
 
 
 def _plain(value: float) -> float | None:

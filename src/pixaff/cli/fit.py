@@ -65,11 +65,16 @@ def fit(
         typer.Option(
             "--method",
             help="psa: train an AffinityNet; irn: train a network of class boundaries, for instances, too; "
-            "default: psa, but irn for the presets of IRN.",
+            "default: that of the preset's walk, psa without a preset.",
         ),
     ] = None,
     preset: Annotated[
-        str | None, typer.Option("--preset", metavar="NAME", help="Preset of networks and settings; default: lite.")
+        str | None,
+        typer.Option(
+            "--preset",
+            metavar="NAME",
+            help="Preset of networks and settings; default: lite-psa, with --method irn lite.",
+        ),
     ] = None,
     network: Annotated[
         str | None, typer.Option("--network", metavar="NAME", help="CAM network to train; default: the preset's.")
@@ -126,9 +131,11 @@ def fit(
     Run the same command again to continue a stopped run. With other options, such as --alpha, it makes again what
     depends on them; with a few more photos or other labels, the trainings continue from the earlier weights. DIR
     becomes a model: pixaff propagate --model DIR. Settings that are not given are the preset's, the defaults below
-    those of lite; but with the method psa, alpha and the alphas of the CRF are chosen to suit the model's own CAMs.
+    those of lite; but with the method psa, the walk is psa with a CRF after it, and alpha and the alphas of the CRF are
+    chosen to suit the model's own CAMs.
     Hyper-parameters of the trainings are those of each network's own recipe.
     """
+    from pixaff.models.model_folder import RECORD, read_record
     from pixaff.models.registry import preset_settings, settings_of_network
     from pixaff.stages.training.calibration import CALIBRATED
 
@@ -158,12 +165,13 @@ def fit(
             report=console,
             **run,
         )
-    name = "background" if chosen.background else "alpha"
+    _, own = read_record(trained.path / RECORD)  # whose alpha may have been chosen
+    name = "background" if own.background else "alpha"
     again = _without(f"--{name}", sys.argv[1:])
     if again[:1] != ["fit"]:
         again = ["fit", *photos, "--labels", labels, "--out", str(out)]
     # Twice the alpha or half the constant score: less background.
-    value, other = (chosen.background, chosen.background / 2) if chosen.background else (chosen.alpha, 2 * chosen.alpha)
+    value, other = (own.background, own.background / 2) if own.background else (own.alpha, 2 * own.alpha)
     words = f"less background ({name} {value:g} now), no training"
     _tell_what_next(console, trained, photos, {words: [*again, f"--{name}", f"{other:g}"]})
     end(console, "fit", trained, trained.path)

@@ -11,4 +11,7 @@ LITE_RECIPES = {
         **_SHARED, "epochs": 8, "batch_size": 8, "lr": 2e-4, "optimizer": "adamw", "weight_decay": 5e-4,
         "backbone_lr_scale": 1, "precision": "auto",
     },
+    "irn": {
+        **_SHARED, "epochs": 6, "batch_size": 16, "lr": 2e-4, "optimizer": "adamw", "crop": 512, "precision": "auto",
+    },
 }  # fmt: skip

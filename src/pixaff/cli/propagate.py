@@ -53,7 +53,7 @@ def propagate(
     ] = False,
     null: options.Null = False,
 ) -> None:
-    """Make masks of photos: CAMs, random walk, CRF refinement. Writes DIR/NAME.png in the Pascal VOC colours.
+    """Make masks of photos by CAMs and a random walk. Writes DIR/NAME.png in the Pascal VOC colours.
 
     Settings that are not given are the model's own, or the preset's; the defaults below are those of lite.
     """

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from pixaff.errors import FormatError
+from pixaff.errors import FormatError, first_few
 from pixaff.io.atomic import write_bytes
 from pixaff.io.picture_files import opened
 
@@ -116,9 +116,8 @@ def read_mask(
         present = _present(values)
         wrong = present[(present > num_classes) & (present != VOID)]
         if wrong.size:
-            numbers = ", ".join(map(str, wrong[:5])) + (", ..." if wrong.size > 5 else "")
-            expected = f"expected 0..{num_classes} and {void} (void)"
-            raise FormatError(f"{path}: found class numbers {numbers}; {expected}", "check the classes file")
+            found, expected = first_few(wrong, 5), f"expected 0..{num_classes} and {void} (void)"
+            raise FormatError(f"{path}: found class numbers {found}; {expected}", "check the classes file")
     return values
 
 

@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from pixaff.io.unpickle import Budget, Built, Function, Names, read_pickle
+from pixaff.io.unpickle import Budget, Built, Function, Names, check, encoded, read_pickle
 
 _PLAIN = frozenset({"f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "b1"})
 _OBJECT = frozenset({"O", "O4", "O8"})
@@ -42,13 +42,13 @@ class _Type(Built):
         self.order = "<"
 
     def build(self, state: Any) -> None:
-        _check(type(state) is tuple and len(state) >= 5, "has a data type of an unknown version")
-        _check(all(part is None for part in state[2:5]), "has a structured data type")
-        _check(state[1] in ("<", ">", "|", "="), "has a data type of unknown byte order")
+        check(type(state) is tuple and len(state) >= 5, "has a data type of an unknown version")
+        check(all(part is None for part in state[2:5]), "has a structured data type")
+        check(state[1] in ("<", ">", "|", "="), "has a data type of unknown byte order")
         self.order = ">" if state[1] == ">" else "<"
 
     def plain(self) -> np.dtype[Any]:
-        _check(self.code in _PLAIN, "holds an array of objects")
+        check(self.code in _PLAIN, "holds an array of objects")
         return np.dtype(self.order + self.code)
 
 
@@ -65,11 +65,11 @@ class Array(Built):
         self.content: Any = None
 
     def build(self, state: Any) -> None:
-        _check(type(state) is tuple and len(state) == 5, "has an array of an unknown version")
+        check(type(state) is tuple and len(state) == 5, "has an array of an unknown version")
         _, shape, dtype, fortran, data = state
-        _check(type(dtype) is _Type, "has an array without data type")
+        check(type(dtype) is _Type, "has an array without data type")
         if dtype.code in _OBJECT:
-            _check(shape == () and type(data) is list and len(data) == 1, "holds an array of objects")
+            check(shape == () and type(data) is list and len(data) == 1, "holds an array of objects")
             self.content = data[0]
         else:
             self.values = _from_bytes(data, dtype, shape, "F" if fortran is True else "C").values
@@ -93,23 +93,18 @@ def read_arrays(stream: BinaryIO, budget: Budget) -> Any:
     return read_pickle(stream, names, budget)
 
 
-def _check(condition: bool, words: str) -> None:
-    if not condition:
-        raise UnpicklingError(words)
-
-
 def _reconstruct(kind: Any, shape: Any, code: Any) -> Array:
-    _check(kind is np.ndarray, "rebuilds something other than an array")
+    check(kind is np.ndarray, "rebuilds something other than an array")
     return Array()
 
 
 def _dtype(code: Any, align: Any = False, copy: Any = True) -> _Type:
-    _check(type(code) is str and code in _PLAIN | _OBJECT, "has a data type other than a number")
+    check(type(code) is str and code in _PLAIN | _OBJECT, "has a data type other than a number")
     return _Type(code)
 
 
 def _from_bytes(data: Any, dtype: Any, shape: Any, order: Any) -> Array:
-    _check(type(data) in (bytes, bytearray) and type(dtype) is _Type, "has an array without bytes")
+    check(type(data) in (bytes, bytearray) and type(dtype) is _Type, "has an array without bytes")
     found = np.frombuffer(data, dtype.plain())
     if math.prod(_lengths(shape)) != len(found):
         raise UnpicklingError(f"claims an array of {str(shape)[:40]}, and holds {len(found)} numbers")
@@ -120,24 +115,18 @@ def _scalar(dtype: Any, data: Any) -> int | float:
     return _from_bytes(data, dtype, (), "C").values.item()  # type: ignore[union-attr]
 
 
-def _encoded(text: Any, encoding: Any) -> bytes:
-    """Bytes, as protocol 2 spells them."""
-    _check(type(text) is str and encoding == "latin1", "encodes text")
-    return text.encode("latin1")
-
-
 def _storage(budget: Budget, data: Any) -> NDArray[Any]:
     """The numbers behind a tensor, float or integer (N,)."""
-    _check(type(data) is bytes and data.startswith(b"\x80"), "has a tensor without the bytes of one")
+    check(type(data) is bytes and data.startswith(b"\x80"), "has a tensor without the bytes of one")
     stream = io.BytesIO(data)
     head, version, machine = (read_pickle(stream, {}, budget) for _ in range(3))
-    _check((head, version) == (_TORCH_MAGIC, _TORCH_PROTOCOL), "has a tensor of an unknown version")
-    _check(type(machine) is dict and machine.get("little_endian") is True, "has a tensor of unknown byte order")
+    check((head, version) == (_TORCH_MAGIC, _TORCH_PROTOCOL), "has a tensor of an unknown version")
+    check(type(machine) is dict and machine.get("little_endian") is True, "has a tensor of unknown byte order")
     names = {(module, name): name for module in ("torch", "torch.cuda") for name in _STORAGES}
     # ("storage", type, key, device, length, view of another storage)
     handle = read_pickle(stream, names, budget, persistent=lambda value: value)
-    _check(type(handle) is tuple and len(handle) == 6 and handle[5] is None, "has a tensor of an unknown kind")
-    _check(type(handle[1]) is str and handle[1] in _STORAGES, "has a tensor of an unknown kind")
+    check(type(handle) is tuple and len(handle) == 6 and handle[5] is None, "has a tensor of an unknown kind")
+    check(type(handle[1]) is str and handle[1] in _STORAGES, "has a tensor of an unknown kind")
     read_pickle(stream, {}, budget)  # the keys of the storages that follow: this one
     length = int.from_bytes(stream.read(8), "little")
     found = np.frombuffer(stream.read(), _STORAGES[handle[1]])
@@ -149,9 +138,9 @@ def _storage(budget: Budget, data: Any) -> NDArray[Any]:
 def _tensor(
     storage: Any, offset: Any, shape: Any, strides: Any, gradient: Any, hooks: Any, metadata: Any = None
 ) -> Array:
-    _check(type(storage) is np.ndarray and metadata is None, "has a tensor of an unknown kind")
+    check(type(storage) is np.ndarray and metadata is None, "has a tensor of an unknown kind")
     lengths, steps = _lengths(shape), _lengths(strides)
-    _check(type(offset) is int and offset >= 0 and len(lengths) == len(steps), "has a tensor of no valid shape")
+    check(type(offset) is int and offset >= 0 and len(lengths) == len(steps), "has a tensor of no valid shape")
     if 0 in lengths:
         return Array(storage[:0].reshape(lengths))
     last = offset + sum((length - 1) * step for length, step in zip(lengths, steps, strict=True))
@@ -168,15 +157,15 @@ def _empty() -> dict[Any, Any]:
 
 
 def _lengths(value: Any) -> Sequence[int]:
-    _check(type(value) is tuple and len(value) <= 4, "has an array of no valid shape")
-    _check(all(type(length) is int and length >= 0 for length in value), "has an array of no valid shape")
+    check(type(value) is tuple and len(value) <= 4, "has an array of no valid shape")
+    check(all(type(length) is int and length >= 0 for length in value), "has an array of no valid shape")
     return value
 
 
 _NAMES: Names = {
     ("numpy", "ndarray"): np.ndarray,
     ("numpy", "dtype"): Function(_dtype),
-    ("_codecs", "encode"): Function(_encoded),
+    ("_codecs", "encode"): Function(encoded),
     ("torch._utils", "_rebuild_tensor_v2"): Function(_tensor),
     ("collections", "OrderedDict"): Function(_empty),
     **{

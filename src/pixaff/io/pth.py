@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pixaff.io.unpickle import Budget, Built, Function, Names, read_pickle
+from pixaff.io.unpickle import Budget, Built, Function, Names, check, encoded, read_pickle
 from pixaff.io.zips import open_zip
 
 MOST_PICKLE = 32 << 20
@@ -79,12 +79,12 @@ def read_pth(path: str | os.PathLike[str]) -> Any:
 
 def _read_zip(archive: zipfile.ZipFile, size: int) -> Any:
     members = {member.filename: member for member in archive.infolist()}
-    _check(len(members) == len(archive.infolist()), "has two members of one name")
+    check(len(members) == len(archive.infolist()), "has two members of one name")
     for member in members.values():
-        _check(not member.flag_bits & 1, "has encrypted members")
-        _check(member.compress_type == zipfile.ZIP_STORED, "has compressed members, which torch.save never writes")
+        check(not member.flag_bits & 1, "has encrypted members")
+        check(member.compress_type == zipfile.ZIP_STORED, "has compressed members, which torch.save never writes")
     claimed = sum(member.file_size for member in members.values())
-    _check(claimed <= size, f"claims {claimed} bytes of members in a file of {size}")
+    check(claimed <= size, f"claims {claimed} bytes of members in a file of {size}")
     roots = [name.removesuffix("data.pkl") for name in members if name.endswith("/data.pkl")]
     _known(len(roots) == 1, "a zip archive of something else than torch.save writes")
     root, unread, storages = roots[0], set(members), dict[str, Tensor]()
@@ -97,15 +97,15 @@ def _read_zip(archive: zipfile.ZipFile, size: int) -> Any:
         dtype, key, count = _handle(handle, 5)
         if key not in storages:
             name = f"{root}data/{key}"
-            _check(name in members, "lacks the numbers of a tensor")
+            check(name in members, "lacks the numbers of a tensor")
             storages[key] = torch.empty(members[name].file_size, dtype=torch.uint8)
             unread.discard(name)
             with archive.open(name) as content:
                 _fill(storages[key], content)
-                _check(not content.read(1), "has more numbers than it says")  # the read that compares the checksum
+                check(not content.read(1), "has more numbers than it says")  # the read that compares the checksum
         return _typed(storages[key], dtype, count)
 
-    _check(members[f"{root}data.pkl"].file_size <= MOST_PICKLE, "has a pickle beyond all bounds")
+    check(members[f"{root}data.pkl"].file_size <= MOST_PICKLE, "has a pickle beyond all bounds")
     if f"{root}byteorder" in members:
         _known(read(f"{root}byteorder") == sys.byteorder.encode(), "from a machine of another byte order")
     content = read_pickle(io.BytesIO(read(f"{root}data.pkl")), _NAMES, _budget(size), persistent)
@@ -136,35 +136,30 @@ def _read_old(file: BinaryIO) -> Any:
         if key not in storages:
             widths[key] = dtype.itemsize
             left -= count * dtype.itemsize
-            _check(left >= 0, f"claims a tensor of {count} numbers, and has fewer")
+            check(left >= 0, f"claims a tensor of {count} numbers, and has fewer")
             storages[key] = torch.empty(count * dtype.itemsize, dtype=torch.uint8)
         found = _typed(storages[key], dtype, count)
         if handle[5] is None:
             return found
-        _check(type(handle[5]) is tuple and len(handle[5]) == 3, "has a tensor of an unknown kind")
+        check(type(handle[5]) is tuple and len(handle[5]) == 3, "has a tensor of an unknown kind")
         _, start, length = handle[5]
-        _check(type(start) is type(length) is int and 0 <= start <= start + length <= count, "has a part of no storage")
+        check(type(start) is type(length) is int and 0 <= start <= start + length <= count, "has a part of no storage")
         return found[start : start + length]
 
     content = read_pickle(head, _NAMES, budget, persistent)
     keys = read_pickle(head, {}, budget)
-    _check(type(keys) is list and all(type(key) is str for key in keys), "lacks the numbers of a tensor")
-    _check(sorted(keys) == sorted(storages), "lacks the numbers of a tensor")
+    check(type(keys) is list and all(type(key) is str for key in keys), "lacks the numbers of a tensor")
+    check(sorted(keys) == sorted(storages), "lacks the numbers of a tensor")
     file.seek(head.tell())
     for key in keys:
         count = int.from_bytes(file.read(8), "little")
-        _check(count * widths[key] == len(storages[key]), "has a tensor of another length than it says")
+        check(count * widths[key] == len(storages[key]), "has a tensor of another length than it says")
         _fill(storages[key], file)
     return content
 
 
 def _budget(size: int) -> Budget:
     return Budget(size, MOST_INSTRUCTIONS, MOST_KEYS)
-
-
-def _check(condition: bool, words: str) -> None:
-    if not condition:
-        raise UnpicklingError(words)
 
 
 def _known(condition: bool, words: str) -> None:
@@ -185,26 +180,26 @@ def _fill(target: Tensor, content: IO[bytes]) -> None:
 
 def _handle(value: Any, length: int) -> tuple[torch.dtype, str, int]:
     """What stands for a storage in a pickle: type of its numbers, key, and how many they are."""
-    _check(type(value) is tuple and len(value) == length and value[0] == "storage", "has a tensor of an unknown kind")
+    check(type(value) is tuple and len(value) == length and value[0] == "storage", "has a tensor of an unknown kind")
     _, dtype, key, _, count = value[:5]
-    _check(type(dtype) is torch.dtype and type(key) is str, "has a tensor of an unknown kind")
-    _check(type(count) is int and count >= 0, "has a tensor of no valid size")
+    check(type(dtype) is torch.dtype and type(key) is str, "has a tensor of an unknown kind")
+    check(type(count) is int and count >= 0, "has a tensor of no valid size")
     return dtype, key, count
 
 
 def _typed(storage: Tensor, dtype: torch.dtype, count: int) -> Tensor:
     """The numbers of a storage (N,), from its bytes."""
-    _check(len(storage) == count * dtype.itemsize, f"claims a tensor of {count} numbers, and has {len(storage)} bytes")
+    check(len(storage) == count * dtype.itemsize, f"claims a tensor of {count} numbers, and has {len(storage)} bytes")
     return storage.view(dtype)
 
 
 def _tensor(storage: Any, offset: Any, shape: Any, strides: Any, *others: Any) -> Tensor:
     """A tensor in a storage; the others are whether it takes gradients, its hooks, and notes of extensions."""
-    _check(isinstance(storage, Tensor) and storage.ndim == 1, "has a tensor of an unknown kind")
+    check(isinstance(storage, Tensor) and storage.ndim == 1, "has a tensor of an unknown kind")
     for sizes in (shape, strides):
         plain = type(sizes) is tuple and len(sizes) <= 64 and all(type(size) is int and size >= 0 for size in sizes)
-        _check(plain, "has a tensor of no valid shape")
-    _check(type(offset) is int and offset >= 0 and len(shape) == len(strides), "has a tensor of no valid shape")
+        check(plain, "has a tensor of no valid shape")
+    check(type(offset) is int and offset >= 0 and len(shape) == len(strides), "has a tensor of no valid shape")
     if 0 in shape:
         return storage.new_empty(shape)
     last = offset + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))
@@ -216,20 +211,20 @@ def _tensor(storage: Any, offset: Any, shape: Any, strides: Any, *others: Any) -
 
 def _tensor_of_bytes(storage: Any, offset: Any, shape: Any, strides: Any, grad: Any, hooks: Any, dtype: Any) -> Tensor:
     """The same for types of numbers without a kind of storage: they are written as bytes."""
-    _check(isinstance(storage, Tensor) and storage.dtype == torch.uint8, "has a tensor of an unknown kind")
-    _check(type(dtype) is torch.dtype and len(storage) % dtype.itemsize == 0, "has a tensor of an unknown kind")
+    check(isinstance(storage, Tensor) and storage.dtype == torch.uint8, "has a tensor of an unknown kind")
+    check(type(dtype) is torch.dtype and len(storage) % dtype.itemsize == 0, "has a tensor of an unknown kind")
     return _tensor(storage.view(dtype), offset, shape, strides)
 
 
 def _parameter(data: Any, *others: Any) -> Tensor:
-    _check(isinstance(data, Tensor), "has a parameter without a tensor")
+    check(isinstance(data, Tensor), "has a parameter without a tensor")
     found: Tensor = data
     return found
 
 
 def _with_attributes(function: Any, kind: Any, arguments: Any, attributes: Any) -> Any:
     """A tensor with attributes, which are ignored."""
-    _check(type(function) is Function and kind == _TENSOR and type(arguments) is tuple, "has a tensor of unknown kind")
+    check(type(function) is Function and kind == _TENSOR and type(arguments) is tuple, "has a tensor of unknown kind")
     return function.run(*arguments)
 
 
@@ -241,18 +236,12 @@ class _Ordered(dict[Any, Any], Built):
 
 
 def _ordered(pairs: Any = ()) -> _Ordered:
-    _check(type(pairs) in (tuple, list) and all(type(pair) in (tuple, list) for pair in pairs), "has an odd dict")
+    check(type(pairs) in (tuple, list) and all(type(pair) in (tuple, list) for pair in pairs), "has an odd dict")
     found = _Ordered()
     for key, value in pairs:
-        _check(type(key) is str, f"has a {type(key).__name__} as a key")
+        check(type(key) is str, f"has a {type(key).__name__} as a key")
         found[key] = value
     return found
-
-
-def _encoded(text: Any, encoding: Any) -> bytes:
-    """Bytes, as protocol 2 spells them."""
-    _check(type(text) is str and encoding == "latin1", "encodes text")
-    return text.encode("latin1")
 
 
 def _no_bytes() -> bytes:
@@ -260,7 +249,7 @@ def _no_bytes() -> bytes:
 
 
 def _size(lengths: Any = ()) -> tuple[Any, ...]:
-    _check(type(lengths) in (tuple, list), "has a shape of no numbers")
+    check(type(lengths) in (tuple, list), "has a shape of no numbers")
     return tuple(lengths)
 
 
@@ -284,7 +273,7 @@ _NAMES: Names = {
     ("torch._utils", "_rebuild_parameter_with_state"): Function(_parameter),
     ("torch._tensor", "_rebuild_from_type_v2"): Function(_with_attributes),
     ("torch.storage", "UntypedStorage"): torch.uint8,
-    ("_codecs", "encode"): Function(_encoded),
+    ("_codecs", "encode"): Function(encoded),
     **{(module, name): dtype for module in ("torch", "torch.cuda") for name, dtype in _STORAGES.items()},
     **{("torch", name): value for name, value in vars(torch).items() if type(value) is torch.dtype},
     **{

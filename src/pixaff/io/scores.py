@@ -98,7 +98,8 @@ def read_scores(path: str | os.PathLike[str]) -> ScoreFile:
 
 
 def write_scores(path: str | os.PathLike[str], file: ScoreFile) -> None:
-    """Write a score file, compressed, atomically. Scores are stored as float16: some 50 KB for a photo of 500 x 375.
+    """Write a score file, compressed, atomically. Scores are stored as float16: some 200 KB for a photo of 500 x 375
+    in the walk irn, 50 KB in the others.
 
     Raises:
         ValueError: What `read_scores` would refuse.

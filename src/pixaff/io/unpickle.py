@@ -157,6 +157,22 @@ def read_pickle(stream: BinaryIO, names: Names, budget: Budget, persistent: Call
     raise EOFError("the pickle has no end")
 
 
+def check(condition: bool, words: str) -> None:
+    """Refuse what a function of a pickle is called with.
+
+    Raises:
+        UnpicklingError: The condition does not hold.
+    """
+    if not condition:
+        raise UnpicklingError(words)
+
+
+def encoded(text: Any, encoding: Any) -> bytes:
+    """Bytes, as protocol 2 spells them; for the name ``_codecs.encode``."""
+    check(type(text) is str and encoding == "latin1", "encodes text")
+    return text.encode("latin1")
+
+
 def _named(names: Names, module: str, attribute: str) -> Any:
     if (module, attribute) not in names:
         raise UnpicklingError(f"asks for {ascii(f'{module}.{attribute}')[1:-1][:80]}")

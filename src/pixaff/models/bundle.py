@@ -17,7 +17,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from pixaff.errors import CheckpointError, UsageError
+from pixaff.errors import CheckpointError, UsageError, first_few
 from pixaff.io.checkpoints import read_metadata, read_state_dict
 from pixaff.io.labels import VOC_CLASSES, read_classes
 from pixaff.io.records import parse_json
@@ -212,9 +212,7 @@ def shipped_weights(network: str) -> Path | None:
     if part == "seg":
         own = embedded_folder() / SEG
         return own if own.is_file() else embedded_folder() / CAM  # which has the same backbone
-    own = embedded_folder() / FILES[part]
-    # The boundary network works on the backbone of the AffinityNet.
-    return embedded_folder() / AFFINITY if part == "irn" and not own.is_file() else own
+    return embedded_folder() / FILES[part]
 
 
 def _preset_with_networks(model: str | Path | None, preset: str | None, weights: Weights) -> Settings | None:
@@ -358,7 +356,8 @@ def _confirmed(known: tuple[str, ...], classes: str | Path | None) -> tuple[str,
     names = known if classes is None else read_classes(classes)
     if names != known:
         raise UsageError(
-            f"{classes} names {len(names)} classes ({_some(names)}), the model knows {len(known)} ({_some(known)})",
+            f"{classes} names {len(names)} classes ({first_few(names)}), "
+            f"the model knows {len(known)} ({first_few(known)})",
             "omit --classes, or train a model for these classes: pixaff fit",
         )
     return known
@@ -380,7 +379,3 @@ def _names_for(count: int, path: Path, classes: str | Path | None) -> tuple[str,
     if count != len(VOC_CLASSES):
         raise UsageError(f"{path} is for {count} classes and does not name them", "give --classes FILE")
     return VOC_CLASSES
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import init
 from torch.overrides import TorchFunctionMode
 
-from pixaff.errors import CheckpointError, shortened
+from pixaff.errors import CheckpointError, first_few, shortened
 from pixaff.io.checkpoints import read_metadata, read_state_dict
 from pixaff.models.base import CamNetwork, Network, SegNetwork
 
@@ -22,8 +22,6 @@ SHARED = "backbone."
 """Prefix of the names of tensors that one weights file may take from another."""
 SHARES = "shares"
 """Entry of a weights file's header: the neighbouring file from which it takes them."""
-NAMED = 3
-"""Number of tensors of each kind that an error names."""
 _RANDOM = {Tensor.uniform_, Tensor.normal_, init.uniform_, init.normal_, init.kaiming_uniform_}
 
 
@@ -91,7 +89,7 @@ def load_state(model: N, state: Mapping[str, Tensor], path: str | os.PathLike[st
         )
     if useless := [name for name in state if name not in rows and not _usable(own[name], state[name])]:
         raise CheckpointError(
-            f"{path}: found NaN, infinite, complex or whole numbers in {_some(useless)}, expected finite floats",
+            f"{path}: found NaN, infinite, complex or whole numbers in {first_few(useless)}, expected finite floats",
             "was the training stable, or are the weights quantised? give weights in float16 or wider",
         )
     model.load_state_dict({name: tensor for name, tensor in state.items() if name not in rows}, strict=False)
@@ -162,7 +160,7 @@ def misfits(own: Mapping[str, Tensor], state: Mapping[str, Tensor], kinds: Mappi
         return f"{shortened(name)}{shapes}"
 
     return "; ".join(
-        f"{len(names)} {kind} ({_some([described(name) for name in names])})" for kind, names in kinds.items() if names
+        f"{len(names)} {kind} ({first_few(map(described, names))})" for kind, names in kinds.items() if names
     )
 
 
@@ -172,7 +170,3 @@ def _usable(own: Tensor, tensor: Tensor) -> bool:
         return True  # a counter
     # A sum shows any NaN or infinity, and needs no memory, unlike a check of each number.
     return tensor.is_floating_point() and bool(tensor.sum(dtype=torch.float64).isfinite())
-
-
-def _some(words: Sequence[str]) -> str:
-    return ", ".join(words[:NAMED]) + (", ..." if len(words) > NAMED else "")

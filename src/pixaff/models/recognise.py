@@ -11,14 +11,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from pixaff.errors import CheckpointError, shortened
+from pixaff.errors import CheckpointError, first_few
 from pixaff.models.base import Network
 from pixaff.models.loading import adapted, other_classes, problems, read_weights
 from pixaff.models.registry import create_model
 from pixaff.settings import Settings
 
-NAMED = 5
-"""Number of files that an error names."""
 IMAGENET_CLASSES = 1000
 """Number of classes of the classifiers from which trainings start; masks have room for 254."""
 
@@ -81,8 +79,7 @@ def weights_in_folder(settings: Settings, folder: str | Path, parts: Sequence[st
         raise start_error(folder / starts[0], settings.cam)
     if lacking:
         options = " or ".join(f"--{networks[network]}-weights" for network in lacking)
-        named = ", ".join(shortened(name) for name in others[:NAMED]) + (", ..." if len(others) > NAMED else "")
-        rest = f"; other files: {named}" if others else ""
+        rest = f"; other files: {first_few(others, 5)}" if others else ""
         raise CheckpointError(
             f"{folder}: no file contains the weights of {' or '.join(lacking)}{rest}",
             f"complete .pth or .safetensors files are recognised by their tensors; {options} FILE loads one by name "

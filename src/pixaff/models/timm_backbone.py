@@ -171,7 +171,10 @@ class TimmAffinity(_OnBackbone, AffinityNetwork):
         super().__init__(name)
         channels = self.backbone.channels[-LEVELS:]
         if len(channels) < LEVELS:
-            raise UsageError(f"timm:{name} has {len(channels)} levels of features, an AffinityNet needs {LEVELS}")
+            raise UsageError(
+                f"timm:{name} has {len(channels)} levels of features, an AffinityNet needs {LEVELS}",
+                "choose another backbone",
+            )
         sizes = (64, 128, 256)
         self.reduce = nn.ModuleList(nn.Conv2d(c, size, 1, bias=False) for c, size in zip(channels, sizes, strict=True))
         self.norms = nn.ModuleList(nn.GroupNorm(size // 8, size) for size in sizes)

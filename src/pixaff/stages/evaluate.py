@@ -336,5 +336,5 @@ def _stems(
     if listing is not None:
         return listed_images(read_list(listing, folders=recursive), stems, listing), Path(listing).name
     if not stems:
-        raise UsageError(f"{ground_truth}: no masks (.png) in it")
+        raise UsageError(f"{ground_truth}: no masks (.png) in it", "give the folder of ground truth masks")
     return stems, f"all of {ground_truth}"

@@ -31,7 +31,7 @@ from pixaff.stages.batch.record import NAME, holds_outputs, read_own_record, rea
 from pixaff.stages.batch.shards import add_up, without_output
 
 _LABEL_SUFFIXES = frozenset((".csv", ".tsv", ".json", ".jsonl", ".xml", ".parquet", ".yaml", ".yml"))
-PRESET_FACTS = ("cam", "affinity", "scales", "size", *HYPER_PARAMETERS)
+PRESET_FACTS = ("cam", "affinity", "irn", "scales", "size", *HYPER_PARAMETERS)
 """The facts about a preset that are listed."""
 
 
@@ -69,7 +69,7 @@ def info(
     if path.is_dir():
         return {"path": str(path), **_folder(path, recursive)}
     if not path.is_file():
-        raise UsageError(f"{path}: no such file or folder")
+        raise UsageError(f"{path}: no such file or folder", "check the path")
     return {"path": str(path), **_file(path, recursive)}
 
 

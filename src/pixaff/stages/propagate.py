@@ -1,4 +1,4 @@
-"""Photos in, masks and instances out: CAMs, random walk over learned affinities, CRF refinement."""
+"""Photos in, masks and instances out: CAMs, random walk over learned affinities, CRF refinement if asked for."""
 
 from __future__ import annotations
 

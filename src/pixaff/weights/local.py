@@ -39,7 +39,7 @@ def import_file(
     """
     root, path = cache_folder(cache), Path(path)
     if not path.is_file():
-        raise UsageError(f"{path}: no such file")
+        raise UsageError(f"{path}: no such file", "check --from-file")
     file = path.name if entry.kind == "folder" else entry.file
     return _bring(root, entry, [(path, file)], connection or Connection())
 
@@ -73,7 +73,7 @@ def import_folder(
     connection = connection or Connection()
     own = folder / entry.name
     if not folder.is_dir():
-        raise UsageError(f"{folder}: no such folder")
+        raise UsageError(f"{folder}: no such folder", "check --from-dir")
     if entry.kind == "folder":
         base = own if own.is_dir() else folder
         files = weights_in(base) if alone or base == own else []

@@ -181,7 +181,10 @@ def find_cams(folder: Path, stem: str, *, must_exist: bool = True) -> Path | Non
             return path
     if not must_exist:
         return None
-    raise FormatError(f"{folder}: no CAM file of {stem}, neither {stem}.npz nor {stem}.npy")
+    raise FormatError(
+        f"{folder}: no CAM file of {stem}, neither {stem}.npz nor {stem}.npy",
+        "pixaff cam makes CAMs, pixaff crf posteriors",
+    )
 
 
 def _opened(path: Path, photo: tuple[int, int] | None) -> Opened:

@@ -184,6 +184,7 @@ def _mask(data: bytes, where: str, values: dict[Colour, int]) -> NDArray[np.uint
     for place, code in enumerate(present.tolist()):
         colour = (code >> 16, code >> 8 & 255, code & 255)
         if colour not in values:
-            raise FormatError(f"{where}: found the colour {colour}, which {LABEL_MAP} does not name")
+            hint = "export the task from CVAT once more, masks and class list together"
+            raise FormatError(f"{where}: found the colour {colour}, which {LABEL_MAP} does not name", hint)
         table[place] = values[colour]
     return table[places].reshape(packed.shape)

@@ -13,6 +13,7 @@ from pixaff.errors import LabelsError
 from pixaff.io.images import IMAGE_SUFFIXES
 from pixaff.io.labels.entry import Entries
 from pixaff.io.labels.image_list import image_stem, nfc
+from pixaff.io.labels.text import refuse_unreadable
 from pixaff.io.labels.wanted import Wanted
 
 NAME = "a folder per class"
@@ -88,7 +89,7 @@ def _photos(path: Path) -> Iterator[tuple[str, Path]]:
     for folder in _folders(path):
         inside = _folders(folder) if folder.name.lower() in SPLITS and not _holds_photos(folder) else []
         for named in inside or [folder]:
-            for place, folders, files in os.walk(named, onerror=_refuse):
+            for place, folders, files in os.walk(named, onerror=refuse_unreadable):
                 folders[:] = sorted(name for name in folders if not name.startswith("."))
                 yield from ((named.name, Path(place, name)) for name in sorted(files) if _is_photo(name))
 
@@ -113,7 +114,3 @@ def _same(one: Path, other: Path) -> bool:
         return one.stat().st_size == other.stat().st_size and one.read_bytes() == other.read_bytes()
     except OSError:
         return False
-
-
-def _refuse(error: OSError) -> None:
-    raise LabelsError(f"{error.filename}: cannot be read: {error.strerror}")

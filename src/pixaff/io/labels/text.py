@@ -109,3 +109,12 @@ def files_in(folder: Path, suffix: str) -> list[Path]:
         return sorted(file for file in folder.iterdir() if file.suffix.lower() == suffix and file.name[0] != ".")
     except OSError as error:
         raise LabelsError(f"{folder}: cannot be read: {error.strerror}") from None
+
+
+def refuse_unreadable(error: OSError) -> None:
+    """For ``os.walk``, which would pass over a folder that cannot be read.
+
+    Raises:
+        LabelsError: Always.
+    """
+    raise LabelsError(f"{error.filename}: cannot be read: {error.strerror}")

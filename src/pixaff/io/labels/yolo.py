@@ -11,10 +11,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from pixaff.errors import LabelsError, quoted, shortened
+from pixaff.errors import LabelsError, first_few, quoted, shortened
 from pixaff.io.labels.entry import Entries
 from pixaff.io.labels.safe_yaml import parse_yaml
-from pixaff.io.labels.text import beginning, read_text
+from pixaff.io.labels.text import beginning, read_text, refuse_unreadable
 from pixaff.io.labels.wanted import Wanted
 from pixaff.io.regular import check_regular
 
@@ -77,7 +77,7 @@ def _names_file(folder: Path) -> Path | None:
 
 def _label_folders(folder: Path) -> Iterator[Path]:
     """The folders `labels`: beside data.yaml, or in folders such as train and valid."""
-    for place, inner, _ in os.walk(folder, onerror=_refuse):
+    for place, inner, _ in os.walk(folder, onerror=refuse_unreadable):
         inner[:] = sorted(name for name in inner if not name.startswith("."))
         if LABELS in inner:
             inner.remove(LABELS)
@@ -87,7 +87,7 @@ def _label_folders(folder: Path) -> Iterator[Path]:
 
 
 def _texts(folder: Path) -> Iterator[Path]:
-    for place, inner, files in os.walk(folder, onerror=_refuse):
+    for place, inner, files in os.walk(folder, onerror=refuse_unreadable):
         inner[:] = sorted(name for name in inner if not name.startswith("."))
         for name in sorted(files):
             if name.lower().endswith(".txt") and not name.startswith(".") and name.lower() != CLASSES:
@@ -145,14 +145,10 @@ def _classes(text: Path, names: Mapping[int, str]) -> list[str]:
             raise LabelsError(f"{where}: found {quoted(shortened(words))}", _LINE)
         number = int(float(fields[0]))
         if number not in names:
-            raise LabelsError(f"{where}: found class {number}, which has no name", f"expected one of {_some(names)}")
+            known = first_few((f"{number} {name}" for number, name in names.items()), 10)
+            raise LabelsError(f"{where}: found class {number}, which has no name", f"expected one of {known}")
         shown[names[number]] = None
     return list(shown)
-
-
-def _some(names: Mapping[int, str]) -> str:
-    listed = [f"{number} {name}" for number, name in list(names.items())[:10]]
-    return ", ".join(listed) + (", ..." if len(names) > 10 else "")
 
 
 def _is_number(word: str) -> bool:
@@ -160,7 +156,3 @@ def _is_number(word: str) -> bool:
         return math.isfinite(float(word))
     except ValueError:
         return False
-
-
-def _refuse(error: OSError) -> None:
-    raise LabelsError(f"{error.filename}: cannot be read: {error.strerror}")

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pixaff.errors import UsageError, counted, shortened
+from pixaff.errors import UsageError, counted, first_few
 from pixaff.events import Callback, Event
 from pixaff.io.labels import Entries, Labels, Wanted, doubts, match_labels, read_entries
 from pixaff.io.sources import INSIDE, Packed
@@ -74,8 +74,7 @@ def read_given_labels(
     matched = match_labels(where, entries or read_entries(source, keys_of(photos)), classes)
     labels = PhotoLabels(**vars(matched), names=naming_of(photos))
     if labels.others and not listed and not isinstance(source_of(photos), Packed):
-        named = _some([shortened(image) for image in labels.others[:4]])
-        text = f"{source}: no photo for {counted(len(labels.others), 'labelled image')}: {named}"
+        text = f"{source}: no photo for {counted(len(labels.others), 'labelled image')}: {first_few(labels.others)}"
         report(Event("warning", command, text))
     if labels.strays:
         more = f"; and {counted(len(labels.strays) - 1, 'more such line')}" if len(labels.strays) > 1 else ""
@@ -109,7 +108,3 @@ def ask_about(
         raise UsageError("; ".join(questions[:3]) + more, "--yes trains on the labels as they are")
     for question in questions:
         report(Event("warning", command, question))
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")

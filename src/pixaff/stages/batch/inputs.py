@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from pixaff.errors import LabelsError, UsageError, counted, shortened
+from pixaff.errors import LabelsError, UsageError, counted, first_few, shortened
 from pixaff.events import Callback, Event, silent
 from pixaff.io.addresses import Stamp, address_of, is_address, listed, local_path, stamp_of
 from pixaff.io.entries import OWN_SUFFIXES, sort_folder
@@ -88,8 +88,8 @@ def find_images(
     if listing is not None and found:
         found = _select(found, listing, inputs, names)
     if passed:
-        named = ", ".join(passed[:3]) + (", ..." if len(passed) > 3 else "")
-        report(Event("note", command, f"ignored {counted(len(passed), 'file')} that are not photos: {named}"))
+        words = f"ignored {counted(len(passed), 'file')} that are not photos: {first_few(passed)}"
+        report(Event("note", command, words))
     if not found and "-" in map(str, inputs):
         report(Event("note", command, "no paths on standard input: nothing to do"))
     elif not found:

@@ -43,8 +43,8 @@ from pixaff.viz.page import html_page, json_text
 COMMAND = "report"
 SIDE = 320
 """Long side of a photo on the page, in pixels."""
-IN_ONE_FILE = 2000
-"""Photos up to which the page is one file; the parts of a larger one lie beside it, and are loaded when seen."""
+IN_ONE_FILE = 1000
+"""Photos up to which the page is one file, of some 70 MB; the parts of a larger one lie beside it, loaded when seen."""
 EACH, EACH_BESIDE = 50, 8
 """Photos in a part: in the page, or beside it."""
 ENDS = 6

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from pixaff._version import __version__
-from pixaff.errors import FormatError, ImageError, LabelsError, UsageError, counted, shortened
+from pixaff.errors import FormatError, ImageError, LabelsError, UsageError, counted, first_few, shortened
 from pixaff.events import Callback, Event, silent
 from pixaff.io.addresses import address_of, fetch, is_address, local_path, matching, stamp_of
 from pixaff.io.atomic import atomic_path, scratch_folder
@@ -178,8 +178,8 @@ def over_packs(
     finally:
         result.seconds = time.monotonic() - started
     if stale and not run.keep:
-        named = ", ".join(shortened(name) for name in stale[:3]) + (", ..." if len(stale) > 3 else "")
-        words = f"{counted(len(stale), 'shard was', 'shards were')} made with other options or of another file: {named}"
+        words = f"{counted(len(stale), 'shard was', 'shards were')} made with other options or of another file"
+        words += f": {first_few(stale)}"
         run.report(Event("warning", command, f"{words} (--overwrite makes them again)"))
     if listed is not None and len(result.done) + len(result.skipped) == len(packs):  # or they may be in the others
         for name in listed.names:

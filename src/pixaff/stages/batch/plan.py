@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pixaff._version import __version__
-from pixaff.errors import UsageError, shortened
+from pixaff.errors import UsageError, first_few, shortened
 from pixaff.events import Event
 from pixaff.io.labels import nfc
 from pixaff.io.whole import looks_whole
@@ -27,8 +27,6 @@ EMBEDDED = Path(__file__).parents[2] / "models" / "embedded"
 """Folder of the model inside the package; `pixaff.models.bundle` has it too, but imports torch."""
 LITE = "lite"
 """Its name."""
-NAMED = 3
-"""Number of images of each kind that a warning names."""
 
 
 @dataclass
@@ -145,7 +143,7 @@ class Plan:
         """Warn how many existing outputs no longer fit, and why; with ``keep``, do nothing."""
         if not self._stale or self.run.keep:
             return
-        reasons = "; ".join(f"{len(names)} with {reason} ({_some(names)})" for reason, names in self._stale.items())
+        reasons = "; ".join(f"{len(names)} with {reason} ({first_few(names)})" for reason, names in self._stale.items())
         count = len({name for names in self._stale.values() for name in names})
         words = "output no longer fits" if count == 1 else "outputs no longer fit"
         hint = "kept: --overwrite recomputes them, --keep accepts them"
@@ -358,7 +356,3 @@ def _quick(path: Path) -> list[int] | None:
 
 def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, (list, tuple)) else value
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(shortened(name) for name in names[:NAMED]) + (", ..." if len(names) > NAMED else "")

@@ -90,7 +90,7 @@ def match_masks(
         try:
             size, path = image_size(photo), files.get(nfc(result.names.key(photo)))
             if path is None:
-                return FormatError(f"{photo}: no mask in {folder}")
+                return FormatError(f"{photo}: no mask in {folder}", "a mask has the name of its photo")
             mask = read_mask(path, num_classes, colours)
             if mask.shape != size:
                 turned = mask.shape == size[::-1]
@@ -166,7 +166,7 @@ def mask_confidence(mask: Path, folder: Path | None = None) -> NDArray[np.uint8]
     """How far the best propagated score of each cell of a mask is ahead of the second best, from 0 to 255.
 
     Returns:
-        uint8 (h,w) on the grid of 8 x 8 pixels; None without saved scores.
+        uint8 (h,w) on the grid of the walk; None without saved scores.
 
     Raises:
         FormatError: The scores cannot be read.

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 
-from pixaff.errors import CheckpointError
+from pixaff.errors import CheckpointError, first_few
 from pixaff.events import Callback, Event
 from pixaff.models.base import Network
 from pixaff.models.bundle import shipped_weights
@@ -87,11 +87,7 @@ def start_weights(
     path = Path(init)
     new, unused = load_fitting(model, path, reset_head)
     words = "".join(
-        f", {kind}: {_some(names)}" for kind, names in (("re-initialised", new), ("unused", unused)) if names
+        f", {kind}: {first_few(names, 4)}" for kind, names in (("re-initialised", new), ("unused", unused)) if names
     )
     report(Event("note", command, f"{name} starts from {path}{words}"))
     return path.name
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:4]) + (", ..." if len(names) > 4 else "")
