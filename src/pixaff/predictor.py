@@ -45,6 +45,10 @@ from pixaff.prediction import STRIDE, ImageLike, Instances, Prediction, image_wi
 from pixaff.samples import CamsLike, LabelsLike, Sample, fitted_cams
 from pixaff.settings import Settings
 
+TOLERANCE = 1e-4
+"""Of the walk's scores. 5 of a million pixels get another label than with 1e-7 (40 training photos of VOC 2012), and
+the walk takes a tenth less time than with 1e-5."""
+
 Result = TypeVar("Result")
 N = TypeVar("N", bound=Network)
 
@@ -591,6 +595,7 @@ class Predictor:
             beta,
             settings.steps,
             settings.radius,
+            tol=TOLERANCE,
             borders=settings.borders,
             spread=spread,
         )

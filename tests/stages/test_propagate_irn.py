@@ -29,6 +29,7 @@ from pixaff.ops.boundary import boundary_affinity, boundary_walk, semantic_score
 from pixaff.ops.instances import detect_instances, displacement_centroids, instance_map, instance_scores
 from pixaff.ops.walk import random_walk
 from pixaff.prediction import margin_at, masks_at
+from pixaff.predictor import TOLERANCE
 from pixaff.stages.propagate import propagate
 
 OTHER = (210, 20, 40)
@@ -66,7 +67,7 @@ def test_irn_walk_is_that_of_the_ops(photos: Path, background: float) -> None:
         start = torch.cat([cell_scores(background_score(maps, 3.0), 4), strided_cams(maps)]) * (1 - edge)
         walked = random_walk(start, boundary_affinity(edge), 6.0, 32, borders="full")
         expected = upsample_scores(walked, (64, 96), 4)
-    assert np.allclose(found.scores, (expected / expected.sum(0)).numpy(), atol=1e-5)
+    assert np.allclose(found.scores, (expected / expected.sum(0)).numpy(), atol=TOLERANCE)
     assert found.classes == ("red", "blue")
     assert found.walked.shape == (3, 16, 24)
     assert found.mask[16, 16] == 1

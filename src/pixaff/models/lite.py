@@ -46,6 +46,8 @@ LEVELS = (48, 120, 352)
 HIDDEN = 256
 PRIOR = 0.5
 """Of the image-level labels on the segmentation, read off 83 training images (docs/lite.md)."""
+EDGE, EDGE_MERGED = (8, 8, 16, 16, 16), 16
+"""Channels of the levels from which class boundaries are found, and of these merged."""
 WIDTH = 128
 """Channels of the segmentation network's decoder."""
 
@@ -260,9 +262,9 @@ class LiteIrn(_LiteInCells, BoundaryNetwork):
     """Inter-pixel relation network (IRN) on five levels of the backbone; see `pixaff.models.resnet50.ResNet50Irn`.
 
     It has no group norm, so that padding does not matter and photos are not brought to 512 x 512, and in its place 3x3
-    convolutions where levels are merged. Boundaries: 1x1 convolutions of all levels, ReLU, concatenated at stride 4,
-    3x3 convolution to 64 channels, ReLU, 1x1 convolution to one. Displacements: the same with the three coarse levels,
-    merged at stride 8 to 128 channels, in place of these.
+    convolutions where levels are merged. Boundaries: 1x1 convolutions of all levels to 64 channels together, ReLU,
+    concatenated at stride 4, 3x3 convolution to 16 channels, ReLU, 1x1 convolution to one. Displacements: the same
+    with four times as many channels, and with the three coarse levels, merged at stride 8, in place of these.
     """
 
     new = ("edge_levels", "edge_merge", "edge", "offset_levels", "offset_coarse", "offset_merge", "offset")
@@ -271,9 +273,9 @@ class LiteIrn(_LiteInCells, BoundaryNetwork):
     def __init__(self) -> None:
         super().__init__(fine=True)
         levels = (*FINE_LEVELS, *LEVELS)
-        self.edge_levels = _reductions(levels, (16, 16, 32, 32, 32))
-        self.edge_merge = nn.Conv2d(128, 64, 3, padding=1)
-        self.edge = nn.Conv2d(64, 1, 1)
+        self.edge_levels = _reductions(levels, EDGE)
+        self.edge_merge = nn.Conv2d(sum(EDGE), EDGE_MERGED, 3, padding=1)
+        self.edge = nn.Conv2d(EDGE_MERGED, 1, 1)
         self.offset_levels = _reductions(levels, (32, 32, 64, 64, 64))
         self.offset_coarse = nn.Conv2d(192, 128, 3, padding=1)
         self.offset_merge = nn.Conv2d(192, 64, 3, padding=1)
