@@ -104,8 +104,8 @@ class WinogradConv2d(nn.Conv2d):
     transformed: Tensor
 
     def __init__(self, conv: nn.Conv2d) -> None:
-        sizes = conv.in_channels, conv.out_channels, 3
-        super().__init__(*sizes, padding=conv.dilation, dilation=conv.dilation, bias=False, device="meta")
+        sizes, step = (conv.in_channels, conv.out_channels, 3), conv.dilation[0]
+        super().__init__(*sizes, padding=step, dilation=step, bias=False, device="meta")
         self.weight, self.bias = conv.weight, conv.bias
         weight = conv.weight.detach()
         rows = weight.permute(2, 3, 0, 1).reshape(9, -1)
