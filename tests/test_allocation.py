@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import gc
+import os
+import platform
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -38,3 +42,16 @@ def test_a_callers_own_process_is_left_as_it_is(untouched: None) -> None:
     gc.set_threshold(500, 5, 5)
     allocation.collect_now()
     assert (gc.get_threshold(), gc.get_freeze_count()) == ((500, 5, 5), 0)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries cannot be told")
+def test_a_programs_own_process_keeps_freed_memory_unless_the_user_decides() -> None:
+    code = "from pixaff import allocation as a; print(a.keeps_memory(), a.settle_process() or a.keeps_memory())"
+    free = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
+
+    def printed(**more: str) -> str:
+        command = [sys.executable, "-c", code]
+        return subprocess.run(command, env=free | more, capture_output=True, text=True, check=True).stdout.strip()
+
+    assert printed() == "False True"
+    assert printed(MALLOC_ARENA_MAX="2") == "False False"

@@ -14,6 +14,8 @@ STARTING = 1_000_000
 """New objects from which on unreachable ones are looked for while a program starts; PyTorch makes 200,000."""
 USUAL = gc.get_threshold()
 
+_keeps_memory = False
+
 
 def settle_process() -> None:
     """Keep freed memory, and let idle threads sleep; for a program's own process, before torch is imported.
@@ -29,8 +31,15 @@ def settle_process() -> None:
         mallopt = ctypes.CDLL(None).mallopt
     except (OSError, AttributeError):  # another C library, such as musl
         return
+    global _keeps_memory
     mallopt(M_TRIM_THRESHOLD, KEEP_BYTES)
     mallopt(M_MMAP_MAX, 0)
+    _keeps_memory = True
+
+
+def keeps_memory() -> bool:
+    """Whether the C library keeps freed memory in this process, so that nothing else has to; see `settle_process`."""
+    return _keeps_memory
 
 
 def collect_later() -> None:

@@ -1,3 +1,4 @@
+import ctypes
 import threading
 
 import pytest
@@ -146,3 +147,32 @@ def test_auto_leaves_networks_of_large_convolutions_to_pytorch(monkeypatch):
     assert inference.onnx_networks("auto", {"cam": large}, cpu, "fp32") == ({}, "torch", "")
     assert inference.onnx_networks("auto", {"cam": large, "walk": other}, cpu, "fp32") == ({"walk": other}, "onnx", "")
     assert inference.onnx_networks("onnx", {"cam": large}, cpu, "fp32") == ({"cam": large}, "onnx", "")
+
+
+class MallocInfo(ctypes.Structure):
+    """The C library's ``struct mallinfo2``."""
+
+    _fields_ = [(name, ctypes.c_size_t) for name in ("arena", "a", "b", "c", "mapped", "d", "e", "used", "free", "top")]
+
+
+def bytes_in_use():
+    try:
+        asked = ctypes.CDLL(None).mallinfo2
+    except (OSError, AttributeError):
+        pytest.skip("only glibc tells what is in use")
+    asked.restype = MallocInfo
+    found = asked()
+    return found.used + found.mapped
+
+
+@pytest.mark.parametrize("keeps", [True, False])
+def test_a_network_holds_no_memory_between_images_if_the_c_library_keeps_it(keeps, monkeypatch):
+    monkeypatch.setattr("pixaff.allocation._keeps_memory", keeps)
+    made = onnx_network(shaken("lite_affinity"))
+    with torch.inference_mode():
+        made.features(torch.randn(1, 3, 32, 32))
+        before = bytes_in_use()
+        for height, width in ((128, 96), (64, 256), (176, 176), (256, 72)):
+            made.features(torch.randn(1, 3, height, width))
+        held = bytes_in_use() - before
+    assert (held < 1e6) == keeps, held
