@@ -2,8 +2,9 @@
 
     python -m benchmarks.cam [--network NAME] [--size 500x375] [--precision auto] [--threads N] [--repeats N] [--json]
 
-The engines are the network as it is, with batch norm folded into the convolutions, and in ONNX Runtime; they take
-turns. Ratios are of processor seconds, which other programs on the machine change little.
+The engines are the network as it is, with batch norm folded into the convolutions, with Winograd's algorithm as well if
+it suits the network, and in ONNX Runtime; they take turns. Ratios are of processor seconds, which other programs on the
+machine change little.
 
 The weights are noise whose scale keeps the values of all layers in range. The plain loop sees one scale or mirror
 image at a time and enlarges all maps. The maps kept are those of the two classes that the network thinks likeliest, as
@@ -30,9 +31,12 @@ from torch import Tensor
 
 from benchmarks.measuring import Row, arguments, show, take_turns_on
 from pixaff.device import choose_precision
+from pixaff.errors import UsageError
 from pixaff.io.images import IMAGE_SUFFIXES, load_image
 from pixaff.models import create_cam_network
 from pixaff.models.base import CamNetwork
+from pixaff.models.folding import folded
+from pixaff.models.winograd import winograd_layers
 from pixaff.predictor import Predictor
 from pixaff.settings import Settings
 
@@ -98,14 +102,18 @@ def engines(network: CamNetwork, precision: str) -> dict[str, Predictor]:
     def make() -> Predictor:
         return Predictor(network, None, names, Settings(cam="lite", scales=SCALES, size=0))
 
-    plain, folding, runtime, low = (make() for _ in range(4))
-    plain._engines["cam"] = network
+    plain, folding, pytorch, runtime, low = (make() for _ in range(5))
+    plain._engines["cam"], folding._engines["cam"] = network, folded(network)
     found = {"pixaff, network as it is": plain, "pixaff, folded": folding}
-    if (why := runtime.settle_inference("auto")) or runtime.inference != "onnx":
-        print(f"no ONNX Runtime: {why}", file=sys.stderr)
-    else:
+    if winograd_layers(network):
+        found["pixaff, folded, Winograd"] = pytorch
+    try:
+        runtime.settle_inference("onnx")
         found["pixaff, ONNX Runtime"] = runtime
+    except UsageError as error:
+        print(f"no ONNX Runtime: {error}", file=sys.stderr)
     low.precision, _ = choose_precision(precision, torch.device("cpu"), low.seconds)
+    low.settle_inference("torch")
     if low.precision != "fp32":
         found[f"pixaff, folded, {low.precision}"] = low
     return found

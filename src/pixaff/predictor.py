@@ -25,8 +25,7 @@ from pixaff.errors import CheckpointError, FormatError, LabelsError, UsageError,
 from pixaff.io.cams import CamFile
 from pixaff.io.labels import class_indices
 from pixaff.models.base import AffinityNetwork, Boundaries, BoundaryNetwork, CamNetwork, JointNetwork, Network
-from pixaff.models.folding import folded
-from pixaff.models.inference import TRIAL_SIZE, onnx_networks
+from pixaff.models.inference import TRIAL_SIZE, onnx_networks, torch_network
 from pixaff.ops.affinity import pair_affinity
 from pixaff.ops.boundary import STRIDE as FINE
 from pixaff.ops.boundary import boundary_affinity, boundary_walk, product_affinity, semantic_scores, strided_cams
@@ -161,7 +160,7 @@ class Predictor:
             if self.inference != "torch":
                 requested = "int8" if self.inference == "int8" else "auto"
                 made = onnx_networks(requested, {part: network}, self.device, self.precision)[0]
-            self._engines[part] = made.get(part) or folded(network)
+            self._engines[part] = made.get(part) or torch_network(network, self.precision)
         engine = self._engines[part]
         assert isinstance(engine, kind)
         return engine

@@ -20,8 +20,7 @@ from pixaff.device import autocast, check_memory, device_words, steady_threads
 from pixaff.errors import LabelsError, UsageError
 from pixaff.io.labels import class_indices
 from pixaff.models.base import SegNetwork
-from pixaff.models.folding import folded
-from pixaff.models.inference import TRIAL_SIZE, onnx_networks
+from pixaff.models.inference import TRIAL_SIZE, onnx_networks, torch_network
 from pixaff.ops.crf import refine_labels
 from pixaff.ops.resize import best_value, enlarged_cells, resize_scores, rows_that_may_show
 from pixaff.prediction import ImageLike, Segmentation, image_within
@@ -181,7 +180,7 @@ class Segmenter:
         """
         settings, total, count = self.settings, torch.zeros(()), 0
         if self._made is None:  # once, or by each of the threads that come first
-            self._made = folded(self.network)
+            self._made = torch_network(self.network, self.precision)
         network = self._made
         if self.device.type == "cpu":
             largest = max(settings.scales)

@@ -136,3 +136,13 @@ def test_what_cannot_be_computed_says_why(monkeypatch):
         with pytest.raises(ExportError, match=f"{missing} is not installed") as caught:
             onnx_network(shaken("timm:test_resnet"))
         assert "pixaff[onnx]" in caught.value.hint
+
+
+def test_auto_leaves_networks_of_large_convolutions_to_pytorch(monkeypatch):
+    large, other = create_model("lite_cam", 3), create_model("lite_affinity")
+    monkeypatch.setattr(inference, "winograd_layers", lambda network: ["conv"] if network is large else [])
+    monkeypatch.setattr(inference, "onnx_network", lambda network, _: network)
+    cpu = torch.device("cpu")
+    assert inference.onnx_networks("auto", {"cam": large}, cpu, "fp32") == ({}, "torch", "")
+    assert inference.onnx_networks("auto", {"cam": large, "walk": other}, cpu, "fp32") == ({"walk": other}, "onnx", "")
+    assert inference.onnx_networks("onnx", {"cam": large}, cpu, "fp32") == ({"cam": large}, "onnx", "")

@@ -1,4 +1,4 @@
-"""Networks computed by ONNX Runtime on the CPU.
+"""What computes the networks: PyTorch, or ONNX Runtime on the CPU.
 
 A graph is kept without the weights of its network, which are handed to ONNX Runtime beside it. The graphs of `lite`
 are part of pixaff (``models/graphs``); ``python -m pixaff.models.inference`` writes them. Another network is exported
@@ -30,6 +30,7 @@ from pixaff.models.base import Network
 from pixaff.models.folding import folded
 from pixaff.models.int8 import NEEDLESS, int8_graph, int8_weights
 from pixaff.models.onnx import HINT, INPUT, OPSET, ExportError, compare, missing_packages, onnx_graph
+from pixaff.models.winograd import winograd_layers, with_winograd
 from pixaff.weights.cache import cache_folder
 
 GRAPHS = Path(__file__).with_name("graphs")
@@ -44,6 +45,15 @@ DIGEST = hashlib.sha256().digest_size
 TRIAL_SIZE = (128, 128)
 """Size of the image on which a precision is timed."""
 N = TypeVar("N", bound=Network)
+
+
+def torch_network(network: N, precision: str) -> N:
+    """The network for PyTorch: with batch norm folded and, on the CPU in float32, large convolutions after Winograd.
+
+    The network itself stays as it is, and what is made of it is not to be trained.
+    """
+    plain = folded(network)
+    return with_winograd(plain) if precision == "fp32" else plain
 
 
 def onnx_network(network: N, int8: bool = False) -> N:
@@ -87,11 +97,11 @@ def onnx_network(network: N, int8: bool = False) -> N:
 def onnx_networks(
     requested: str, networks: Mapping[str, N], device: torch.device, precision: str
 ) -> tuple[dict[str, N], str, str]:
-    """The networks in ONNX Runtime, on the CPU, if it computes all of them; {} means PyTorch.
+    """The networks that ONNX Runtime is to compute, on the CPU; PyTorch computes the others.
 
     Args:
-        requested: "auto", "torch", "onnx" or "int8". "auto" is "onnx" where that is possible, otherwise "torch"; never
-            "int8", which changes masks.
+        requested: "auto", "torch", "onnx" or "int8". "auto" is "onnx" where that is possible, but "torch" for a network
+            that is mostly large 3x3 convolutions (see `pixaff.models.winograd`); never "int8", which changes masks.
         networks: The networks by part.
         device: Where they are.
         precision: "fp32" or "bf16".
@@ -111,6 +121,10 @@ def onnx_networks(
         )
     if requested == "torch" or not suits:
         return {}, "torch", ""
+    if requested == "auto":
+        networks = {part: network for part, network in networks.items() if not winograd_layers(network)}
+        if not networks:
+            return {}, "torch", ""
     int8 = requested == "int8"
     try:
         made = {part: onnx_network(network, int8) for part, network in networks.items()}
