@@ -437,7 +437,10 @@ def test_load_takes_settings_by_name_and_names_what_is_none(monkeypatch: pytest.
         pixaff.load("toy", precision="fp16")
     events: list[pixaff.events.Event] = []
     assert pixaff.load("toy", device="cpu", precision="auto", report=events.append).precision in ("fp32", "bf16")
-    assert [event.text.startswith("computing in ") for event in events] == [True]
+    pixaff.load(
+        "toy", device="cpu", precision="auto", progress=True, report=events.append
+    )  # the bar takes no events away
+    assert [event.text.startswith("computing in ") for event in events] == [True, True]
 
 
 def test_saved_scores_give_the_masks_of_other_alphas(model: Predictor, photo: Path, tmp_path: Path) -> None:

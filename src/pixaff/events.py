@@ -41,3 +41,13 @@ Callback = Callable[[Event], None]
 
 def silent(event: Event) -> None:
     """A callback that ignores every event."""
+
+
+def both(first: Callback, second: Callback) -> Callback:
+    """A callback that passes every event to two."""
+
+    def tell(event: Event) -> None:
+        first(event)
+        second(event)
+
+    return tell

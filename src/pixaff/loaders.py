@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pixaff.device import choose_precision, pick_device
-from pixaff.events import Callback, Event, silent
+from pixaff.events import Callback, Event, both, silent
 from pixaff.model_options import ModelOptions
 from pixaff.models.bundle import Parts, Weights, load_model
 from pixaff.models.segmentation import load_segmentation
@@ -62,7 +62,7 @@ def load(
     named, given = divide(options, "load", ModelOptions, Settings, every=True)
     chosen = ModelOptions(model=model, **named)
     bar = ProgressBar() if progress else None
-    tell: Callback = report if bar is None else bar
+    tell = report if bar is None else both(report, bar)
     try:
         return load_predictor(chosen, given, device=device, parts=parts, command="load", report=tell)
     finally:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pixaff.errors import UsageError, shortened
-from pixaff.events import Callback, Event, silent
+from pixaff.events import Callback, both, silent
 from pixaff.options import check_options, keyword, option
 from pixaff.progress import ProgressBar
 from pixaff.shard import Shard
@@ -102,7 +102,7 @@ class RunOptions:
         if self.cluster is not None:
             _check_cluster(self.cluster)
         if self.progress:
-            object.__setattr__(self, "report", _both(self.report, ProgressBar()))
+            object.__setattr__(self, "report", both(self.report, ProgressBar()))
             object.__setattr__(self, "progress", False)
 
 
@@ -144,11 +144,3 @@ def _check_cluster(address: str) -> None:
         raise UsageError(f"cluster is {shortened(address)!r}, expected ray or ray://HOST:PORT")
     if importlib.util.find_spec("ray") is None:
         raise UsageError("ray is not installed", "pip install 'pixaff[ray]'")
-
-
-def _both(first: Callback, second: Callback) -> Callback:
-    def tell(event: Event) -> None:
-        first(event)
-        second(event)
-
-    return tell
