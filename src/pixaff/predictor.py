@@ -38,7 +38,7 @@ from pixaff.ops.instances import (
     instance_map,
     instance_scores,
 )
-from pixaff.ops.resize import resize_scores
+from pixaff.ops.resize import resize_labels, resize_scores
 from pixaff.ops.walk import cell_scores, random_walk
 from pixaff.prediction import STRIDE, ImageLike, Instances, Prediction, image_within, probabilities
 from pixaff.samples import CamsLike, LabelsLike, Sample, fitted_cams
@@ -467,7 +467,7 @@ class Predictor:
         count = int(places.max()) + 1
         indices = [cams.present[row // count] for row in detected.rows.tolist()]
         return Instances(
-            enlarged_labels(detected.map.cpu().numpy(), sample.size),
+            resize_labels(detected.map.cpu().numpy(), sample.size),
             np.array(indices, np.int64) + 1,
             tuple(self.classes[i] if i < len(self.classes) else str(i + 1) for i in indices),
             detected.scores.float().cpu().numpy(),
@@ -720,14 +720,6 @@ def _scores_to_walk(maps: Tensor, alpha: float, powers: Sequence[float] = (), st
     """
     rows = [with_background(maps, alpha), *(background_score(maps, power) for power in powers)]
     return cell_scores(torch.cat(rows), stride)
-
-
-def enlarged_labels(labels: NDArray[np.int64], size: tuple[int, int]) -> NDArray[np.int64]:
-    """Whole numbers (h, w) at another size (H, W), by nearest neighbour."""
-    rows, columns = (
-        ((np.arange(side) + 0.5) * own / side).astype(np.int64) for side, own in zip(size, labels.shape, strict=True)
-    )
-    return labels[rows[:, None], columns]
 
 
 def _at_network_size(network: Network, image: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -26,6 +26,7 @@ from pixaff.io.labels import VOC_CLASSES, image_path, nfc, read_list
 from pixaff.io.masks import VOID, Colour, read_mask
 from pixaff.io.scores import ScoreFile, read_scores
 from pixaff.ops.metrics import ConfusionMatrix, rank_correlation
+from pixaff.ops.resize import resize_labels
 from pixaff.run_options import RunOptions
 from pixaff.stages.batch.executors import default_workers, in_threads
 from pixaff.stages.batch.inputs import existing_folder, find_masked_photos
@@ -347,7 +348,7 @@ class _Item:
         except ValueError as error:
             raise FormatError(f"{self.name}: {error}") from None
         self.matrix, self.iou = matrix, matrix.miou()
-        self.truth = pack_planes([_shrunk(truth, self.size)])
+        self.truth = pack_planes([resize_labels(truth, self.size)])
 
     def facts(self) -> dict[str, Any]:
         """What the page knows at once."""
@@ -363,18 +364,10 @@ class _Item:
 
     def stored(self) -> dict[str, Any]:
         """What the page unpacks when it shows the image; the item itself then needs it no longer."""
-        mask = pack_planes([_shrunk(self.mask, self.size)])
+        mask = pack_planes([resize_labels(self.mask, self.size)])
         made = {"photo": self.picture, "mask": mask, "truth": self.truth, "scores": self.packed}
         self.mask, self.picture, self.truth, self.packed = np.empty((0, 0), np.uint8), None, None, None
         return made
-
-
-def _shrunk(mask: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
-    """The value at the middle of each pixel of a smaller size (h, w)."""
-    rows, columns = (
-        ((np.arange(side) + 0.5) * own / side).astype(np.int64) for side, own in zip(size, mask.shape, strict=True)
-    )
-    return mask[rows[:, None], columns]
 
 
 def _beside(masks: Path) -> Path | None:
