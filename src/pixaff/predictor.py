@@ -24,6 +24,7 @@ from pixaff.device import autocast, check_memory, device_words, steady_threads
 from pixaff.errors import CheckpointError, FormatError, LabelsError, UsageError, quoted
 from pixaff.io.cams import CamFile
 from pixaff.io.labels import class_indices
+from pixaff.io.masks import resize_mask
 from pixaff.models.base import AffinityNetwork, Boundaries, BoundaryNetwork, CamNetwork, JointNetwork, Network
 from pixaff.models.inference import TRIAL_SIZE, onnx_networks, torch_network
 from pixaff.ops.affinity import pair_affinity
@@ -38,7 +39,7 @@ from pixaff.ops.instances import (
     instance_map,
     instance_scores,
 )
-from pixaff.ops.resize import resize_labels, resize_scores
+from pixaff.ops.resize import resize_scores
 from pixaff.ops.walk import cell_scores, random_walk
 from pixaff.prediction import STRIDE, ImageLike, Instances, Prediction, image_within, probabilities
 from pixaff.samples import CamsLike, LabelsLike, Sample, fitted_cams
@@ -467,7 +468,7 @@ class Predictor:
         count = int(places.max()) + 1
         indices = [cams.present[row // count] for row in detected.rows.tolist()]
         return Instances(
-            resize_labels(detected.map.cpu().numpy(), sample.size),
+            resize_mask(detected.map.cpu().numpy(), sample.size),
             np.array(indices, np.int64) + 1,
             tuple(self.classes[i] if i < len(self.classes) else str(i + 1) for i in indices),
             detected.scores.float().cpu().numpy(),

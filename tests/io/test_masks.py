@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from pixaff.errors import FormatError
-from pixaff.io.masks import read_mask, voc_colours, voc_palette, write_mask
+from pixaff.io.masks import read_mask, resize_mask, voc_colours, voc_palette, write_mask
 
 
 def test_palette_is_that_of_pascal_voc() -> None:
@@ -223,3 +223,13 @@ def test_a_class_list_with_colours_is_followed(tmp_path: Path) -> None:
         read_mask(tmp_path / "b.png", 2)
     with pytest.raises(FormatError, match=r"b\.png: found a colour image with the colour \(0, 0, 255\), which is no"):
         read_mask(tmp_path / "b.png", 20, VOC)
+
+
+@pytest.mark.parametrize("size", [(9, 4), (3, 8), (6, 7)])
+def test_a_mask_at_another_size_has_the_values_at_the_middle_of_each_pixel(size: tuple[int, int]) -> None:
+    mask = np.random.default_rng(0).integers(0, 300, (6, 7))
+    found = resize_mask(mask, size)
+    rows, columns = (np.arange(side) + 0.5 for side in size)
+    expected = [[mask[int(row * 6 / size[0]), int(column * 7 / size[1])] for column in columns] for row in rows]
+    assert found.dtype == mask.dtype
+    assert found.tolist() == np.array(expected).tolist()

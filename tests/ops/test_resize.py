@@ -6,7 +6,7 @@ import torch
 from torch.nn import functional as F
 
 from pixaff.ops import resize
-from pixaff.ops.resize import best_value, enlarged_cells, mask_at_size, resize_labels, resize_scores, rows_that_may_show
+from pixaff.ops.resize import best_value, enlarged_cells, mask_at_size, resize_scores, rows_that_may_show
 
 
 def test_a_mask_in_bands_is_the_argmax_of_the_enlarged_scores(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -54,13 +54,3 @@ def test_a_row_that_is_best_between_cells_alone_may_show() -> None:
     assert rows_that_may_show(cells) == [0, 1, 2, 3]  # one row alone has to exceed another everywhere
     assert rows_that_may_show(torch.cat([cells, cells[2:3] - 0.1, cells[2:3]])) == [0, 1, 2, 3, 4, 5]
     assert rows_that_may_show(cells[[0, 3]] + torch.tensor([0.0, -1.0])[:, None, None]) == [0]
-
-
-@pytest.mark.parametrize("size", [(9, 4), (3, 8), (6, 7)])
-def test_labels_at_another_size_are_those_at_the_middle_of_each_pixel(size: tuple[int, int]) -> None:
-    labels = np.random.default_rng(0).integers(0, 300, (6, 7))
-    found = resize_labels(labels, size)
-    rows, columns = (np.arange(side) + 0.5 for side in size)
-    expected = [[labels[int(row * 6 / size[0]), int(column * 7 / size[1])] for column in columns] for row in rows]
-    assert found.dtype == labels.dtype
-    assert found.tolist() == np.array(expected).tolist()

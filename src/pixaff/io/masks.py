@@ -7,6 +7,7 @@ import os
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,7 @@ from pixaff.errors import FormatError, first_few
 from pixaff.io.atomic import write_bytes
 from pixaff.io.picture_files import opened
 
+Value = TypeVar("Value", bound=np.integer)
 VOID = 255
 Colour = tuple[int, int, int]
 _PART = 1 << 24
@@ -59,6 +61,14 @@ def mask_png(mask: NDArray[np.uint8]) -> bytes:
     png = io.BytesIO()  # Pillow hides the reason when it writes to a full disk itself
     picture.save(png, format="PNG")
     return png.getvalue()
+
+
+def resize_mask(mask: NDArray[Value], size: tuple[int, int]) -> NDArray[Value]:
+    """A mask (H, W) at another size (h, w): the values at the middle of each of its pixels."""
+    rows, columns = (
+        ((np.arange(side) + 0.5) * own / side).astype(np.int64) for side, own in zip(size, mask.shape, strict=True)
+    )
+    return mask[rows[:, None], columns]
 
 
 def voc_colours(num_classes: int) -> dict[Colour, int]:

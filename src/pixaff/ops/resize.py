@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TypeVar
 
 import numpy as np
 import torch
@@ -11,7 +10,6 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-Whole = TypeVar("Whole", bound=np.integer)
 BAND = 1 << 23
 """Number of scores in memory while a mask is enlarged: 32 MB of float32."""
 
@@ -85,11 +83,3 @@ def best_value(scores: Tensor, values: Sequence[int]) -> Tensor:
         found.masked_fill_(row > best, value)
         torch.maximum(best, row, out=best)
     return found
-
-
-def resize_labels(labels: NDArray[Whole], size: tuple[int, int]) -> NDArray[Whole]:
-    """Whole numbers (H, W) at another size (h, w): those at the middle of each of its pixels."""
-    rows, columns = (
-        ((np.arange(side) + 0.5) * own / side).astype(np.int64) for side, own in zip(size, labels.shape, strict=True)
-    )
-    return labels[rows[:, None], columns]

@@ -23,10 +23,9 @@ from pixaff.events import Callback, Event, silent
 from pixaff.io.atomic import write_text
 from pixaff.io.images import load_image
 from pixaff.io.labels import VOC_CLASSES, image_path, nfc, read_list
-from pixaff.io.masks import VOID, Colour, read_mask
+from pixaff.io.masks import VOID, Colour, read_mask, resize_mask
 from pixaff.io.scores import ScoreFile, read_scores
 from pixaff.ops.metrics import ConfusionMatrix, rank_correlation
-from pixaff.ops.resize import resize_labels
 from pixaff.run_options import RunOptions
 from pixaff.stages.batch.executors import default_workers, in_threads
 from pixaff.stages.batch.inputs import existing_folder, find_masked_photos
@@ -348,7 +347,7 @@ class _Item:
         except ValueError as error:
             raise FormatError(f"{self.name}: {error}") from None
         self.matrix, self.iou = matrix, matrix.miou()
-        self.truth = pack_planes([resize_labels(truth, self.size)])
+        self.truth = pack_planes([resize_mask(truth, self.size)])
 
     def facts(self) -> dict[str, Any]:
         """What the page knows at once."""
@@ -364,7 +363,7 @@ class _Item:
 
     def stored(self) -> dict[str, Any]:
         """What the page unpacks when it shows the image; the item itself then needs it no longer."""
-        mask = pack_planes([resize_labels(self.mask, self.size)])
+        mask = pack_planes([resize_mask(self.mask, self.size)])
         made = {"photo": self.picture, "mask": mask, "truth": self.truth, "scores": self.packed}
         self.mask, self.picture, self.truth, self.packed = np.empty((0, 0), np.uint8), None, None, None
         return made
