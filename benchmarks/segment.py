@@ -2,14 +2,12 @@
 
     python -m benchmarks.segment [PHOTOS] [--model RUN] [--images N] [--repeats N] [--json]
 
-Labels are predicted, as a segmentation network needs none. Without --model the segmentation network has random weights
-if the package has none: the work does not depend on them. The photos are taken again and again under new names until
+Labels are predicted, as a segmentation network needs none. The photos are taken again and again under new names until
 there are enough.
 """
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -19,15 +17,11 @@ import pixaff
 from benchmarks.measuring import arguments, show, take_turns
 from benchmarks.propagate import PHOTOS, link_photos
 from benchmarks.walk import Rows
-from pixaff.errors import CheckpointError
-from pixaff.io.checkpoints import write_state_dict
-from pixaff.models.model_folder import SEG
-from pixaff.models.segmentation import segmentation_file
-from pixaff.settings import SegSettings
 from pixaff.stages.batch.report import Report
 
 WAYS: Mapping[str, Mapping[str, Any]] = {
     "segment": {},
+    "segment, size 448": {"size": 448},
     "segment, size 512": {"size": 512},
     "segment, scales 1 0.5, mirrored": {"scales": (1.0, 0.5), "flip": True},
     "segment, CRF": {"crf": True},
@@ -36,25 +30,11 @@ WAYS: Mapping[str, Mapping[str, Any]] = {
 """Options of segment by name."""
 
 
-def some_model(folder: Path) -> str | Path:
-    """lite, or a run with random weights if lite has no segmentation network."""
-    try:
-        segmentation_file("lite")
-    except CheckpointError:
-        classes = pixaff.load("lite").classes
-        metadata = {"network": "lite_seg", "classes": json.dumps(classes), "size": str(SegSettings().size)}
-        network = pixaff.create_model("lite_seg", len(classes))
-        write_state_dict(folder / "model" / SEG, network.state_dict(), metadata=metadata)
-        return folder / "model"
-    return "lite"
-
-
-def compare(source: Path, model: str | Path | None, images: int, repeats: int) -> tuple[Rows, dict[str, int | str]]:
+def compare(source: Path, model: str | Path, images: int, repeats: int) -> tuple[Rows, dict[str, int | str]]:
     """Photos a second of each way."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         photos = link_photos(source, folder, images)
-        model = model or some_model(folder)
 
         def done(report: Report) -> None:
             assert report.ok, report.failed[:1]
@@ -80,7 +60,9 @@ def compare(source: Path, model: str | Path | None, images: int, repeats: int) -
 def main() -> None:
     parser = arguments(__doc__)
     parser.add_argument("photos", type=Path, nargs="?", default=PHOTOS, help="folder (default: %(default)s)")
-    parser.add_argument("--model", help="folder of a run with a segmentation network (default: lite)")
+    parser.add_argument(
+        "--model", default="lite", help="folder of a run with a segmentation network (default: %(default)s)"
+    )
     parser.add_argument("--images", type=int, default=24, help="of a timed run (default: %(default)s)")
     options = parser.parse_args()
     show("Segmentation", *compare(options.photos, options.model, options.images, options.repeats), options.json)

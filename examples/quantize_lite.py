@@ -36,11 +36,13 @@ from pixaff.models.base import Network
 from pixaff.models.inference import GRAPHS, PREFIX
 from pixaff.models.int8 import WEIGHTS, digest
 from pixaff.models.onnx import INPUT, onnx_graph
+from pixaff.models.segmentation import load_segmentation
 
 FIRST = ("backbone.net.conv_stem", "backbone.net.blocks.0.", "backbone.net.blocks.1.")
 CAM = (*FIRST, "classifier", "pixel")
 IRN = (*FIRST, "edge", "offset")
 JOINT = (*FIRST, "cam.classifier", "cam.pixel", "irn")
+SEG = (*FIRST, "classifier", "gate", "rows")
 AFFINITY = (*FIRST, *(f"backbone.net.blocks.{stage}." for stage in (2, 3, 4)), "level", "merge")
 """First words of the names of layers that stay in float32."""
 PERCENTILE = 99.99
@@ -81,10 +83,12 @@ def convolutions(model: Any, kept: Sequence[str]) -> list[Convolution]:
     return found
 
 
-def views(network: Network, photos: Sequence[Path], scales: Sequence[float]) -> Iterator[NDArray[np.float32]]:
+def views(
+    network: Network, photos: Sequence[Path], scales: Sequence[float], size: int = 512
+) -> Iterator[NDArray[np.float32]]:
     """The photos as the network sees them, every other one mirrored: (1,3,H,W)."""
     for number, photo in enumerate(photos):
-        picture = Image.fromarray(load_image(photo, 512)[0])
+        picture = Image.fromarray(load_image(photo, size)[0])
         for scale in scales:
             columns, rows = (max(1, round(side * scale / 16)) * 16 for side in picture.size)
             x = network.preprocess(picture.resize((columns, rows), Image.Resampling.BICUBIC))[None].numpy()
@@ -188,15 +192,17 @@ def main() -> None:
     assert irn is not None
     joint = cam.joined(irn, displacement=True)
     assert joint is not None
+    seg = load_segmentation("lite")
     options.out.mkdir(parents=True, exist_ok=True)
-    for network, kept, scales, graphs in (
-        (cam, CAM, (1.0, 0.5), ("lite_cam", "lite_cam_seeded", "lite_head")),
-        (affinity, AFFINITY, (1.0,), ("lite_affinity",)),
-        (irn, IRN, (1.0,), ("lite_irn",)),
-        (joint, JOINT, (1.0,), ("lite_joint", "lite_joint_displacement")),
+    for network, kept, seen, graphs in (
+        (cam, CAM, views(cam, photos, (1.0, 0.5)), ("lite_cam", "lite_cam_seeded", "lite_head")),
+        (affinity, AFFINITY, views(affinity, photos, (1.0,)), ("lite_affinity",)),
+        (irn, IRN, views(irn, photos, (1.0,)), ("lite_irn",)),
+        (joint, JOINT, views(joint, photos, (1.0,)), ("lite_joint", "lite_joint_displacement")),
+        (seg.network, SEG, views(seg.network, photos, (1.0,), seg.settings.size), ("lite_seg",)),
     ):
         outputs = [f"{name}_of_image" for name in network.exported]
-        ranges, means = statistics(onnx_graph(network, network.exported, outputs), kept, views(network, photos, scales))
+        ranges, means = statistics(onnx_graph(network, network.exported, outputs), kept, seen)
         for name in graphs:
             graph = (GRAPHS / f"{name}.onnx").read_bytes()
             write_bytes(options.out / f"{name}.onnx", quantized_graph(graph, kept, ranges))

@@ -122,6 +122,7 @@ class TinyIrn(Tiny, BoundaryNetwork):
 class TinySeg(Tiny, SegNetwork):
     def __init__(self, outputs: int) -> None:
         super().__init__(outputs + 1)
+        self.num_classes = outputs
         self.norm = nn.BatchNorm2d(16)
 
     def forward(self, x: Tensor) -> Tensor:

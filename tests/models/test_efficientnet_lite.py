@@ -38,6 +38,20 @@ def test_levels_are_those_of_timm(levels: tuple[int, ...]) -> None:
         torch.testing.assert_close(found, expected)
 
 
+def test_cells_of_the_published_stride_are_centred_on_their_pixels() -> None:
+    network = EfficientNetLite2((0, 1, 2, 3, 4), output_stride=32).eval()
+    for name, tensor in network.state_dict().items():
+        if name.endswith("weight"):
+            tensor.fill_(1 / tensor[0].numel())  # every pixel of the receptive field counts
+    x = torch.full((1, 3, 512, 512), 1e-6, requires_grad=True)  # no activation is cut at 6
+    for stride, level in zip((2, 4, 8, 16, 32), network(x), strict=True):
+        assert level.shape[2:] == (512 // stride, 512 // stride)
+        cell = 256 // stride
+        weight = torch.autograd.grad(level[0, 0, cell, cell], x, retain_graph=True)[0].sum((0, 1, 2))
+        centre = float((weight * torch.arange(512)).sum() / weight.sum())
+        assert abs(centre - (256 + stride / 2 - 0.5)) <= stride / 4
+
+
 @torch.inference_mode()
 def test_head_is_that_of_timm() -> None:
     whole = with_statistics(timm_model(NAME))

@@ -76,7 +76,7 @@ def test_a_channel_without_weights_keeps_its_bias():
 def test_other_weights_have_no_ranges(lite):
     names = sorted({path.stem for path in FILES.iterdir()})
     joint = ["lite_joint", "lite_joint_displacement"]
-    assert names == ["lite_affinity", "lite_cam", "lite_cam_seeded", "lite_head", "lite_irn", *joint]
+    assert names == ["lite_affinity", "lite_cam", "lite_cam_seeded", "lite_head", "lite_irn", *joint, "lite_seg"]
     assert int8_graph(lite.cam_network) is not None
     other = create_model("lite_cam", 3)
     assert int8_graph(other) is None

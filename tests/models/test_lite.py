@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 import torch
 
+from pixaff.errors import CheckpointError
 from pixaff.io.checkpoints import read_state_dict
 from pixaff.models import create_affinity_network, create_boundary_network, create_cam_network
 from pixaff.models.base import AffinityNetwork, BoundaryNetwork, CamNetwork
 from pixaff.models.bundle import shipped_weights
 from pixaff.models.registry import create_seg_network
+from pixaff.stages.training.starting import load_fitting
 
 
 @pytest.fixture(scope="module")
@@ -158,19 +160,51 @@ def test_segmentation_network_predicts_every_pixel(size: tuple[int, int]) -> Non
     network = create_seg_network("lite_seg", 3)
     assert network(torch.randn(1, 3, *size)).shape == (1, 4, *size)
     # Half precision, in the wheel.
-    assert 2 * sum(parameter.numel() for parameter in network.parameters()) < 14e6
+    assert 2 * sum(parameter.numel() for parameter in network.parameters()) < 11e6
 
 
 @torch.inference_mode()
-def test_levels_cover_the_image() -> None:
-    network = create_seg_network("lite_seg", 1)
-    for stride, level in zip((4, 4, 8, 16, 16), network.backbone.all_levels(torch.randn(1, 3, 96, 64)), strict=True):
+def test_levels_cover_the_image(irn: BoundaryNetwork) -> None:
+    x = torch.randn(1, 3, 96, 64)
+    for stride, level in zip((4, 4, 8, 16, 16), irn.backbone.all_levels(x), strict=True):
+        assert level.shape[2:] == (96 // stride, 64 // stride)
+    for stride, level in zip((4, 8, 16, 32), create_seg_network("lite_seg", 1).backbone.own_levels(x), strict=True):
         assert level.shape[2:] == (96 // stride, 64 // stride)
 
 
-def test_segmentation_starts_from_the_backbone_of_the_classifier() -> None:
+@torch.inference_mode()
+def test_segmentation_knows_what_the_whole_image_shows() -> None:
+    torch.manual_seed(0)
+    network = create_seg_network("lite_seg", 2)
+    x = torch.randn(1, 3, 64, 96)
+    before = network.cell_logits(x)
+    top = network.top(network.backbone.own_levels(x)[-1]).mean((2, 3))[0]
+    # The classifier is sure of the second class and against the first one.
+    network.classifier.weight[:, :, 0, 0] = torch.stack([-20 * top, 20 * top]) / top.square().sum()
+    change = (network.cell_logits(x) - before).mean((0, 2, 3))
+    assert change[0] == 0
+    assert change[1] < -8
+    assert 0 < change[2] < 0.4
+
+
+def test_segmentation_starts_from_the_layers_of_the_classifier() -> None:
     shipped = read_state_dict(shipped_weights("lite_seg"))
-    own = create_seg_network("lite_seg", 3).state_dict()
-    backbone = {name for name in own if name.startswith("backbone.")}
-    assert backbone <= set(shipped)
-    assert all(shipped[name].shape == own[name].shape for name in backbone)
+    network = create_seg_network("lite_seg", 20)
+    own = network.state_dict()
+    encoder = {name for name in own if name.partition(".")[0] in network.encoder}
+    assert {name.partition(".")[0] for name in encoder} == {"backbone", "top"}
+    assert encoder <= set(shipped)
+    assert all(shipped[name].shape == own[name].shape for name in encoder)
+
+
+@pytest.mark.parametrize("part", ["cam", "seg"])
+def test_segmentation_of_other_classes_starts_from_the_weights_in_the_package(part: str) -> None:
+    path = shipped_weights("lite_seg").with_name(f"{part}.safetensors")
+    with pytest.raises(CheckpointError, match=r"found a classifier for 20 classes \(classifier.*, expected 2 "):
+        load_fitting(create_seg_network("lite_seg", 2), path, reset_head=False)
+    network = create_seg_network("lite_seg", 2)
+    fresh = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    new, _ = load_fitting(network, path, reset_head=True)
+    assert {"classifier.weight", "rows.weight", "rows.bias"} <= set(new)
+    assert not any(name.startswith(("backbone.", "top.")) for name in new)
+    assert all(torch.equal(network.state_dict()[name], fresh[name]) for name in new)

@@ -79,8 +79,7 @@ def test_models_are_loaded_without_random_numbers() -> None:
     before = torch.get_rng_state()
     loaded = load_model("lite", parts=("cam",)).cam, load_segmentation("lite").network
     assert torch.equal(torch.get_rng_state(), before)
-    state = read_state_dict(shipped_weights("lite_cam"))
-    for network in loaded:
-        own = network.state_dict()
-        assert all(torch.equal(own[name], state[name].to(own[name].dtype)) for name in own)
+    for name, network in zip(("lite_cam", "lite_seg"), loaded, strict=True):
+        state, own = read_state_dict(shipped_weights(name)), network.state_dict()
+        assert all(torch.equal(own[each], state[each].to(own[each].dtype)) for each in own)
     assert not torch.equal(create_model("lite_cam").classifier.weight, create_model("lite_cam").classifier.weight)

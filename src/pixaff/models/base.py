@@ -330,13 +330,15 @@ class SegNetwork(Network):
     """A network that predicts the class of every pixel, background included: it has `forward` or `cell_logits`.
 
     Attributes:
-        encoder: Name of its submodule of which initial weights have the layers; the others are new.
+        encoder: Names of its submodules of which initial weights have the layers; the others are new.
         fixed_norms: Whether batch norm in the encoder keeps the statistics of its initial weights; a training from
             random weights has none to keep.
         cell: Side in pixels of a cell of `cell_logits`.
+        num_classes: Foreground classes K.
     """
 
-    encoder: ClassVar[str] = "backbone"
+    num_classes: int
+    encoder: ClassVar[tuple[str, ...]] = ("backbone",)
     fixed_norms: bool = True
     cell: ClassVar[int] = 1
 
@@ -368,7 +370,7 @@ class SegNetwork(Network):
         return groups
 
     def _in_encoder(self, name: str) -> bool:
-        return name.startswith(f"{self.encoder}.")
+        return name.startswith(tuple(f"{each}." for each in self.encoder))
 
 
 # The paper's SGD at 0.1 suits its own networks; it ruins the features of an EfficientNet within an epoch. The backbone

@@ -33,14 +33,17 @@ _ENDS = (0, 1, 2, 4, 6)
 
 
 class EfficientNetLite2(nn.Module):
-    """The network without its last layers (see `head`), at output stride 16, with random weights.
+    """The network without its last layers (see `head`), with random weights.
 
     Args:
         levels: Which of the five levels of features `forward` returns, ascending: 16, 24, 48, 120 and 352 channels at
-            stride 2, 4, 8, 16 and 16.
+            stride 2, 4, 8, 16 and the output stride.
+        output_stride: 16, or the 32 of the published network. With 32, the convolutions of stride 2 pad more at the
+            right and more at the left by turns, so that at all strides the cells are centred on their own pixels to
+            within a quarter of a cell.
     """
 
-    def __init__(self, levels: Sequence[int]) -> None:
+    def __init__(self, levels: Sequence[int], output_stride: int = 16) -> None:
         super().__init__()
         self.ends = [_ENDS[level] for level in levels]
         self.conv_stem = _Conv(3, _STEM, 3, stride=2)
@@ -51,8 +54,11 @@ class EfficientNetLite2(nn.Module):
             blocks: list[nn.Module] = []
             for first in [True] + [False] * (count - 1):
                 # The stride that the sixth stage lacks has already been its first block's.
-                dilation = 2 if number > _DILATED or (number == _DILATED and not first) else 1
+                dilated = number > _DILATED or (number == _DILATED and not first)
+                dilation = 2 if dilated and output_stride == 16 else 1
                 step = stride if first else 1
+                if first and number == _DILATED:
+                    step = output_stride // 16
                 blocks.append(
                     _Separable(width, channels, kernel, step)
                     if expansion == 1
@@ -61,9 +67,13 @@ class EfficientNetLite2(nn.Module):
                 width = channels
             stages.append(nn.Sequential(*blocks))
         self.blocks = nn.Sequential(*stages)
+        if output_stride == 32:
+            strided = [layer for layer in self.modules() if isinstance(layer, _Conv) and layer.stride[0] == 2]
+            for layer in strided[1::2]:
+                layer.spare = layer.spare[::-1]
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """Normalised images (B,3,H,W), H and W multiples of 16 -> features of the levels."""
+        """Normalised images (B,3,H,W), H and W multiples of the output stride -> features of the levels."""
         x = self.act(self.bn1(self.conv_stem(x)))
         found = []
         for number, stage in enumerate(self.blocks):

@@ -43,24 +43,31 @@ FINE_LEVELS = (16, 24)
 """Channels at stride 2 and 4."""
 LEVELS = (48, 120, 352)
 """Channels at stride 8, 16 and 16."""
+COARSE = (2, 3, 4)
+"""Which of the five levels these are."""
 HIDDEN = 256
 PRIOR = 0.5
 """Of the image-level labels on the segmentation, read off 83 training images (docs/lite.md)."""
 EDGE, EDGE_MERGED = (8, 8, 16, 16, 16), 16
 """Channels of the levels from which class boundaries are found, and of these merged."""
-WIDTH = 128
-"""Channels of the segmentation network's decoder."""
+DECODER, REDUCED = (128, 96, 64), (64, 32, 16)
+"""Channels of the segmentation network's decoder at stride 16, 8 and 4, and of the backbone's levels that join it."""
 
 
 class LiteBackbone(nn.Module):
-    """EfficientNet-Lite2 at output stride 16; batch norm always uses its stored statistics."""
+    """EfficientNet-Lite2; batch norm always uses its stored statistics.
+
+    Args:
+        levels: Those of `EfficientNetLite2` that are used.
+        output_stride: 16 for `forward` and `all_levels`, 32 for `own_levels`.
+    """
 
     mean = (0.5, 0.5, 0.5)
     std = (0.5, 0.5, 0.5)
 
-    def __init__(self, fine: bool = False) -> None:
+    def __init__(self, levels: Sequence[int] = COARSE, output_stride: int = 16) -> None:
         super().__init__()
-        self.net = EfficientNetLite2((0, 1, 2, 3, 4) if fine else (2, 3, 4))
+        self.net = EfficientNetLite2(levels, output_stride)
         # The stem and the stages up to stride 8 keep their ImageNet weights: they take half of the time of a training
         # step, and a new task needs little change there (the published networks freeze their first stage too).
         for name, parameter in self.net.named_parameters():
@@ -75,7 +82,7 @@ class LiteBackbone(nn.Module):
         return self._centred(self.net(self._padded(x)), *self._cells(x))
 
     def all_levels(self, x: Tensor) -> list[Tensor]:
-        """The levels of a backbone made with ``fine``: 16 and 24 channels at stride 4 h, then those of `forward`.
+        """All five levels: 16 and 24 channels at 4 times the size of the last ones, then those of `forward`.
 
         The level at stride 2 is averaged over the cells of stride 4, and that at stride 4 over 2x2 cells, which centres
         both on the same pixels.
@@ -84,6 +91,11 @@ class LiteBackbone(nn.Module):
         finest, fine, *others = self.net(self._padded(x))
         both = F.avg_pool2d(finest[:, :, 4:, 4:], 2), F.avg_pool2d(fine[:, :, 1:, 1:], 2, stride=1)
         return [*(level[:, :, : 4 * rows, : 4 * columns] for level in both), *self._centred(others, rows, columns)]
+
+    def own_levels(self, x: Tensor) -> list[Tensor]:
+        """The levels of a backbone of output stride 32, each at its own stride, of images padded to whole cells."""
+        rows, columns = (x.shape[2] + 31) // 32, (x.shape[3] + 31) // 32
+        return self.net(F.pad(x, (0, 32 * columns - x.shape[3], 0, 32 * rows - x.shape[2])))
 
     def _cells(self, x: Tensor) -> tuple[int, int]:
         return (x.shape[2] + STRIDE - 1) // STRIDE, (x.shape[3] + STRIDE - 1) // STRIDE
@@ -107,9 +119,9 @@ class _Lite(Network):
     size_divisor = STRIDE
     bytes_per_pixel = 360
 
-    def __init__(self, fine: bool = False) -> None:
+    def __init__(self, levels: Sequence[int] = COARSE, output_stride: int = 16) -> None:
         super().__init__()
-        self.backbone = LiteBackbone(fine)
+        self.backbone = LiteBackbone(levels, output_stride)
 
 
 class _LiteInCells(_Lite):
@@ -137,8 +149,7 @@ class LiteCam(_LiteInCells, CamNetwork):
     def __init__(self, num_classes: int = 20) -> None:
         super().__init__()
         self.top = head()  # the ImageNet network's own last layers
-        self.classifier = nn.Conv2d(FEATURES, num_classes, 1, bias=False)
-        nn.init.normal_(self.classifier.weight, std=0.01)
+        self.classifier = _classifier(num_classes)
         self.pixel = nn.Sequential(
             OrderedDict(
                 norm=nn.BatchNorm2d(FEATURES + LEVELS[1], affine=False),
@@ -215,6 +226,7 @@ class LiteHead(_Lite, SegNetwork):
 
     def __init__(self, num_classes: int = 20) -> None:
         super().__init__()
+        self.num_classes = num_classes
         own = LiteCam(num_classes)
         self.backbone, self.top, self.classifier, self.pixel = own.backbone, own.top, own.classifier, own.pixel
         self.register_buffer("seeded", torch.tensor(True))
@@ -224,8 +236,7 @@ class LiteHead(_Lite, SegNetwork):
         _, middle, coarse = self.backbone(x)
         top = self.top(coarse)
         rows = self.pixel(torch.cat([top, middle], 1))
-        prior = PRIOR * F.logsigmoid(self.classifier(top.mean((2, 3), keepdim=True)))
-        return torch.cat([rows[:, :1], rows[:, 1:] + prior], 1)
+        return _with_prior(rows, self.classifier(top.mean((2, 3), keepdim=True)))
 
 
 class LiteAffinity(_Lite, AffinityNetwork):
@@ -271,7 +282,7 @@ class LiteIrn(_LiteInCells, BoundaryNetwork):
     graph = "lite_irn"
 
     def __init__(self) -> None:
-        super().__init__(fine=True)
+        super().__init__((0, 1, 2, 3, 4))
         levels = (*FINE_LEVELS, *LEVELS)
         self.edge_levels = _reductions(levels, EDGE)
         self.edge_merge = nn.Conv2d(sum(EDGE), EDGE_MERGED, 3, padding=1)
@@ -352,38 +363,58 @@ def _at_finest(parts: Sequence[Tensor]) -> Tensor:
 
 
 class LiteSeg(_Lite, SegNetwork):
-    """Segmentation network after DeepLabV3+ (Chen et al., ECCV 2018), light enough for a CPU.
+    """Segmentation network light enough for a CPU: the backbone at its own output stride 32, and a narrow decoder.
 
-    The deepest level goes through torchvision's spatial pyramid pooling to 128 channels at stride 16, and is enlarged
-    to stride 4. There the levels of stride 2 and 4 join it, reduced to 48 channels. Two separable 3x3 convolutions and
-    a 1x1 convolution give the logits, which are enlarged to the image's size.
+    The classifier tells what the whole image shows, from the average of the last features, as in `LiteCam`. The deepest
+    level becomes 128 channels, each weighted by these averages ("lite R-ASPP" of Howard et al., *Searching for
+    MobileNetV3*, ICCV 2019). Going up as in U-Net (Ronneberger et al., MICCAI 2015), the levels at stride 16, 8 and 4,
+    reduced to 64, 32 and 16 channels, join it one by one, each followed by a separable 3x3 convolution to 128, 96 and
+    64 channels. A 1x1 convolution gives the logits at stride 4, to which the classifier is the prior, as in `LiteHead`.
 
     Args:
         num_classes: Foreground classes K.
     """
 
-    bytes_per_pixel = 700
+    size_divisor = 32
+    encoder = ("backbone", "top")
     graph = "lite_seg"
     exported = ("cell_logits",)
     cell = 4
 
     def __init__(self, num_classes: int = 20) -> None:
-        # Here, because torchvision takes longer to import than `lite` takes for a mask.
-        from torchvision.models.segmentation.deeplabv3 import ASPP  # type: ignore[import-untyped]
-
-        super().__init__(fine=True)
-        # Half the rates of DeepLab, which are for images of 513 pixels and reach across those of 256.
-        self.pyramid = ASPP(LEVELS[2], (3, 6, 9), WIDTH)
-        self.fine = _convolution(sum(FINE_LEVELS), 48, 1)
-        self.merge = nn.Sequential(_separable(WIDTH + 48, WIDTH), _separable(WIDTH, WIDTH))
-        self.rows = nn.Conv2d(WIDTH, num_classes + 1, 1)
+        super().__init__((1, 2, 3, 4), 32)
+        self.num_classes = num_classes
+        self.top, self.classifier = head(), _classifier(num_classes)
+        self.gate = nn.Conv2d(FEATURES, DECODER[0], 1)
+        self.wide = _convolution(LEVELS[2], DECODER[0], 1)
+        levels, before = (LEVELS[1], LEVELS[0], FINE_LEVELS[1]), (DECODER[0], *DECODER[:-1])
+        self.reductions = nn.ModuleList(_convolution(*widths, 1) for widths in zip(levels, REDUCED, strict=True))
+        self.merges = nn.ModuleList(
+            _separable(coarse + fine, width) for coarse, fine, width in zip(before, REDUCED, DECODER, strict=True)
+        )
+        self.rows = nn.Conv2d(DECODER[-1], num_classes + 1, 1)
 
     def cell_logits(self, x: Tensor) -> Tensor:
-        """Normalised images (B,3,H,W) -> logits (B,K + 1,h,w), background first, h = 4 ceil(H / 16)."""
-        finest, fine, _, _, coarse = self.backbone.all_levels(x)
-        fine = self.fine(torch.cat([finest, fine], 1))
-        wide = F.interpolate(self.pyramid(coarse), fine.shape[2:], mode="bilinear", align_corners=False)
-        return self.rows(self.merge(torch.cat([wide, fine], 1)))
+        """Normalised images (B,3,H,W) -> logits (B,K + 1,h,w), background first, h = 8 ceil(H / 32)."""
+        *levels, coarse = self.backbone.own_levels(x)
+        average = self.top(coarse).mean((2, 3), keepdim=True)
+        made = self.wide(coarse) * torch.sigmoid(self.gate(average))
+        for level, reduction, merge in zip(reversed(levels), self.reductions, self.merges, strict=True):
+            made = F.interpolate(made, level.shape[2:], mode="bilinear", align_corners=False)
+            made = merge(torch.cat([made, reduction(level)], 1))
+        return _with_prior(self.rows(made), self.classifier(average))
+
+
+def _classifier(num_classes: int) -> nn.Conv2d:
+    """Classifier weights, random, on features (B,1280,h,w)."""
+    made = nn.Conv2d(FEATURES, num_classes, 1, bias=False)
+    nn.init.normal_(made.weight, std=0.01)
+    return made
+
+
+def _with_prior(rows: Tensor, logits: Tensor) -> Tensor:
+    """Logits (B,K + 1,h,w) of background and classes, with the image-level logits (B,K,1,1) as the classes' prior."""
+    return torch.cat([rows[:, :1], rows[:, 1:] + PRIOR * F.logsigmoid(logits)], 1)
 
 
 def _convolution(channels: int, width: int, side: int, groups: int = 1) -> nn.Sequential:

@@ -137,9 +137,10 @@ def other_classes(model: Network, state: Mapping[str, Tensor]) -> list[str]:
 def head_error(model: Network, state: Mapping[str, Tensor], path: str | os.PathLike[str]) -> CheckpointError:
     """The error about weights for another number of classes."""
     rows, own = other_classes(model, state), model.state_dict()
-    # A head may have a row for the background, too: the smallest is without it.
-    extra = 1 if isinstance(model, SegNetwork) else 0
-    found, expected = (min(len(tensors[name]) for name in rows) - extra for tensors in (state, own))
+    # A layer may have a row for the background, too: the one with the fewest rows is without it, if any is.
+    name = min(rows, key=lambda one: len(own[one]))
+    expected = model.num_classes if isinstance(model, SegNetwork) else len(own[name])
+    found = expected + len(state[name]) - len(own[name])
     return CheckpointError(
         f"{path}: found a classifier for {found} classes ({', '.join(rows)}), expected {expected}",
         f"give weights for {expected} classes, or re-initialise the classifier with --reset-head (reset_head=True)",

@@ -42,10 +42,11 @@ class SmpNetwork(SegNetwork):
         PixaffError: The library is not installed.
     """
 
-    encoder = "net.encoder"
+    encoder = ("net.encoder",)
 
     def __init__(self, architecture: str, encoder: str, num_classes: int = 20) -> None:
         super().__init__()
+        self.num_classes = num_classes
         library = import_smp()
         known = library.MODEL_ARCHITECTURES_MAPPING
         if architecture not in known:
@@ -84,7 +85,7 @@ class SmpNetwork(SegNetwork):
         "backbone.net." in front. timm renames the layers of a network that is used for features: "stages.0" becomes
         "stages_0" or "model.stages.0".
         """
-        prefix = f"{self.encoder}."
+        prefix = f"{self.encoder[0]}."
         if any(name.startswith(prefix) for name in state):
             return dict(state)
         own = {
