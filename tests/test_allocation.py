@@ -55,3 +55,32 @@ def test_a_programs_own_process_keeps_freed_memory_unless_the_user_decides() -> 
 
     assert printed() == "False True"
     assert printed(MALLOC_ARENA_MAX="2") == "False False"
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries have no such stores")
+def test_threads_share_one_store_of_freed_memory() -> None:
+    code = """
+import ctypes, os, sys, threading
+from pixaff import allocation
+
+if sys.argv[1] == "settled":
+    allocation.settle_process()
+gate = threading.Barrier(6)
+def work():
+    gate.wait()
+    for _ in range(20):
+        gate.wait(), bytearray(100_000)
+threads = [threading.Thread(target=work) for _ in range(6)]
+[one.start() for one in threads], [one.join() for one in threads]
+libc = ctypes.CDLL(None)
+libc.fdopen.restype = ctypes.c_void_p
+out = ctypes.c_void_p(libc.fdopen(1, b"w"))
+libc.malloc_info(0, out), libc.fflush(out), os._exit(0)
+"""
+    free = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
+
+    def stores(how: str) -> int:
+        command = [sys.executable, "-c", code, how]
+        return subprocess.run(command, env=free, capture_output=True, text=True, check=True).stdout.count("<heap nr=")
+
+    assert stores("settled") == 1 < stores("as it is")

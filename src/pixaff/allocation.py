@@ -8,7 +8,7 @@ import gc
 import os
 import sys
 
-M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
+M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8
 KEEP_BYTES = 2**31 - 1
 STARTING = 1_000_000
 """New objects from which on unreachable ones are looked for while a program starts; PyTorch makes 200,000."""
@@ -21,8 +21,10 @@ def settle_process() -> None:
     """Keep freed memory, and let idle threads sleep; for a program's own process, before torch is imported.
 
     glibc returns every freed tensor above 32 MB to the kernel and requests it again, zeroed page by page, for the next
-    layer: this takes up to half of a network's time. OpenMP threads spin while they wait; on a processor that is also
-    busy with other work, this makes two threads many times slower than one. The user's own settings are kept.
+    layer: this takes up to half of a network's time. The threads share one store of freed memory: of glibc's usual
+    several each keeps the most that its threads have needed, and the memory of a long run grows as further threads
+    come. OpenMP threads spin while they wait; on a processor that is also busy with other work, this makes two threads
+    many times slower than one. The user's own settings are kept.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     if not sys.platform.startswith("linux") or any(name.startswith("MALLOC_") for name in os.environ):
@@ -34,6 +36,7 @@ def settle_process() -> None:
     global _keeps_memory
     mallopt(M_TRIM_THRESHOLD, KEEP_BYTES)
     mallopt(M_MMAP_MAX, 0)
+    mallopt(M_ARENA_MAX, 1)
     _keeps_memory = True
 
 
