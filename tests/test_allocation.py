@@ -54,6 +54,7 @@ def test_a_programs_own_process_keeps_freed_memory_unless_the_user_decides() -> 
         return subprocess.run(command, env=free | more, capture_output=True, text=True, check=True).stdout.strip()
 
     assert printed() == "False True"
+    assert printed(**allocation.ONE_STORE) == "False True"
     assert printed(MALLOC_ARENA_MAX="2") == "False False"
 
 

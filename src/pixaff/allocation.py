@@ -13,6 +13,8 @@ KEEP_BYTES = 2**31 - 1
 STARTING = 1_000_000
 """New objects from which on unreachable ones are looked for while a program starts; PyTorch makes 200,000."""
 USUAL = gc.get_threshold()
+ONE_STORE = {"MALLOC_ARENA_MAX": "1"}
+"""For the environment of a process whose threads begin before `settle_process` can act."""
 
 _keeps_memory = False
 
@@ -27,7 +29,8 @@ def settle_process() -> None:
     many times slower than one. The user's own settings are kept.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    if not sys.platform.startswith("linux") or any(name.startswith("MALLOC_") for name in os.environ):
+    chosen = {name: value for name, value in os.environ.items() if name.startswith("MALLOC_")}
+    if not sys.platform.startswith("linux") or chosen not in ({}, ONE_STORE):
         return
     try:
         mallopt = ctypes.CDLL(None).mallopt

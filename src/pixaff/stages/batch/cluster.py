@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from pixaff._version import __version__
-from pixaff.allocation import default_workers, settle_process
+from pixaff.allocation import ONE_STORE, default_workers, settle_process
 from pixaff.errors import PixaffError, UsageError, counted, shortened
 from pixaff.events import Event
 from pixaff.model_options import ModelOptions
@@ -328,7 +328,8 @@ class _Crew:
     def _hire(self) -> None:
         gpus = self.options.num_gpus or 0
         place = {"num_cpus": self.cpus, "num_gpus": gpus, "max_restarts": 0, "scheduling_strategy": "SPREAD"}
-        actor = self.ray.remote(Worker).options(**place).remote()
+        # Ray's own threads are there before `Worker.load`.
+        actor = self.ray.remote(Worker).options(**place, runtime_env={"env_vars": ONE_STORE}).remote()
         call = actor.load.remote([self.packed], os.getcwd(), self.cpus, "cuda" if gpus else "cpu", _versions())
         self.hired.append(_Hired(actor, call))
 
