@@ -23,7 +23,11 @@ def asked() -> set[str]:
     found = set()
     for path in Path(pixaff.__file__).parent.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Call) and re.match(r"os\.(environ\.\w+|getenv)$", ast.unparse(node.func)):
+            if (
+                isinstance(node, ast.Call)
+                and node.args
+                and re.match(r"os\.(environ\.\w+|getenv)$", ast.unparse(node.func))
+            ):
                 found.add(ast.unparse(node.args[0]).strip("'\""))
             elif isinstance(node, ast.Subscript) and ast.unparse(node.value) == "os.environ":
                 found.add(ast.unparse(node.slice).strip("'\""))
