@@ -29,8 +29,7 @@ def settle_process() -> None:
     many times slower than one. The user's own settings are kept.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    chosen = {name: value for name, value in os.environ.items() if name.startswith("MALLOC_")}
-    if not sys.platform.startswith("linux") or chosen not in ({}, ONE_STORE):
+    if not sys.platform.startswith("linux") or chosen_by_the_user():
         return
     try:
         mallopt = ctypes.CDLL(None).mallopt
@@ -41,6 +40,11 @@ def settle_process() -> None:
     mallopt(M_MMAP_MAX, 0)
     mallopt(M_ARENA_MAX, 1)
     _keeps_memory = True
+
+
+def chosen_by_the_user() -> bool:
+    """Whether the environment says other things about the C library's memory than pixaff does."""
+    return {name: value for name, value in os.environ.items() if name.startswith("MALLOC_")} not in ({}, ONE_STORE)
 
 
 def keeps_memory() -> bool:

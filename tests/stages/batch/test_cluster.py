@@ -289,6 +289,7 @@ class FakeRay:
         self.cpus, self.start = cpus, start
         self.chunks: list[int] = []
         self.hired, self.dead, self.killed = 0, 0, []
+        self.place: dict[str, object] = {}
 
     def nodes(self) -> list[dict[str, object]]:
         return [{"Alive": True, "Resources": {"CPU": float(self.cpus)}}, {"Alive": False, "Resources": {"CPU": 64.0}}]
@@ -300,7 +301,7 @@ class FakeRay:
         return self
 
     def options(self, **place: object) -> SimpleNamespace:
-        self.hired += 1
+        self.hired, self.place = self.hired + 1, place
         return SimpleNamespace(remote=lambda: FakeActor(self))
 
     def wait(self, calls: list[object], num_returns: int = 1, timeout: float = 0) -> tuple[list[object], list[object]]:
@@ -375,6 +376,17 @@ def test_every_photo_has_one_outcome_and_chunks_fit_the_run(monkeypatch: pytest.
     assert len(list(crew_of(FakeRay(), photos[:100], workers=2).work())) == 100
     assert len(list(crew_of(one := FakeRay(), photos[:100], workers=2, largest=1).work())) == 100
     assert one.chunks == [1] * 100
+
+
+def test_threads_of_a_worker_share_one_store_of_memory_unless_the_user_decides(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.startswith("MALLOC_")]:
+        monkeypatch.delenv(name)
+    ray = FakeRay()
+    assert len(list(crew_of(ray, [Path("a")]).work())) == 1
+    assert ray.place["runtime_env"] == {"env_vars": {"MALLOC_ARENA_MAX": "1"}}
+    monkeypatch.setenv("MALLOC_ARENA_MAX", "4")
+    assert len(list(crew_of(ray, [Path("a")]).work())) == 1
+    assert "runtime_env" not in ray.place
 
 
 @pytest.mark.parametrize("seconds", [0.0, 60.0])

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from pixaff._version import __version__
-from pixaff.allocation import ONE_STORE, default_workers, settle_process
+from pixaff.allocation import ONE_STORE, chosen_by_the_user, default_workers, settle_process
 from pixaff.errors import PixaffError, UsageError, counted, shortened
 from pixaff.events import Event
 from pixaff.model_options import ModelOptions
@@ -327,9 +327,15 @@ class _Crew:
 
     def _hire(self) -> None:
         gpus = self.options.num_gpus or 0
-        place = {"num_cpus": self.cpus, "num_gpus": gpus, "max_restarts": 0, "scheduling_strategy": "SPREAD"}
-        # Ray's own threads are there before `Worker.load`.
-        actor = self.ray.remote(Worker).options(**place, runtime_env={"env_vars": ONE_STORE}).remote()
+        place: dict[str, Any] = {
+            "num_cpus": self.cpus,
+            "num_gpus": gpus,
+            "max_restarts": 0,
+            "scheduling_strategy": "SPREAD",
+        }
+        if not chosen_by_the_user():  # Ray's own threads are there before `Worker.load` can settle their memory
+            place["runtime_env"] = {"env_vars": ONE_STORE}
+        actor = self.ray.remote(Worker).options(**place).remote()
         call = actor.load.remote([self.packed], os.getcwd(), self.cpus, "cuda" if gpus else "cpu", _versions())
         self.hired.append(_Hired(actor, call))
 
